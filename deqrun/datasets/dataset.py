@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 SPLITS = ("train", "validation", "test")
 
+IGNORED = -100
+"""A target that is neither in the loss nor in what must be right."""
+
 
 class DataUnavailable(RuntimeError):  # noqa: N818  (it names what is the case)
     """The data is not on this machine; the message says where it was looked for and how to get it."""
@@ -22,8 +25,8 @@ class DataUnavailable(RuntimeError):  # noqa: N818  (it names what is the case)
 class Split:
     """Samples of one split, on the host.
 
-    inputs   (n, *input_shape) float32
-    targets  (n, …) long
+    inputs   (n, …) as they are stored: float32, or whatever smaller form the data set's `encode` takes
+    targets  (n, *output_shape) long; IGNORED where nothing is asked
     """
 
     inputs: Tensor
@@ -34,11 +37,18 @@ class Split:
 
 
 class Dataset(ABC):
-    """Known without its data: name, input_shape (of one sample), num_classes. `load` brings the samples."""
+    """Known without its data: what the attributes say. `load` brings the samples.
+
+    name           as on the command line
+    input_shape    of one encoded sample, channels first: (channels, height, width) or (channels, length)
+    num_classes    of each answer
+    output_shape   positions that are answered: () is one label per sample, (length,) or (height, width) one each
+    """
 
     name: str
     input_shape: tuple[int, ...]
     num_classes: int
+    output_shape: tuple[int, ...] = ()
 
     @abstractmethod
     def load(self, split: str) -> Split:
@@ -47,13 +57,26 @@ class Dataset(ABC):
         Raises DataUnavailable where the data is not there, ValueError on another split's name.
         """
 
+    def encode(self, inputs: Tensor) -> Tensor:
+        """What the model sees, (batch, *input_shape) float32, of stored inputs (batch, …), on their device."""
+        return inputs
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Random changes that leave the target right, of encoded x; training alone uses them. None by default."""
+        return x
+
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy in nats, per sample: (batch, classes), (batch,) -> (batch,)."""
-        return F.cross_entropy(logits, targets, reduction="none")
+        """Cross-entropy in nats, the mean over a sample's positions: (batch, classes, *output_shape) -> (batch,)."""
+        losses = F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+        if not self.output_shape:
+            return losses
+        asked = (targets != IGNORED).flatten(1).sum(1).clamp(min=1)
+        return losses.flatten(1).sum(1) / asked
 
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the most likely class is the target: (batch, classes), (batch,) -> (batch,) bool."""
-        return logits.argmax(-1) == targets
+        """Whether the most likely class is the target at every position that is asked: (batch,) bool."""
+        right = (logits.argmax(1) == targets) | (targets == IGNORED)
+        return right.flatten(1).all(1) if self.output_shape else right
 
 
 def require_split(split: str) -> None:

@@ -48,8 +48,17 @@ def build_dataset(settings: Settings) -> Dataset:
 
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
-    """The cell, its input shape and number of classes those of the data set."""
+    """The cell, its input shape, number of classes and of answers those of the data set."""
     shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
+    target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
+    if "output_shape" in inspect.signature(target).parameters:
+        shape["output_shape"] = tuple(dataset.output_shape)
+    elif dataset.output_shape:
+        raise UserError(
+            f"model={settings.choices.get('model')} answers once per sample, but dataset={dataset.name} asks for "
+            f"{' x '.join(map(str, dataset.output_shape))} answers; allowed are models that answer at every position, "
+            "as model=recall does."
+        )
     return construct(settings.model, Cell, "model", settings, **shape)
 
 

@@ -30,11 +30,13 @@ class Evaluation:
         return float(self.loss.double().mean())
 
 
-def batches(split: Split, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """(inputs, targets, their place in the split), in order."""
+def batches(
+    dataset: Dataset, split: Split, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, slice]]:
+    """(encoded inputs, targets, their place in the split), in order."""
     for low in range(0, len(split), batch_size):
         place = slice(low, min(low + batch_size, len(split)))
-        yield split.inputs[place].to(device), split.targets[place].to(device), place
+        yield dataset.encode(split.inputs[place].to(device)), split.targets[place].to(device), place
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def evaluate(deq: DEQ, dataset: Dataset, split: Split, batch_size: int, device: 
     was_training = deq.training
     deq.eval()
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for x, y, _ in batches(split, batch_size, device):
+    for x, y, _ in batches(dataset, split, batch_size, device):
         logits, solution = deq(x)
         parts.append((dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe))
     deq.train(was_training)

@@ -35,7 +35,7 @@ def trace(
     deq.eval()
     recorder = _Recorder.empty(budget.max_iter + 1, len(split))
     bar = tqdm(total=len(split), desc=label or "sweep", unit="sample", leave=False, dynamic_ncols=True, disable=None)
-    for x, y, place in batches(split, batch_size, device):
+    for x, y, place in batches(dataset, split, batch_size, device):
         with deq.cell.fixed_weights():
             reader = _Reader(deq, dataset, y, budget.max_iter + 1)
             solution = solve(deq.bind(x), deq.start(x), solver=solver, budget=budget, observe=reader)

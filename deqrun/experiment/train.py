@@ -27,7 +27,7 @@ from deqrun.report.records import Epoch
 from deqrun.settings import TrainSettings, UserError
 from deqrun.solvers import Solution
 
-ORDER, NOISE, PROBE = range(3)  # purposes of the seeds drawn per epoch
+ORDER, NOISE, PROBE, AUGMENT = range(4)  # purposes of the seeds drawn per epoch
 
 
 class TrainingStopped(UserError):  # noqa: N818  (it names what happened)
@@ -59,6 +59,7 @@ def train(
         began = time.perf_counter()
         torch.manual_seed(derived_seed(seed, epoch, NOISE))
         probes = torch.Generator(device).manual_seed(derived_seed(seed, epoch, PROBE))
+        changes = torch.Generator(device).manual_seed(derived_seed(seed, epoch, AUGMENT))
         meter, step = EpochMeter(), done.step
         deq.train()
         bar = tqdm(
@@ -70,7 +71,8 @@ def train(
             step += 1
             optimizer.zero_grad(set_to_none=True)
             with deq.cell.fixed_weights():  # around the backward pass, too: checkpointed iterations run again in it
-                made = _forward(deq, dataset, x.to(device), y.to(device), settings, step, probes)
+                x = dataset.augment(dataset.encode(x.to(device)), changes)
+                made = _forward(deq, dataset, x, y.to(device), settings, step, probes)
                 made.objective.backward()
             norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
             _stop_unless_finite(made, norm, step, epoch)

@@ -27,7 +27,9 @@ class Cell(nn.Module, ABC):
 
     Arguments
         input_shape   shape of one sample's input, without the batch
-        num_classes   number of logits that the readout returns
+        num_classes   number of logits of each answer
+        output_shape  positions that are answered; () is one answer per sample. A constructor without this
+                      parameter builds cells that answer once per sample
 
     Attributes
         state_shape   shape of one sample's state z, without the batch; each subclass sets it
@@ -38,12 +40,14 @@ class Cell(nn.Module, ABC):
 
     input_shape: tuple[int, ...]
     num_classes: int
+    output_shape: tuple[int, ...]
     state_shape: tuple[int, ...]
 
-    def __init__(self, *, input_shape: Sequence[int], num_classes: int) -> None:
+    def __init__(self, *, input_shape: Sequence[int], num_classes: int, output_shape: Sequence[int] = ()) -> None:
         super().__init__()
         self.input_shape = require_shape("input_shape", input_shape)
         self.num_classes = require_at_least("num_classes", num_classes, 1)
+        self.output_shape = require_shape("output_shape", output_shape) if output_shape else ()
 
     @property
     def state_size(self) -> int:
@@ -73,7 +77,7 @@ class Cell(nn.Module, ABC):
 
     @abstractmethod
     def readout(self, z: Tensor) -> Tensor:
-        """Logits (batch, num_classes) of the state z (batch, *state_shape)."""
+        """Logits (batch, num_classes, *output_shape) of the state z (batch, *state_shape)."""
 
     def fixed_weights(self) -> AbstractContextManager[None]:
         """Within the context, weights that are functions of parameters (weight norm) are computed once.

@@ -53,7 +53,7 @@ class DEQ(nn.Module):
         return solution.z.to(z0.dtype), solution
 
     def forward(self, x: Tensor, gradient: Gradient | None = None) -> tuple[Tensor, Solution]:
-        """(logits (batch, num_classes), Solution) of inputs x (batch, *input_shape)."""
+        """(logits (batch, num_classes, *output_shape), Solution) of inputs x (batch, *input_shape)."""
         with self.cell.fixed_weights():
             z, solution = self.settle(self.bind(x), self.start(x), gradient)
         return self.cell.readout(z), solution
