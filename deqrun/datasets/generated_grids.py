@@ -1,0 +1,83 @@
+"""Grids drawn from a seed, each in the split that its own content says: whatever is asked for, no split leaks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from hashlib import blake2b
+from itertools import count
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
+from deqrun.datasets.validation import require_at_least
+
+__all__ = ["GeneratedGrids", "split_of_rows"]
+
+CHUNK = 1024
+"""Grids that are drawn at once: enough that NumPy's overhead is small, few enough for a small split."""
+
+_SPLIT_OF_SIXTH = np.array([0, 0, 0, 0, 1, 2])
+
+
+class GeneratedGrids(Dataset):
+    """Grids whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
+
+    What is compared is the part that must not be seen twice (the walls of a maze, the solution of a Sudoku); a hash of
+    it decides. So the splits of *any* two settings share none: a trained model can be asked about another seed, size of
+    the test split or difficulty, and nothing that it is asked was trained on.
+
+    A split is drawn in chunks of 1,024, each from PCG64's 64-bit words (O'Neill 2014), seeded by `data_seed`, the split
+    and the chunk's number. So the order in which splits are loaded changes nothing, a smaller split is the beginning of
+    a larger one, and NumPy's distributions, which may change between its versions, play no part. Within a split samples
+    are independent: one may come twice where few are possible.
+
+    n_train, n_validation, n_test   samples of each split, at least 1
+    data_seed                       seed of the grids, apart from the seed of the training
+    """
+
+    def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
+        self.n_train = require_at_least("n_train", n_train, 1)
+        self.n_validation = require_at_least("n_validation", n_validation, 1)
+        self.n_test = require_at_least("n_test", n_test, 1)
+        self.data_seed = require_at_least("data_seed", data_seed, 0)
+        self._loaded: dict[str, Split] = {}
+
+    def load(self, split: str) -> Split:
+        require_split(split)
+        if split not in self._loaded:
+            self._loaded[split] = self._made(split)
+        return self._loaded[split]
+
+    def _made(self, split: str) -> Split:
+        wanted = (self.n_train, self.n_validation, self.n_test)[SPLITS.index(split)]
+        questions, answers, n = [], [], 0
+        for chunk in count():
+            seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), chunk, *self._stream()])
+            question, answer = self._draw(np.random.PCG64(seed), split)
+            questions.append(question)
+            answers.append(answer)
+            n += len(question)
+            if n >= wanted:
+                break
+        inputs, targets = np.concatenate(questions)[:wanted], np.concatenate(answers)[:wanted]
+        return Split(torch.from_numpy(inputs), torch.from_numpy(targets).long())
+
+    @abstractmethod
+    def _stream(self) -> tuple[int, ...]:
+        """What the words depend on beside the seed."""
+
+    @abstractmethod
+    def _draw(self, words: np.random.PCG64, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+        """Those of CHUNK new grids that are `split`'s: inputs as they are stored, and targets, (n, height, width)."""
+
+
+def split_of_rows(rows: NDArray[np.uint8], kind: str) -> NDArray[np.intp]:
+    """The split, as an index into SPLITS, that owns each row's content: (n, width) -> (n,).
+
+    BLAKE2b's hash of the row, keyed by `kind`, modulo 6: four residues are train's, one each the others'.
+    """
+    key = kind.encode()
+    hashes = [int.from_bytes(blake2b(row.tobytes(), digest_size=8, key=key).digest(), "little") for row in rows]
+    return _SPLIT_OF_SIXTH[np.array([value % 6 for value in hashes], dtype=np.intp)]
