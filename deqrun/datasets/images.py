@@ -1,33 +1,104 @@
-"""Image classification sets through torchvision's own loaders."""
+"""Image classification sets: pictures kept as bytes, standardised batch by batch, and torchvision's own loaders."""
 
 from __future__ import annotations
 
-from functools import cached_property
+import shutil
+import socket
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, cached_property
+from http.client import HTTPException
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deqrun.datasets.augmentation import crop_flip, require_augmentation
 from deqrun.datasets.dataset import Dataset, DataUnavailable, Split, require_split, stratified_split
+from deqrun.datasets.torchvision_import import torchvision_datasets
+from deqrun.datasets.validation import require_share
+
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "Images", "TorchvisionImages"]
+
+SILENCE = 30.0
+"""Seconds without a byte after which a download is given up."""
+
+FAILURES = (RuntimeError, OSError, HTTPException, ValueError, LookupError, AssertionError, EOFError)
+"""What torchvision's loaders raise where files are missing, of another form, or out of reach."""
 
 
-class ImageDataset(Dataset):
-    """A torchvision image set: its own test part, and its training part split into train and validation.
+class Images(Dataset):
+    """Pictures with one label each, in memory as uint8 (n, channels, height, width): a quarter of float32.
 
-    root              folder that holds the data in torchvision's layout
-    download          fetch it there first if it is missing
-    split_seed        seed of the stratified train/validation split
-    validation_share  share of the training part that validates, in (0, 1)
+    Encoded they are (x / 255 − mean) / std, per channel.
 
-    Pixels are scaled to [0, 1] and standardised by the channel means and deviations of the training part, as
-    published with each set.
+    mean, std         per channel, of intensities in [0, 1]
+    split_seed        seed of the stratified splits, apart from that of the training
+    validation_share  share of the training part that validates, above 0, below 1
+    augment           'none', or 'crop_flip': in training each image is shifted by up to 4 pixels both ways, black
+                      coming in at the sides, and mirrored with probability ½
     """
 
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self, *, split_seed: int, validation_share: float, augment: str) -> None:
+        self.split_seed = split_seed
+        self.validation_share = require_share("validation_share", validation_share)
+        self.augmentation = require_augmentation(augment)
+
+    def load(self, split: str) -> Split:
+        """Every part is read at the first call, so that what is missing is known before the training."""
+        require_split(split)
+        return self._splits[split]
+
+    @cached_property
+    def _splits(self) -> dict[str, Split]:
+        splits = self._read()
+        empty = [name for name, split in splits.items() if len(split) == 0]
+        if empty:
+            raise DataUnavailable(
+                f"The {empty[0]} split of {self.name} holds no image: {sum(map(len, splits.values()))} images are too "
+                "few to be split, or too small a share is asked for with dataset.validation_share."
+            )
+        return splits
+
+    @abstractmethod
+    def _read(self) -> dict[str, Split]:
+        """The three splits; raises DataUnavailable where they can't be read."""
+
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Standardised float32 of stored uint8, both (batch, channels, height, width)."""
+        shift, scale = _affine(self.mean, self.std, inputs.device)
+        return (inputs.float() - shift) / scale
+
+    def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """`deqrun.datasets.augmentation.crop_flip` of encoded x where that was chosen, else x itself."""
+        if self.augmentation == "none":
+            return x
+        black = [-mean / std for mean, std in zip(self.mean, self.std, strict=True)]
+        return crop_flip(x, generator, black)
+
+
+class TorchvisionImages(Images):
+    """A set that torchvision loads: its own test part, and its training part split into train and validation.
+
+    root      folder that holds the files, in torchvision's layout
+    download  fetch them there first where they are missing
+
+    The rest as in Images. Mean and deviation are those of the training part. Raises ValueError for parameters outside
+    of their ranges, and on loading DataUnavailable where the files are missing or damaged, or can't be fetched.
+    """
+
     loader: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    """What is looked for in `root`."""
+    archives: ClassVar[tuple[str, ...]] = ()
+    """Patterns of the files from which torchvision can make `files` without the network."""
 
     def __init__(
         self,
@@ -36,97 +107,150 @@ class ImageDataset(Dataset):
         download: bool = False,
         split_seed: int = 0,
         validation_share: float = 0.1,
+        augment: str = "none",
     ) -> None:
-        if not 0 < validation_share < 1:
-            raise ValueError(f"validation_share must be between 0 and 1, got {validation_share}.")
-        self.root, self.download = root, download
-        self.split_seed, self.validation_share = split_seed, validation_share
+        super().__init__(split_seed=split_seed, validation_share=validation_share, augment=augment)
+        self.root, self.download = Path(root).expanduser(), download
 
-    def load(self, split: str) -> Split:
-        require_split(split)
-        if split == "test":
-            return Split(*self._arrays(train=False))
-        inputs, targets = self._training
-        validation, train = self._indices
-        index = validation if split == "validation" else train
-        return Split(inputs[index], targets[index])
-
-    @cached_property
-    def _training(self) -> tuple[Tensor, Tensor]:
-        return self._arrays(train=True)
-
-    @cached_property
-    def _indices(self) -> list[Tensor]:
-        shares = (self.validation_share, 1 - self.validation_share)
-        return stratified_split(self._training[1].numpy(), shares, self.split_seed)
-
-    def _arrays(self, train: bool) -> tuple[Tensor, Tensor]:
-        data = self._open(train)
-        images = torch.as_tensor(np.asarray(data.data))
-        labels = torch.as_tensor(np.asarray(getattr(data, "targets", getattr(data, "labels", None))))
-        return self._standardised(self._channels_first(images)), labels.long()
-
-    def _open(self, train: bool) -> Any:
-        from deqrun.datasets.torchvision_import import torchvision_datasets
-
-        loader = getattr(torchvision_datasets(), self.loader)
+    def _read(self) -> dict[str, Split]:
         try:
-            return loader(self.root, download=self.download, **self._part(train))
-        except RuntimeError as error:
-            where = Path(self.root).resolve()
+            whole, test = self._parts()
+        except DataUnavailable:
+            if not self.download:
+                raise
+            self._fetch()
+            whole, test = self._parts()
+        shares = (self.validation_share, 1 - self.validation_share)
+        validation, train = stratified_split(whole.targets.numpy(), shares, self.split_seed)
+        return {
+            "train": Split(whole.inputs[train], whole.targets[train]),
+            "validation": Split(whole.inputs[validation], whole.targets[validation]),
+            "test": test,
+        }
+
+    def _parts(self) -> tuple[Split, Split]:
+        """Training and test part as torchvision reads them, checksums compared where it has any."""
+        try:
+            return self._part(self.root, train=True), self._part(self.root, train=False)
+        except FAILURES as error:
+            there = any((self.root / name).exists() for name in self.files)
             raise DataUnavailable(
-                f"The data set {self.name} was not found in {where}; fetch it with dataset.download=true, "
+                f"The data set {self.name} {'is incomplete or damaged' if there else 'was not found'} in "
+                f"{self.root.resolve()} (looked for {' and '.join(self.files)}); fetch it with dataset.download=true, "
                 f"or name the folder that holds it with dataset.root=FOLDER."
             ) from error
 
-    def _part(self, train: bool) -> dict[str, object]:
+    def _part(self, root: Path, *, train: bool, download: bool = False) -> Split:
+        loader = getattr(torchvision_datasets(), self.loader)
+        data = loader(root, download=download, **self._choice(train))
+        images = torch.as_tensor(np.asarray(data.data))
+        labels = torch.as_tensor(np.asarray(getattr(data, "targets", getattr(data, "labels", None))))
+        return Split(self._channels_first(images).contiguous(), labels.long())
+
+    def _choice(self, train: bool) -> dict[str, Any]:
         return {"train": train}
 
     def _channels_first(self, images: Tensor) -> Tensor:
         return images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)
 
-    def _standardised(self, images: Tensor) -> Tensor:
-        mean = torch.tensor(self.mean)[:, None, None]
-        std = torch.tensor(self.std)[:, None, None]
-        return ((images.float() / 255 - mean) / std).contiguous()
+    def _fetch(self) -> None:
+        """Download aside, and move the files into `root` once all are there and have been read."""
+        try:
+            with folder_aside(self.root) as aside, impatient(SILENCE):
+                for archive in [path for pattern in self.archives for path in self.root.glob(pattern)]:
+                    copy = aside / archive.relative_to(self.root)
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(archive, copy)
+                for train in (True, False):
+                    self._part(aside, train=train, download=True)
+                for file in sorted(path for path in aside.rglob("*") if path.is_file()):
+                    place = self.root / file.relative_to(aside)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    file.replace(place)
+        except FAILURES as error:
+            raise DataUnavailable(
+                f"The data set {self.name} could not be fetched into {self.root.resolve()} "
+                f"({' '.join(str(error).split()) or type(error).__name__}); try again with a network, or copy "
+                f"{' and '.join(self.files)} there from a machine that has one."
+            ) from error
 
 
-class MNIST(ImageDataset):
+class MNIST(TorchvisionImages):
     """70,000 handwritten digits, 1x28x28 (LeCun et al. 1998)."""
 
     name, input_shape, num_classes, loader = "mnist", (1, 28, 28), 10, "MNIST"
     mean, std = (0.1307,), (0.3081,)
+    files, archives = ("MNIST/raw",), ("MNIST/raw/*.gz",)
 
 
-class FashionMNIST(ImageDataset):
+class FashionMNIST(TorchvisionImages):
     """70,000 pictures of clothing, 1x28x28 (Xiao et al. 2017)."""
 
     name, input_shape, num_classes, loader = "fashion_mnist", (1, 28, 28), 10, "FashionMNIST"
     mean, std = (0.2860,), (0.3530,)
+    files, archives = ("FashionMNIST/raw",), ("FashionMNIST/raw/*.gz",)
 
 
-class CIFAR10(ImageDataset):
+class CIFAR10(TorchvisionImages):
     """60,000 colour photographs, 3x32x32, ten classes (Krizhevsky 2009)."""
 
     name, input_shape, num_classes, loader = "cifar10", (3, 32, 32), 10, "CIFAR10"
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    files, archives = ("cifar-10-batches-py",), ("cifar-10-python.tar.gz",)
 
 
-class CIFAR100(ImageDataset):
+class CIFAR100(TorchvisionImages):
     """60,000 colour photographs, 3x32x32, a hundred classes (Krizhevsky 2009)."""
 
     name, input_shape, num_classes, loader = "cifar100", (3, 32, 32), 100, "CIFAR100"
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    files, archives = ("cifar-100-python",), ("cifar-100-python.tar.gz",)
 
 
-class SVHN(ImageDataset):
-    """99,289 street-view house digits, 3x32x32 (Netzer et al. 2011)."""
+class SVHN(TorchvisionImages):
+    """99,289 street-view house digits, 3x32x32, the digit in the middle of each (Netzer et al. 2011)."""
 
     name, input_shape, num_classes, loader = "svhn", (3, 32, 32), 10, "SVHN"
     mean, std = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+    files = archives = ("train_32x32.mat", "test_32x32.mat")
 
-    def _part(self, train: bool) -> dict[str, object]:
+    def _choice(self, train: bool) -> dict[str, Any]:
         return {"split": "train" if train else "test"}
 
     def _channels_first(self, images: Tensor) -> Tensor:
         return images
+
+
+@cache
+def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """255 · mean and 255 · std, each (channels, 1, 1), on a device."""
+    per_channel = torch.tensor((mean, std), device=device) * 255
+    return per_channel[0, :, None, None], per_channel[1, :, None, None]
+
+
+@contextmanager
+def folder_aside(root: Path) -> Iterator[Path]:
+    """An empty folder in `root`, gone afterwards; so are `root` and its parents if they were made for it alone."""
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        aside = Path(mkdtemp(prefix=".fetching-", dir=root))
+        try:
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        for folder in made:
+            with suppress(OSError):  # raised where something is in it
+                folder.rmdir()
+
+
+@contextmanager
+def impatient(seconds: float) -> Iterator[None]:
+    """Sockets opened within the context give up after this long without an answer; else they may wait for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -8,9 +8,12 @@ nothing is done.
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 
 import torch
+
+__all__ = ["torchvision_datasets", "torchvision_functional"]
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -21,14 +24,22 @@ _declared: list[torch.library.Library] = []
 
 def torchvision_datasets() -> ModuleType:
     """The module torchvision.datasets."""
+    return _imported("torchvision.datasets")
+
+
+def torchvision_functional() -> ModuleType:
+    """The module torchvision.transforms.v2.functional: what transforms v2 do, without their draws."""
+    return _imported("torchvision.transforms.v2.functional")
+
+
+def _imported(name: str) -> ModuleType:
     try:
-        import torchvision.datasets as datasets
+        return import_module(name)
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
         _declare_missing()
-        import torchvision.datasets as datasets
-    return datasets
+        return import_module(name)
 
 
 def _declare_missing() -> None:

@@ -1,0 +1,216 @@
+"""Any folder of class folders as a data set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deqrun.datasets.dataset import DataUnavailable, Split, stratified_split
+from deqrun.datasets.images import Images
+from deqrun.datasets.torchvision_import import torchvision_datasets, torchvision_functional
+from deqrun.datasets.validation import require_at_least, require_share
+
+__all__ = ["ImageFolder", "Layout", "read_layout"]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Those of ImageNet's training pictures, which are used for photographs in general."""
+
+VALIDATION_NAMES = ("val", "valid", "validation")
+
+DECODERS = 8
+"""Threads that decode at most: Pillow lets go of Python's lock while it decodes and resizes."""
+
+
+class ImageFolder(Images):
+    """Pictures in root/train/CLASS and root/test/CLASS, or in root/CLASS alone.
+
+    With a folder root/train, root/test is the test part, and root/val (or valid, or validation) validates; if only
+    one of the two is there it is the test part, and one without class folders is none. Whatever part has no folder is
+    taken from the training part, at random within every class, by `split_seed`. Without root/train every part is
+    taken so from root/CLASS. The classes are the class folders of the training part, in the order of their names;
+    pictures may lie at any depth below.
+
+    The shorter side of a picture is scaled to `size` pixels, bilinearly, and the middle size x size pixels are taken.
+    All pictures are decoded once, at the first load, into n · channels · size² bytes of memory.
+
+    root              the folder
+    size              pixels a side
+    channels          3: colour; 1: grey
+    split_seed        seed of the splits that the folder does not make
+    validation_share  share of the training part that validates, where no folder does
+    test_share        share of all that tests, where no folder does
+    augment           as in Images
+    mean, std         per channel, of intensities in [0, 1]; null: ImageNet's, averaged if there is one channel
+
+    Raises ValueError for parameters outside of their ranges. `num_classes` and `load` raise DataUnavailable where there
+    is no such folder, where it holds fewer than two classes, and where a picture can't be read.
+    """
+
+    name = "image_folder"
+
+    def __init__(
+        self,
+        *,
+        root: str | None = None,
+        size: int = 32,
+        channels: int = 3,
+        split_seed: int = 0,
+        validation_share: float = 0.1,
+        test_share: float = 0.2,
+        augment: str = "none",
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(split_seed=split_seed, validation_share=validation_share, augment=augment)
+        self.test_share = require_share("test_share", test_share)
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"validation_share={validation_share} and test_share={test_share} leave nothing to train on: "
+                "allowed are shares with a sum below 1."
+            )
+        if channels not in (1, 3):
+            raise ValueError(f"channels={channels} is not allowed: 3 is colour, 1 is grey.")
+        self.root = root
+        self.size = require_at_least("size", size, 1)
+        self.input_shape = (channels, self.size, self.size)
+        self.mean = _per_channel("mean", mean, IMAGENET_MEAN, channels)
+        self.std = _per_channel("std", std, IMAGENET_STD, channels)
+        if min(self.std) <= 0:
+            raise ValueError(f"std={list(self.std)} is not allowed: deviations are above 0.")
+
+    @cached_property
+    def layout(self) -> Layout:
+        """What the folder holds, without its pictures."""
+        return read_layout(self.root)
+
+    @cached_property
+    def num_classes(self) -> int:  # type: ignore[override]  # known only from the folder
+        return len(self.layout.classes)
+
+    def _read(self) -> dict[str, Split]:
+        splits = {name: self._decoded(folder) for name, folder in self.layout.parts.items()}
+        whole = splits["train"]
+        _require_every_class(self.layout, whole.targets)
+        wanted = {"validation": self.validation_share, "test": self.test_share}
+        shares = {name: share for name, share in wanted.items() if name not in splits}
+        indices = stratified_split(whole.targets.numpy(), (*shares.values(), 1 - sum(shares.values())), self.split_seed)
+        taken = {
+            name: Split(whole.inputs[index], whole.targets[index])
+            for name, index in zip((*shares, "train"), indices, strict=True)
+        }
+        return splits | taken if shares else splits
+
+    def _decoded(self, folder: Path) -> Split:
+        """The pictures of one part, in the order of their paths."""
+        loaders = torchvision_datasets().folder
+        places = {name: place for place, name in enumerate(self.layout.classes) if (folder / name).is_dir()}
+        found = loaders.make_dataset(folder, places, extensions=loaders.IMG_EXTENSIONS, allow_empty=True)
+        images = torch.empty(len(found), *self.input_shape, dtype=torch.uint8)
+        decode = partial(_decode, size=self.size, colour=self.input_shape[0] == 3)
+        with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as threads:
+            decoded = threads.map(decode, (path for path, _ in found))
+            bar = tqdm(decoded, f"decoding {folder.name}", len(found), leave=False, dynamic_ncols=True, disable=None)
+            for place, image in enumerate(bar):
+                images[place] = image
+        return Split(images, torch.tensor([label for _, label in found], dtype=torch.long))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the pictures of a folder are.
+
+    classes  names of the class folders, in order
+    parts    folders of class folders, by split; 'train' is always there
+    """
+
+    classes: tuple[str, ...]
+    parts: dict[str, Path]
+
+
+def read_layout(root: str | None) -> Layout:
+    """The layout of a folder; raises DataUnavailable with the sentence that says what is wrong with it."""
+    if root is None:
+        raise DataUnavailable(
+            "dataset=image_folder needs a folder of class folders; name one with dataset.root=FOLDER."
+        )
+    folder = Path(root).expanduser().resolve()
+    if not folder.is_dir():
+        raise DataUnavailable(f"There is no folder {folder}; name one of class folders with dataset.root=FOLDER.")
+    try:
+        parts = _parts(folder)
+        classes = _subfolders(parts["train"])
+    except OSError as error:
+        raise DataUnavailable(f"{folder} can't be read ({error.strerror}).") from error
+    if len(classes) < 2:
+        raise DataUnavailable(
+            f"{parts['train']} holds {len(classes) or 'no'} class folder{'s' * (not classes)}, and two are the least; "
+            "allowed are root/train/CLASS/*.png with root/test/CLASS/*.png, or root/CLASS/*.png."
+        )
+    for part in parts.values():
+        unknown = sorted(set(_subfolders(part)) - set(classes))
+        if unknown:
+            raise DataUnavailable(
+                f"{part / unknown[0]} is of a class that {parts['train']} has no folder for; there are "
+                f"{', '.join(classes[:10])}{', …' * (len(classes) > 10)}."
+            )
+    return Layout(tuple(classes), parts)
+
+
+def _parts(folder: Path) -> dict[str, Path]:
+    """The folders of class folders by split; root itself where there is no root/train with folders in it."""
+    named = [folder / name for name in ("train", *VALIDATION_NAMES, "test")]
+    held_out = [part for part in named if part.is_dir() and _subfolders(part)]
+    train = held_out.pop(0) if held_out and held_out[0].name == "train" else None
+    if train is None and held_out:
+        raise DataUnavailable(f"{folder} holds {held_out[0].name}/ but no train/ with class folders in it; add that.")
+    if len(held_out) > 2:
+        given = ", ".join(f"{part.name}/" for part in held_out)
+        raise DataUnavailable(f"{folder} holds {given}; beside train/ allowed are test/ and one more, as in val/.")
+    names = ("validation", "test")[-len(held_out) :]
+    return {"train": train or folder} | dict(zip(names, held_out, strict=False))
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _decode(path: str, size: int, colour: bool) -> Tensor:
+    """(channels, size, size) uint8 of one picture."""
+    from PIL import Image
+
+    operations = torchvision_functional()
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB" if colour else "L")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataUnavailable(f"{path} can't be read as a picture ({' '.join(str(error).split())}).") from error
+    image = operations.center_crop(operations.resize(image, [size]), [size, size])
+    pixels: Tensor = operations.pil_to_tensor(image)
+    return pixels
+
+
+def _require_every_class(layout: Layout, targets: Tensor) -> None:
+    missing = np.flatnonzero(targets.bincount(minlength=len(layout.classes)).numpy() == 0)
+    if len(missing):
+        raise DataUnavailable(f"{layout.parts['train'] / layout.classes[missing[0]]} holds no picture.")
+
+
+def _per_channel(
+    name: str, given: Sequence[float] | None, photographs: tuple[float, ...], channels: int
+) -> tuple[float, ...]:
+    if given is None:
+        return photographs if channels == len(photographs) else (sum(photographs) / len(photographs),)
+    if len(given) != channels:
+        raise ValueError(
+            f"{name}={list(given)} has {len(given)} numbers: allowed is one for each of {channels} channels."
+        )
+    return tuple(float(value) for value in given)
