@@ -75,6 +75,9 @@ class TrainSettings(_Section):
     epochs: PositiveCount
     batch_size: PositiveCount
     eval_batch_size: PositiveCount
+    workers: Count
+    pin_memory: Flag
+    channels_last: Flag
     schedule: Literal["constant", "cosine"]
     warmup_fraction: Fraction
     clip_norm: Positive | None
@@ -82,6 +85,25 @@ class TrainSettings(_Section):
     jacobian_frequency: PositiveFraction
     unrolled_warmup_steps: Count
     unrolled_depth: PositiveCount
+    start: Literal["zeros", "normal", "mixture", "previous"]
+    start_scale: Positive
+    random_budget: tuple[Count, Count] | None
+    random_budget_per: Literal["step", "sample"]
+    path_damping: PositiveFraction
+    path_noise: NonNegative
+    progressive_weight: Fraction
+    corrections: Count
+    correction_decay: PositiveFraction
+
+    @field_validator("random_budget", mode="before")
+    @classmethod
+    def _is_a_range(cls, value: Any) -> Any:
+        whole = isinstance(value, list | tuple) and all(type(end) is int for end in value)
+        if value is None or (whole and len(value) == 2 and 0 <= value[0] <= value[1]):
+            return value
+        raise ValueError(
+            f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
+        )
 
 
 class BudgetSettings(_Section):
@@ -175,6 +197,23 @@ class Settings(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _can_draw_budgets(self) -> Settings:
+        if self.train.random_budget is None or self.gradient.target.rpartition(".")[2] != "Unrolled":
+            return self
+        given = f"train.random_budget={list(self.train.random_budget)}"
+        if self.gradient.parameters.get("steps") is not None:
+            raise ValueError(
+                f"{given} has no effect with gradient.steps={self.gradient.parameters['steps']}, which fixes the "
+                "iterations; give gradient.steps=null"
+            )
+        if self.train.random_budget_per == "sample":
+            raise ValueError(
+                f"{given} can't be drawn per sample with gradient=unrolled, where all samples take the same steps; "
+                "give train.random_budget_per=step"
+            )
+        return self
+
     def components(self) -> Iterator[tuple[str, ComponentSettings]]:
         """Every component, nested ones too, with its dotted key."""
         for group in ("model", "dataset", "solver", "gradient", "optimizer"):
@@ -189,9 +228,10 @@ class Settings(_Section):
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
 
-        Left out is what does not bear on them: name, folder, tracker, device and threads.
+        Left out is what does not bear on them: name, folder, tracker, device, threads, and how batches are loaded.
         """
-        apart = {"name", "run", "resume", "tracker", "device", "threads"}
+        apart: dict[str, Any] = dict.fromkeys(("name", "run", "resume", "tracker", "device", "threads"), True)
+        apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -117,7 +117,7 @@ def accuracy(name: str, model: DEQ, split: Split) -> None:
     x = split.inputs[:SAMPLES]
     model.budget = Budget(max_iter=100, tol=1e-5)
     f = model.bind(x)
-    z, solution = model.settle(f, model.start(x))
+    z, solution = model.settle(f, model.start(f))
     dense = dense_jacobians(f, z)
     radius, norm = torch.linalg.eigvals(dense).abs().amax(dim=1), torch.linalg.matrix_norm(dense, 2)
     print(f"{name}, state {dense.shape[1]}: {solution.summary()}; ρ {rounded(radius)}; ‖J‖₂ {rounded(norm)}")

@@ -86,7 +86,7 @@ def short_training(epochs: int) -> DEQ:
                 f = model.bind(data.inputs[index])
                 z, _ = equilibrium(
                     f,
-                    model.start(data.inputs[index]),
+                    model.start(f),
                     solver=model.solver,
                     budget=model.budget,
                     gradient=model.gradient,

@@ -126,7 +126,8 @@ def trained_cells(output: Path) -> None:
     for label, overrides in CELLS.items():
         model, accuracy = trained(output / label.replace(", ", "-").replace(" ", "-"), overrides)
         with torch.no_grad(), model.cell.fixed_weights():
-            f, z0 = model.bind(images), model.start(images)
+            f = model.bind(images)
+            z0 = model.start(f)
             solutions = [solve(f, z0, solver=solver, budget=Budget(150, 1e-4)) for solver in SOLVERS.values()]
         columns[f"{label} ({accuracy:.1%} val)"] = [_cell(found) for found in solutions]
     print("| solver | " + " | ".join(columns) + " |\n|---" + "|---:" * len(columns) + "|")

@@ -16,7 +16,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from torch import nn
 from torch.optim import Optimizer
 
-from deqrun.datasets import Dataset
+from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.gradients import Gradient
 from deqrun.models import DEQ, Cell
 from deqrun.sentences import nearest, one_line, unknown
@@ -49,7 +49,10 @@ def build_dataset(settings: Settings) -> Dataset:
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
     """The cell, its input shape, number of classes and of answers those of the data set."""
-    shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
+    try:
+        shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
+    except DataUnavailable as error:  # a text's vocabulary is its file's
+        raise UserError(str(error)) from error
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
     if "output_shape" in inspect.signature(target).parameters:
         shape["output_shape"] = tuple(dataset.output_shape)
@@ -74,12 +77,24 @@ def build_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> O
 
 def build_deq(settings: Settings, dataset: Dataset) -> DEQ:
     """The model: its cell, solved by the solver of training within the training budget."""
-    return DEQ(
+    deq = DEQ(
         build_cell(settings, dataset),
         build_solver(settings),
         build_budget(settings),
         build_gradient(settings),
     )
+    if settings.train.channels_last:
+        order_channels_last(deq)
+    return deq
+
+
+def order_channels_last(model: nn.Module) -> None:
+    """Put every convolution's weight into channels-last order; what it computes then has that order, too.
+
+    PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed.
+    """
+    for weight in (parameter for parameter in model.parameters() if parameter.dim() == 4):
+        weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def check_components(settings: Settings, seen: set[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from deqrun.report.files import write_whole
 class Checkpoint:
     """All that training needs to go on after `epoch` to the same numbers.
 
-    Data order and dropout are drawn from generators seeded by (seed, epoch), so no generator's state is kept.
+    What is random is drawn from generators seeded by (seed, epoch, purpose), so no generator's state is kept.
+    starts: the states that `train.start=previous` begins with; empty for other starts, and in best.pt.
     """
 
     model: dict[str, Any]
@@ -29,12 +30,13 @@ class Checkpoint:
     best_loss: float
     seconds: float
     epochs: list[dict[str, Any]]
+    starts: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, replacing what was there in one rename."""
     buffer = io.BytesIO()
-    content = {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
+    content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
 

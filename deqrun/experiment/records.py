@@ -48,6 +48,7 @@ class RunFolder:
             f"{'/'.join(key)}/{name}": np.asarray(array)
             for key, trajectory in trajectories.items()
             for name, array in vars(trajectory).items()
+            if array is not None
         }
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]

@@ -38,7 +38,8 @@ def trace(
     for x, y, place in batches(dataset, split, batch_size, device):
         with deq.cell.fixed_weights():
             reader = _Reader(deq, dataset, y, budget.max_iter + 1)
-            solution = solve(deq.bind(x), deq.start(x), solver=solver, budget=budget, observe=reader)
+            f = deq.bind(x)
+            solution = solve(f, deq.start(f), solver=solver, budget=budget, observe=reader)
         recorder.add(place, solution, reader)
         bar.update(len(x))
     bar.close()
@@ -70,6 +71,7 @@ class _Recorder:
 
     residual: NDArray[np.float32]
     nfe: NDArray[np.int32]
+    jvps: NDArray[np.int32]
     correct: NDArray[np.bool_]
     status: NDArray[np.uint8]
     seconds: NDArray[np.float64]
@@ -79,6 +81,7 @@ class _Recorder:
         return cls(
             residual=np.full((iterates, n), np.nan, dtype=np.float32),
             nfe=np.zeros((iterates, n), dtype=np.int32),
+            jvps=np.zeros((iterates, n), dtype=np.int32),
             correct=np.zeros((iterates, n), dtype=np.bool_),
             status=np.zeros(n, dtype=np.uint8),
             seconds=np.zeros(iterates),
@@ -89,6 +92,8 @@ class _Recorder:
         self.residual[:known, place] = solution.residuals.cpu().numpy()
         self.nfe[:known, place] = solution.nfes.cpu().numpy()
         self.nfe[known:, place] = self.nfe[known - 1, place]
+        self.jvps[:known, place] = solution.products.cpu().numpy()
+        self.jvps[known:, place] = self.jvps[known - 1, place]
         self.correct[:known, place] = reader.correct[:known].cpu().numpy()
         self.correct[known:, place] = self.correct[known - 1, place]
         self.status[place] = solution.status.cpu().numpy()
@@ -97,7 +102,7 @@ class _Recorder:
         self.seconds += times
 
     def trajectory(self) -> Trajectory:
-        return Trajectory(self.residual, self.nfe, self.correct, self.seconds, self.status)
+        return Trajectory(self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps)
 
 
 def cells(
@@ -131,6 +136,7 @@ def cells(
         converged_CN.mean(axis=1),
         diverged_CN.mean(axis=1),
         np.median(_at(trajectory.residual, kept_CN), axis=1),
+        _mean_products(trajectory, stop_CN),
         strict=True,
     )
     return [
@@ -146,6 +152,13 @@ def cells(
 def _at(values_TN: NDArray[Any], index_CN: NDArray[np.intp]) -> NDArray[Any]:
     """(cells, n): of each sample the value at the iterate that each cell names."""
     return np.take_along_axis(values_TN, index_CN, axis=0)
+
+
+def _mean_products(trajectory: Trajectory, stop_CN: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(cells,) mean Jacobian products; NaN where they weren't recorded."""
+    if trajectory.jvps is None:
+        return np.full(len(stop_CN), np.nan)
+    return _at(trajectory.jvps, stop_CN).mean(axis=1)
 
 
 def _prorated_seconds(trajectory: Trajectory, stop_CN: NDArray[np.intp]) -> NDArray[np.float64]:

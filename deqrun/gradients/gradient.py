@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.loop import Observer
 
 Map = Callable[[Tensor], Tensor]
 
@@ -18,9 +19,11 @@ Map = Callable[[Tensor], Tensor]
 class Gradient(ABC):
     """How a loss at the equilibrium reaches every tensor that f closes over."""
 
-    def run(self, f: Map, z0: Tensor, solver: Solver | None, budget: Budget | None) -> tuple[Tensor, Solution]:
+    def run(
+        self, f: Map, z0: Tensor, solver: Solver | None, budget: Budget | None, observe: Observer | None = None
+    ) -> tuple[Tensor, Solution]:
         """Solve without recording, then attach the gradient to the answer."""
-        solution = solve(f, z0, solver=solver, budget=budget)
+        solution = solve(f, z0, solver=solver, budget=budget, observe=observe)
         z = solution.z.to(z0.dtype)
         return (self.attach(f, z, solution) if torch.is_grad_enabled() else z), solution
 
@@ -46,13 +49,8 @@ def forget_casts() -> None:
     torch.clear_autocast_cache()
 
 
-def damped_step(f: Map, z: Tensor, damping: float, dtype: torch.dtype) -> Tensor:
-    """z + damping · (f(z) − z) in z's dtype, f evaluated at z in `dtype`; operation by operation that of `Picard`."""
-    return relax(z, f(z.to(dtype)), damping)
-
-
 def relax(z: Tensor, fz: Tensor, damping: float) -> Tensor:
-    """z + damping · (f(z) − z) from f(z), in z's dtype."""
+    """z + damping · (f(z) − z) from f(z), in z's dtype; operation by operation the step of `Picard`."""
     fz = fz.to(z.dtype)
     return fz if damping == 1 else torch.add(z, fz - z, alpha=damping)
 

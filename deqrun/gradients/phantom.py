@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from deqrun.gradients.gradient import Gradient, Map, damped_step, recording, state_dtype, substitute
+from deqrun.gradients.account import Account
+from deqrun.gradients.gradient import Gradient, Map, forget_casts, recording, relax, state_dtype, substitute
 from deqrun.gradients.validation import require_count, require_damping
-from deqrun.solvers import Solution
+from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.loop import Observer
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,53 @@ class Phantom(Gradient):
 
     steps    K >= 1; memory grows with it, not with the solver's iterations.
     damping  λ in (0, 2]; 1 is undamped.
+    advance  False: the value returned is solution.z, y_0. True: it is y_K, as in the authors' own code.
 
-    The value returned is solution.z, not y_K (which the authors' own code goes on with): the residual that is reported
-    is that of the state that the loss sees, and the cotangent is taken there. The two agree at the equilibrium.
-    solution.nfe counts the solve; the K recorded evaluations come on top, the backward pass evaluates nothing.
+    The two values agree at the equilibrium. Away from it, where a solve was cut short, the loss at y_0 with the slope
+    of y_K is no loss's gradient, while the loss at y_K has exactly that of K steps (truncated back-propagation).
 
-    Raises ValueError on other parameters. Differentiating the gradient again raises RuntimeError.
+    Without `advance` the K recorded evaluations come on top of solution.nfe, which counts the solve. With it they are
+    in it, and one more that tells y_K's residual: solution then speaks of y_K, iterates and residuals continued from
+    the solve's. The backward pass evaluates nothing.
+
+    Raises ValueError on other parameters. Without `advance` differentiating the gradient again raises RuntimeError.
     """
 
     steps: int = 5
     damping: float = 0.5
+    advance: bool = False
 
     def __post_init__(self) -> None:
         require_count("Phantom steps", self.steps, 1)
         require_damping("Phantom damping", self.damping)
+        if not isinstance(self.advance, bool):
+            raise ValueError(f"Phantom advance must be true or false, got {self.advance!r}.")
+
+    def run(
+        self, f: Map, z0: Tensor, solver: Solver | None, budget: Budget | None, observe: Observer | None = None
+    ) -> tuple[Tensor, Solution]:
+        if not self.advance:
+            return super().run(f, z0, solver, budget, observe)
+        budget = budget or Budget()
+        solution = solve(f, z0, solver=solver, budget=budget, observe=observe)
+        account = Account(budget)
+        forget_casts()
+        y = self._steps(f, solution.z.to(z0.dtype), account)
+        with torch.no_grad():
+            account.note(self.steps, y, f(y.to(z0.dtype)))
+        return y.to(z0.dtype), account.after(solution, y)
 
     def attach(self, f: Map, z: Tensor, solution: Solution) -> Tensor:
         with recording():
-            y = z.detach().to(state_dtype(z))
-            for _ in range(self.steps):
-                y = damped_step(f, y, self.damping, z.dtype)
-            return substitute(y.to(z.dtype), z, "phantom")
+            y = self._steps(f, z).to(z.dtype)
+            return y if self.advance else substitute(y, z, "phantom")
+
+    def _steps(self, f: Map, z: Tensor, account: Account | None = None) -> Tensor:
+        """y_K from y_0 = z, in the state's dtype."""
+        y = z.detach().to(state_dtype(z))
+        for k in range(self.steps):
+            fy = f(y.to(z.dtype))
+            if account is not None:
+                account.note(k, y, fy)
+            y = relax(y, fy, self.damping)
+        return y

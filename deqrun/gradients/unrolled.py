@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from deqrun.gradients.account import Account
 from deqrun.gradients.gradient import Gradient, Map, forget_casts, relax, state_dtype
 from deqrun.gradients.validation import require_count, require_damping
-from deqrun.solvers import Budget, Solution, Solver, Status, solve
-from deqrun.solvers.loop import GROWTH_LIMIT
+from deqrun.solvers import Budget, Perturbed, Solution, Solver
+from deqrun.solvers.loop import Observer
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class Unrolled(Gradient):
     """z_K of z_{k+1} = z_k + damping · (f(z_k) − z_k) from the start, differentiated through its steps.
 
     The solver and the tolerance play no part, every row takes all K steps: a weight-tied K-layer network is trained,
-    and the gradient is exactly that of the value returned, the start's included.
+    and the gradient is exactly that of the value returned, the start's included. Of a `Perturbed` solver the damping
+    and the noise do play a part: z_{k+1} above is then what it takes for the unperturbed step, and damps and shakes.
 
     steps       K >= 1; None: the budget's max_iter.
     damping     in (0, 2]; 1 is undamped.
@@ -55,14 +57,17 @@ class Unrolled(Gradient):
             if self.steps is not None and self.last > self.steps:
                 raise ValueError(f"Unrolled last must be at most steps={self.steps}, got {self.last}.")
 
-    def run(self, f: Map, z0: Tensor, solver: Solver | None, budget: Budget | None) -> tuple[Tensor, Solution]:
+    def run(
+        self, f: Map, z0: Tensor, solver: Solver | None, budget: Budget | None, observe: Observer | None = None
+    ) -> tuple[Tensor, Solution]:
         budget = budget or Budget()
         if self.steps is None and budget.row_max_iter is not None:
             raise ValueError("Unrolled takes the same steps in every row, but the budget has a max_iter per row.")
         steps = budget.max_iter if self.steps is None else self.steps
         free = 0 if self.last is None else max(0, steps - self.last)
-        account = _Account(budget)
-        iteration = _Iteration(f, self.damping, z0.dtype, account)
+        account = Account(budget, observe)
+        perturbed = solver if isinstance(solver, Perturbed) else None
+        iteration = _Iteration(f, self.damping, z0.dtype, account, perturbed)
         z = z0.to(state_dtype(z0))
         with torch.no_grad():
             z = iteration.advance(z, 0, free)
@@ -91,48 +96,14 @@ class _Iteration:
     f: Map
     damping: float
     dtype: torch.dtype
-    account: _Account
+    account: Account
+    perturbed: Perturbed | None
 
     def advance(self, z: Tensor, begin: int, end: int) -> Tensor:
         """Iterate `end` from iterate `begin`."""
         for k in range(begin, end):
             fz = self.f(z.to(self.dtype))
             self.account.note(k, z, fz)
-            z = relax(z, fz, self.damping)
+            taken = relax(z, fz, self.damping)
+            z = taken if self.perturbed is None else self.perturbed.move(k, z, taken)
         return z
-
-
-@dataclass
-class _Account:
-    """What the Solution of iterations made elsewhere needs; no state is kept."""
-
-    budget: Budget
-    residuals: list[Tensor] = field(default_factory=list)
-    scale: Tensor | None = None  # (batch,) of the start
-    unbounded: Tensor | None = None  # (batch,) as the solvers' loop means it
-
-    def note(self, k: int, z: Tensor, fz: Tensor) -> None:
-        """Measure iterate k by f(z_k). A checkpointed backward pass comes by a second time: nothing is added."""
-        if k < len(self.residuals):
-            return
-        only_measure = Budget(max_iter=0, tol=0.0, norm=self.budget.norm)
-        self.residuals.append(solve(lambda _: fz, z.detach(), budget=only_measure).residual)
-        z, fz = z.detach().flatten(1), fz.detach().flatten(1).to(z.dtype)
-        size = torch.linalg.vector_norm(fz - z, dim=1) + torch.linalg.vector_norm(fz, dim=1)
-        self.scale = size if self.scale is None else self.scale
-        self.unbounded = ~(size <= GROWTH_LIMIT * self.scale)
-
-    def solution(self, z: Tensor) -> Solution:
-        """The Solution whose rows all took the same steps, to iterate z."""
-        assert self.unbounded is not None
-        residuals = torch.stack(self.residuals)
-        steps = torch.full(residuals.shape[1:], len(residuals) - 1, dtype=torch.long, device=z.device)
-        nfes = torch.arange(1, len(residuals) + 1, device=z.device)[:, None].expand(residuals.shape)
-        status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
-        status[self.unbounded] = int(Status.DIVERGED)
-        tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals)
-        status[residuals[-1] <= tol] = int(Status.CONVERGED)
-        return Solution(
-            z=z.detach(), residual=residuals[-1].clone(), steps=steps, kept=steps.clone(), nfe=steps + 1,
-            jvps=torch.zeros_like(steps), status=status, residuals=residuals, nfes=nfes.clone(),
-        )  # fmt: skip

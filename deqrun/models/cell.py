@@ -67,6 +67,14 @@ class Cell(nn.Module, ABC):
         rows can be taken from it.
         """
 
+    def initial_state(self, injection: tuple[Tensor, ...]) -> Tensor:
+        """z_0 (batch, *state_shape), where solves begin: 0, unless a cell overrides it.
+
+        injection is what `inject` returned. A cell that hears of x in the start alone returns features of it.
+        """
+        (batch, *_), device = injection[0].shape, injection[0].device
+        return torch.zeros(batch, *self.state_shape, device=device)
+
     def bind(self, x: Tensor) -> BoundCell:
         """f(·; x) for one batch x (batch, *input_shape), its injection computed here; what a solver takes."""
         return BoundCell(self, self.inject(x))

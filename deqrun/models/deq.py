@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from deqrun.gradients import Gradient, equilibrium
 from deqrun.models.cell import BoundCell, Cell
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.loop import Observer
 
 __all__ = ["DEQ"]
 
@@ -33,27 +34,42 @@ class DEQ(nn.Module):
         """f(·; x) for one batch x (batch, *input_shape): features and dropout masks are computed here."""
         return self.cell.bind(x)
 
-    def start(self, x: Tensor) -> Tensor:
-        """z_0 = 0, (batch, *state_shape), on x's device, in the parameters' dtype but float32 at least."""
+    def start(self, f: BoundCell) -> Tensor:
+        """z_0 (batch, *state_shape) of f = bind(x): the cell's `initial_state`, which is 0 unless it says otherwise.
+
+        On the injection's device, in the parameters' dtype but float32 at least.
+        """
         dtype = torch.float32
         for parameter in self.cell.parameters():
             dtype = torch.promote_types(dtype, parameter.dtype)
-        return torch.zeros(len(x), *self.cell.state_shape, dtype=dtype, device=x.device)
+        return self.cell.initial_state(f.injection).to(dtype)
 
-    def settle(self, f: BoundCell, z0: Tensor, gradient: Gradient | None = None) -> tuple[Tensor, Solution]:
+    def settle(
+        self,
+        f: BoundCell,
+        z0: Tensor,
+        gradient: Gradient | None = None,
+        *,
+        solver: Solver | None = None,
+        budget: Budget | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[Tensor, Solution]:
         """The equilibrium z (batch, *state_shape) of f from z0, and what the solver reports.
 
-        With gradients enabled z carries one, by `gradient` or else the model's own; otherwise f is only
-        solved. For callers that need f besides the answer, as a Jacobian penalty does; else call the model.
+        With gradients enabled z carries one, by `gradient`; otherwise f is only solved. gradient, solver and budget
+        are the model's own unless given; observe is that of `deqrun.solvers.solve`.
+        For callers that need f besides the answer, as a Jacobian penalty does; else call the model.
         """
+        solver, budget = solver or self.solver, budget or self.budget
         if torch.is_grad_enabled():
             gradient = gradient or self.gradient
-            return equilibrium(f, z0, solver=self.solver, budget=self.budget, gradient=gradient)
-        solution = solve(f, z0, solver=self.solver, budget=self.budget)
+            return equilibrium(f, z0, solver=solver, budget=budget, gradient=gradient, observe=observe)
+        solution = solve(f, z0, solver=solver, budget=budget, observe=observe)
         return solution.z.to(z0.dtype), solution
 
     def forward(self, x: Tensor, gradient: Gradient | None = None) -> tuple[Tensor, Solution]:
         """(logits (batch, num_classes, *output_shape), Solution) of inputs x (batch, *input_shape)."""
         with self.cell.fixed_weights():
-            z, solution = self.settle(self.bind(x), self.start(x), gradient)
+            f = self.bind(x)
+            z, solution = self.settle(f, self.start(f), gradient)
         return self.cell.readout(z), solution

@@ -44,7 +44,8 @@ class SweepCell:
     """One row of sweep.jsonl: how a trained model does with one solver, start, budget and tolerance on one split.
 
     accuracy_low and accuracy_high bound the 95 % interval over the n samples; `converged` and
-    `diverged` are fractions of the samples.
+    `diverged` are fractions of the samples. jvps_mean are Jacobian products, which are no evaluations: 0 for most
+    solvers, NaN where a run did not record them.
     """
 
     solver: str
@@ -62,6 +63,12 @@ class SweepCell:
     converged: float = math.nan
     diverged: float = math.nan
     residual_median: float = math.nan
+    jvps_mean: float = math.nan
+
+    @property
+    def cost_mean(self) -> float:
+        """Mean evaluations and Jacobian products, one for one; products that weren't recorded are not in it."""
+        return self.nfe_mean + (0.0 if math.isnan(self.jvps_mean) else self.jvps_mean)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,8 @@ class Trajectory:
 
     residual (T+1, n): NaN after a row stopped, inf where not finite. nfe (T+1, n): evaluations spent when
     that residual was known. correct (T+1, n): whether the read-out of that iterate is right. seconds (T+1,):
-    cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged); None where
-    it wasn't recorded.
+    cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n):
+    Jacobian products spent by then, beside the evaluations. status and jvps are None where they weren't recorded.
     """
 
     residual: NDArray[np.float32]
@@ -79,6 +86,13 @@ class Trajectory:
     correct: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     status: NDArray[np.uint8] | None = None
+    jvps: NDArray[np.int32] | None = None
+
+    @property
+    def cost(self) -> NDArray[np.int64]:
+        """Evaluations and Jacobian products, one for one, (T+1, n); products that weren't recorded are not in it."""
+        nfe = self.nfe.astype(np.int64)
+        return nfe if self.jvps is None else nfe + self.jvps
 
     @property
     def n(self) -> int:

@@ -149,4 +149,7 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
     timed = f"{stem}/seconds" in arrays.files
     seconds = np.asarray(arrays[f"{stem}/seconds"], dtype=np.float64) if timed else np.full(len(residual), np.nan)
     status = np.asarray(arrays[f"{stem}/status"], dtype=np.uint8) if f"{stem}/status" in arrays.files else None
-    return Trajectory(residual, nfe, correct, seconds, status)
+    jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays.files else None
+    if jvps is not None and jvps.shape != nfe.shape:
+        raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, jvps {jvps.shape}; both are (T+1, n).")
+    return Trajectory(residual, nfe, correct, seconds, status, jvps)

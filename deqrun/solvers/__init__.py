@@ -12,6 +12,7 @@ from deqrun.solvers.broyden import Broyden
 from deqrun.solvers.cycles import Cycles, limit_cycles
 from deqrun.solvers.loop import solve
 from deqrun.solvers.newton import NewtonKrylov
+from deqrun.solvers.perturbed import Perturbed
 from deqrun.solvers.picard import Picard
 from deqrun.solvers.precision import PrecisionWarning
 from deqrun.solvers.solution import Budget, Solution, Status
@@ -27,6 +28,7 @@ __all__ = [
     "ForwardBackward",
     "NewtonKrylov",
     "PeacemanRachford",
+    "Perturbed",
     "Picard",
     "Point",
     "PrecisionWarning",

@@ -117,6 +117,7 @@ class Solution:
     status     (batch,) codes of Status, uint8
     residuals  (T+1, batch) residual of iterate k in row k, T = max(steps); NaN after the row stopped
     nfes       (T+1, batch) evaluations spent when iterate k's residual was known; held after the stop
+    products   (T+1, batch) of jvps, those spent by then
     adjoint    the Solution of the adjoint solve, once a backward pass has run through `equilibrium`
     """
 
@@ -129,6 +130,7 @@ class Solution:
     status: Tensor
     residuals: Tensor
     nfes: Tensor
+    products: Tensor
     adjoint: Solution | None = None
 
     @property

@@ -38,13 +38,14 @@ class Trace:
         nfes = iterate + 1
         if self.nfe:
             nfes = nfes + self._spread(self.nfe, 0, len(kept)).gather(0, iterate)
-        jvps = torch.zeros_like(steps)
+        products = torch.zeros_like(nfes)
         if self.jvps:
-            jvps = self._spread(self.jvps, 0, len(kept)).gather(0, steps[None])[0]
+            products = self._spread(self.jvps, 0, len(kept)).gather(0, iterate)
         final = residuals.gather(0, steps[None])[0]
         return Solution(
-            z=z, residual=residuals.gather(0, kept[None])[0], steps=steps, kept=kept, nfe=nfes[-1].clone(), jvps=jvps,
-            status=_status(final, steps, diverged, budget), residuals=residuals, nfes=nfes,
+            z=z, residual=residuals.gather(0, kept[None])[0], steps=steps, kept=kept, nfe=nfes[-1].clone(),
+            jvps=products[-1].clone(), status=_status(final, steps, diverged, budget), residuals=residuals, nfes=nfes,
+            products=products,
         )  # fmt: skip
 
     def _spread(self, columns: list[Tensor], missing: float, batch: int) -> Tensor:

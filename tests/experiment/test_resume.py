@@ -44,7 +44,7 @@ def uninterrupted(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFact
 
 # What is called as a run goes along, and at which call it is stopped: within an epoch, in validation, between the two
 # checkpoints of an epoch, before the last epoch's rows are written, and in the sweep.
-STOPS = [("_forward", 7), ("evaluate", 2), ("save_checkpoint", 2), ("save_checkpoint", 3), ("_advance", 3)]
+STOPS = [("forward", 7), ("evaluate", 2), ("save_checkpoint", 2), ("save_checkpoint", 3), ("_advance", 3)]
 
 
 @pytest.mark.parametrize(("where", "call"), STOPS)
@@ -66,7 +66,7 @@ def test_a_crash_is_resumed_alike(
 ) -> None:
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_forward", Stop(training._forward, 9, OSError("disk")))
+        patch.setattr(training, "forward", Stop(training.forward, 9, OSError("disk")))
         with pytest.raises(OSError, match="disk"):
             run_train(settings_of(), folder, "deqrun train")
     assert read_run(folder).status.status == "failed"
@@ -91,13 +91,13 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(
     settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_of("optimizer.lr=1e-2")
-    real = training._forward
+    real = training.forward
 
     def poisoned(*arguments: object, **named: object) -> object:
         made = real(*arguments, **named)  # type: ignore[arg-type]
         return made._replace(objective=made.objective * float("nan"))
 
-    monkeypatch.setattr(training, "_forward", poisoned)
+    monkeypatch.setattr(training, "forward", poisoned)
     with pytest.raises(
         training.TrainingStopped, match=r"loss is not finite at step 1 \(epoch 1\); the forward solve: "
     ):

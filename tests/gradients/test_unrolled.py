@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from deqrun.gradients import Implicit, Unrolled, equilibrium, unrolled
-from deqrun.solvers import Anderson, Budget, Picard, Solution, Status, solve
+from deqrun.gradients import Implicit, Unrolled, account, equilibrium
+from deqrun.solvers import Anderson, Budget, Perturbed, Picard, Solution, Status, solve
 
 
 def tensors() -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +158,7 @@ def test_residuals_are_measured_once_however_often_a_segment_is_evaluated(monkey
         measured.append(z)
         return solve(f, z, **given)
 
-    monkeypatch.setattr(unrolled, "solve", counting)
+    monkeypatch.setattr(account, "solve", counting)
     z, _ = equilibrium(tanh(weight, bias), z0, gradient=Unrolled(steps=6, checkpoint=2))
     z.sum().backward()
     assert len(measured) == 7
@@ -266,3 +267,43 @@ def test_without_grad_mode_there_is_no_graph() -> None:
 def test_a_map_that_changes_the_shape_is_refused() -> None:
     with pytest.raises(ValueError, match="keep the shape"):
         equilibrium(lambda z: z[:, :2], torch.zeros(3, 4), gradient=Unrolled(steps=2))
+
+
+@pytest.mark.parametrize("checkpoint", [0, 3])
+@pytest.mark.parametrize("last", [None, 4])
+def test_a_perturbed_solver_damps_and_shakes_the_steps(checkpoint: int, last: int | None) -> None:
+    """Value and gradients of the loop by hand; checkpointed segments find the same noise when they run again."""
+    weight, bias, z0 = tensors()
+    f, perturbed = tanh(weight, bias), Perturbed(Anderson(), damping=0.9, noise=0.2, seed=11)
+    gradient = Unrolled(steps=8, checkpoint=checkpoint, last=last)
+    z, solution = equilibrium(f, z0, solver=perturbed, gradient=gradient)
+    expected = z0
+    for k in range(8):
+        expected = 0.1 * expected + 0.9 * f(expected) + 0.2 * perturbed.draw(k, z0, 3)
+        if last is not None and k == 8 - last - 1:
+            expected = expected.detach()
+    torch.testing.assert_close(z, expected, rtol=1e-12, atol=1e-14)
+    actual = torch.autograd.grad(z.pow(3).sum(), (weight, bias))
+    for found, exact in zip(actual, torch.autograd.grad(expected.pow(3).sum(), (weight, bias)), strict=True):
+        torch.testing.assert_close(found, exact, rtol=1e-12, atol=1e-14)
+    replayed = solve(f, z0, solver=replace(perturbed, solver=Picard()), budget=Budget(8, 0.0, keep="last"))
+    torch.testing.assert_close(solution.residuals, replayed.residuals, rtol=1e-12, atol=0)
+
+
+def test_every_iterate_is_observed_once() -> None:
+    """The start, the steps without and with a graph, and the end; a checkpointed backward pass adds none."""
+    weight, bias, z0 = tensors()
+    f, seen = tanh(weight, bias), []
+
+    def observe(k: int, z: Tensor, rows: Tensor) -> None:
+        assert not z.requires_grad
+        seen.append((k, z, rows.tolist()))
+
+    z, _ = equilibrium(f, z0, gradient=Unrolled(steps=6, checkpoint=2, last=4), observe=observe)
+    z.sum().backward()
+    state = z0
+    for k, (found_k, found, rows) in enumerate(seen):
+        assert (found_k, rows) == (k, [0, 1, 2])
+        torch.testing.assert_close(found, state, rtol=1e-13, atol=1e-15)
+        state = f(state).detach()
+    assert len(seen) == 7

@@ -129,7 +129,8 @@ def test_a_sample_alone_gets_the_answer_it_gets_in_a_batch(name: str) -> None:
 @pytest.mark.parametrize(("dtype", "state"), [(torch.float32, torch.float32), (torch.float64, torch.float64)])
 def test_the_start_is_zero_in_the_parameters_dtype(dtype: torch.dtype, state: torch.dtype) -> None:
     cell = mdeq().to(dtype)
-    z0 = deq(cell).start(torch.zeros(3, 2, 8, 8, dtype=torch.uint8))
+    model = deq(cell)
+    z0 = model.start(model.bind(torch.zeros(3, 2, 8, 8, dtype=dtype)))
     assert (z0.shape, z0.dtype) == ((3, *cell.state_shape), state)
     assert not z0.any()
 
