@@ -7,7 +7,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from deqrun.models import BoundCell, Cell, ConvCell, MDEQCell, MLPCell, MonotoneCell, MonotoneConvCell
+from deqrun.models import (
+    BoundCell,
+    Cell,
+    ConvCell,
+    MDEQCell,
+    MLPCell,
+    MonotoneCell,
+    MonotoneConvCell,
+    RecallCell,
+)
 
 IMAGE = (2, 8, 8)
 CLASSES = 3
@@ -42,6 +51,11 @@ CELLS: dict[str, Callable[[], Cell]] = {
         input_shape=(2, 6, 7), num_classes=CLASSES, channels=4, m=0.5, pool=3
     ),
     "mlp, depth 3": lambda: MLPCell(input_shape=IMAGE, num_classes=CLASSES, width=12, depth=3, activation="relu"),
+    "recall, string": lambda: RecallCell(input_shape=(2, 7), num_classes=CLASSES, output_shape=(7,), width=6),
+    "recall, grid, as published": lambda: RecallCell(
+        input_shape=(2, 5, 4), num_classes=CLASSES, output_shape=(5, 4), width=6, blocks=2, norm="none"
+    ),
+    "recall, one answer": lambda: RecallCell(input_shape=IMAGE, num_classes=CLASSES, width=6, kernel_size=1),
 }
 
 
