@@ -84,7 +84,7 @@ class SavedBytes:
             self.now += size
             self.peak = max(self.peak, self.now)
         self._held[address] += 1
-        held = _Held(tensor)
+        held = _Held(tensor.detach())  # an output holds the graph that holds it: a circle that nothing would free
         weakref.finalize(held, self._let_go, address, size).atexit = False
         return held
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from deqrun.solvers import Budget, Solver, solve
+from deqrun.solvers import Budget, Solution, Solver, solve
 
 __all__ = ["STARTS", "Alignment", "alignment", "cosine", "derangement", "rank_correlation"]
 
@@ -27,7 +27,7 @@ STARTS = ("swap", "noise", "zero")
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """Per sample, float64 on the CPU; NaN where an end is not finite or has no length.
+    """Per sample, float64 on the CPU; NaN where one of the two solves diverged, or ended at 0, which has no direction.
 
     score     of each second start (batch,): cosine of the end reached from it with the end reached from the first
     chance    (batch,) cosine of the sample's end with that of the sample it was swapped with
@@ -58,7 +58,7 @@ def alignment(
                end is not finite); "zero", from zeros: 1 by definition where the first start is zero itself
     generator  of the derangement and the noise, on the CPU; None: one of its own, seeded with 0
 
-    Where there is no other sample to swap with, in a batch of one, or its end is not finite, the swap score and chance
+    Where there is no other sample to swap with, in a batch of one, or its solve diverged, the swap score and chance
     are NaN. The budget should be large: a score
     compares what the solves reached, and says nothing of fixed points where `residual` is large.
     Raises ValueError for another start.
@@ -68,19 +68,28 @@ def alignment(
         raise ValueError(f"There is no start {unknown[0]!r}; there are {', '.join(STARTS)}.")
     draw = torch.Generator().manual_seed(0) if generator is None else generator
     own = solve(f, start, solver=solver, budget=budget)
-    end = own.z.to(start.dtype)
-    other = derangement(len(start), draw)
-    others = end[other.to(end.device)]
-    begin = {"swap": others.nan_to_num(0.0, 0.0, 0.0), "noise": _noise_like(end, draw), "zero": torch.zeros_like(end)}
+    end, lost = own.z.to(start.dtype), _lost(own)
+    other = derangement(len(start), draw).to(end.device)
+    begin = {
+        "swap": end[other].nan_to_num(0.0, 0.0, 0.0),
+        "noise": _noise_like(end, draw),
+        "zero": end.new_zeros(end.shape),
+    }
+    alone = (lost[other] if len(start) > 1 else torch.ones_like(lost)).cpu()  # nobody's end to start from
     score, residual = {}, {"own": own.residual.double().cpu()}
     for name in starts:
         again = solve(f, begin[name], solver=solver, budget=budget)
-        score[name], residual[name] = cosine(end, again.z), again.residual.double().cpu()
-    alone = others.flatten(1).isfinite().all(1).logical_not().cpu() if len(start) > 1 else torch.tensor([True])
+        score[name] = cosine(end, again.z).masked_fill((lost | _lost(again)).cpu(), torch.nan)
+        residual[name] = again.residual.double().cpu()
     if "swap" in score:
         score["swap"] = score["swap"].masked_fill(alone, torch.nan)
-    chance = cosine(end, others).masked_fill(alone, torch.nan)
+    chance = cosine(end, end[other]).masked_fill(lost.cpu() | alone, torch.nan)
     return Alignment(score, chance, residual, end)
+
+
+def _lost(solution: Solution) -> Tensor:
+    """(batch,) bool: the solve has no end, since it diverged."""
+    return solution.diverged | ~solution.z.flatten(1).isfinite().all(1)
 
 
 def _noise_like(end: Tensor, draw: torch.Generator) -> Tensor:

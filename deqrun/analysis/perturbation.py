@@ -91,7 +91,8 @@ class Recovery:
 
     disturbed  after the disturbance at iterate k
     control    on from iterate k with nothing changed but the solver's memory, which is empty in both
-    residual   (batch,) of z* itself: a sample whose z* is no fixed point cannot stay near it
+    residual   (batch,) of z* itself: a sample whose z* is no fixed point cannot stay near it, and one whose solve
+               diverged has nothing to come back to, and never does
     shift      (batch,) ‖disturbed z_k − z_k‖ / (‖z_k‖ + ε): how far the disturbance went
     """
 
@@ -149,7 +150,8 @@ def _watched(
     within: float,
     readout: Readout | None,
 ) -> Return:
-    watch = _Watch(reference.z, budget.max_iter + 1, readout)
+    target = reference.z.masked_fill(_per_row(reference.diverged, reference.z), torch.nan)
+    watch = _Watch(target, budget.max_iter + 1, readout)
     solve(f, begin, solver=solver, budget=budget, observe=watch)
     distance, same = watch.filled()
     answer_steps = None if readout is None else _for_good(same).cpu()
