@@ -127,7 +127,7 @@ def trust_svhn(monkeypatch: pytest.MonkeyPatch, checksums: dict[str, str]) -> No
     monkeypatch.setattr(kind, "split_list", known)
 
 
-def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, n: int = 60) -> None:
+def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
     """A CIFAR-10 of n training and n // 2 test pictures, whose checksums torchvision takes for the right ones."""
     files = cifar_files("cifar10", sample(n, 10, (3, 32, 32), 1), sample(n // 2, 10, (3, 32, 32), 2))
     write_files(root / "cifar-10-batches-py", files)
