@@ -14,6 +14,7 @@ from PIL import Image
 from deqrun.cli import main
 from deqrun.datasets import SPLITS, DataUnavailable
 from deqrun.datasets.image_folder import ImageFolder, read_layout
+from deqrun.datasets.torchvision_import import torchvision_datasets
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -97,6 +98,12 @@ def test_what_is_no_picture_or_hidden_is_passed_over(tmp_path: Path) -> None:
     data = ImageFolder(root=str(tmp_path), size=8, validation_share=0.2)
     assert data.layout.classes == ("a", "b")
     assert sum(len(data.load(split)) for split in SPLITS) == 10
+
+
+def test_the_documentation_names_the_kinds_of_files() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    known = torchvision_datasets().folder.IMG_EXTENSIONS
+    assert f"files that end in {', '.join(known[:-1])} or {known[-1]}," in page
 
 
 def read(path: Path, size: int, channels: int = 3) -> NDArray[np.uint8]:

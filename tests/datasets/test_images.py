@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from tests.datasets.image_files import (
     write_mnist,
     write_svhn,
 )
+
+TASKS = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 Part = tuple[Pictures, Labels]
 
@@ -368,6 +371,23 @@ def test_the_command_line_says_it_and_writes_nothing(
         "with dataset.download=true, or name the folder that holds it with dataset.root=FOLDER.\n"
     )
     assert list(tmp_path.rglob("*")) == []
+    shown = re.search(r"\$ deqrun train dataset=cifar10\n((?:    .*\n)+)", TASKS)
+    assert shown is not None
+    assert " ".join(shown[1].split()) == err.strip().replace(str(tmp_path), "/home/you")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_documentation_tells_each_set_as_it_is(name: str) -> None:
+    """Input, classes, mean, deviation and files of its row in docs/tasks.md."""
+    row = re.search(rf"^\| `{name}` \|.*$", TASKS, re.MULTILINE)
+    assert row is not None
+    _, _, shape, classes, mean, deviation, files = (cell.strip() for cell in row[0].strip("|").split("|"))
+    kind = SETS[name]
+    assert shape == "x".join(map(str, kind.input_shape))
+    assert int(classes) == kind.num_classes
+    assert tuple(map(float, mean.split(","))) == kind.mean == tuple(PUBLISHED[name][0])
+    assert tuple(map(float, deviation.split(","))) == kind.std == tuple(PUBLISHED[name][1])
+    assert tuple(file.strip("` /") for file in files.split(",")) == kind.files
 
 
 @pytest.mark.usefixtures("no_network")
