@@ -10,14 +10,20 @@ import pytest
 from deqrun.datasets.fetching import folder_aside, impatient, move_files
 
 
+def interrupted(root: Path) -> None:
+    """A fetch that is stopped in the middle of a file."""
+    with folder_aside(root) as aside:
+        (aside / "half").write_text("hal")
+        raise KeyboardInterrupt
+
+
 def test_an_interrupted_fetch_leaves_no_trace(tmp_path: Path) -> None:
-    """Ctrl-C in the middle of a file: the folders made for it go, those that were there stay as they were."""
+    """The folders made for it go, those that were there stay as they were."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
     for root in (tmp_path / "data", tmp_path / "new" / "deeper"):
-        with pytest.raises(KeyboardInterrupt), folder_aside(root) as aside:
-            (aside / "half").write_text("hal")
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(root)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["data", "mine.txt"]
 
 
@@ -35,8 +41,6 @@ def test_what_is_moved_stays_and_replaces_what_was_there(tmp_path: Path) -> None
 
 
 def test_sockets_wait_for_so_long_and_as_before_afterwards() -> None:
-    with pytest.raises(OSError, match="no"), impatient(7.0):
-        with socket.socket() as connection:
-            assert connection.gettimeout() == 7.0
-        raise OSError("no")
+    with impatient(7.0), socket.socket() as connection:
+        assert connection.gettimeout() == 7.0
     assert socket.getdefaulttimeout() is None
