@@ -172,18 +172,23 @@ def read_layout(root: str | None) -> Layout:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of class folders by split; root itself where there is no root/train with folders in it."""
-    named = [folder / name for name in ("train", *VALIDATION_NAMES, "test")]
-    train, *held_out = [part if part.is_dir() and _subfolders(part) else None for part in named]
-    *validating, test = held_out
-    validation = [part for part in validating if part]
-    present = [part for part in (*validation, test) if part]
-    if train is None and present:
-        raise DataUnavailable(f"{folder} holds {present[0].name}/ but no train/ with class folders in it; add that.")
+
+    def present(*names: str) -> list[Path]:
+        return [folder / name for name in names if (folder / name).is_dir() and _subfolders(folder / name)]
+
+    train, validation, test = present("train"), present(*VALIDATION_NAMES), present("test")
+    held_out = validation + test
+    if held_out and not train:
+        raise DataUnavailable(f"{folder} holds {held_out[0].name}/ but no train/ with class folders in it; add that.")
     if len(validation) > 1:
         given = " and ".join(f"{part.name}/" for part in validation)
         raise DataUnavailable(f"{folder} holds {given}; one of them is to validate, beside train/ and test/.")
-    names = ("test",) if len(present) == 1 else ("validation", "test")
-    return {"train": train or folder} | dict(zip(names, present, strict=False))
+    parts = {"train": train[0] if train else folder}
+    if validation and test:
+        parts["validation"] = validation[0]
+    if held_out:
+        parts["test"] = held_out[-1]
+    return parts
 
 
 def _subfolders(folder: Path) -> list[str]:
