@@ -7,6 +7,7 @@ from deqrun.models.describe import CellDescription, describe
 from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
+from deqrun.models.transformer import TransformerCell
 
 __all__ = [
     "DEQ",
@@ -18,5 +19,6 @@ __all__ = [
     "MLPCell",
     "MonotoneCell",
     "MonotoneConvCell",
+    "TransformerCell",
     "describe",
 ]
