@@ -268,6 +268,24 @@ def contractive(input_shape: tuple[int, ...]) -> TransformerCell:
     return cell
 
 
+@pytest.mark.parametrize("input_shape", [SEQUENCE, PICTURE])
+def test_a_product_with_the_jacobian_can_be_differentiated(input_shape: tuple[int, ...]) -> None:
+    # What a Jacobian penalty and Newton's products need, and PyTorch's fused attention could not give.
+    cell = transformer(input_shape=input_shape)
+    f, z = bound(cell, 1), states(cell, 1).requires_grad_()
+    probe, direction = states(cell, 2).split(1)
+    (product,) = torch.autograd.grad(f(z), z, probe, create_graph=True)
+    (gradient,) = torch.autograd.grad(product.square().sum(), z)
+
+    def squared_norm(at: Tensor) -> Tensor:
+        at = at.detach().requires_grad_()
+        return torch.autograd.grad(f(at), at, probe)[0].square().sum()
+
+    step = 1e-6
+    difference = (squared_norm(z + step * direction) - squared_norm(z - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-5, atol=1e-5)
+
+
 class TestFixedWeights:
     def test_evaluations_inside_and_outside_agree(self) -> None:
         cell = transformer()
