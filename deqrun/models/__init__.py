@@ -8,6 +8,7 @@ from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
 from deqrun.models.recall import RecallCell
+from deqrun.models.transformer import TransformerCell
 
 __all__ = [
     "DEQ",
@@ -20,5 +21,6 @@ __all__ = [
     "MonotoneCell",
     "MonotoneConvCell",
     "RecallCell",
+    "TransformerCell",
     "describe",
 ]
