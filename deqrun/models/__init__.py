@@ -3,10 +3,11 @@
 from deqrun.models.cell import BoundCell, Cell
 from deqrun.models.conv import ConvCell
 from deqrun.models.deq import DEQ
-from deqrun.models.describe import CellDescription, describe
+from deqrun.models.describe import CellDescription, PeerDescription, describe, describe_peer
 from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
+from deqrun.models.untied import UntiedCell, untied_peer
 
 __all__ = [
     "DEQ",
@@ -18,5 +19,9 @@ __all__ = [
     "MLPCell",
     "MonotoneCell",
     "MonotoneConvCell",
+    "PeerDescription",
+    "UntiedCell",
     "describe",
+    "describe_peer",
+    "untied_peer",
 ]
