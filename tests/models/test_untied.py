@@ -139,7 +139,7 @@ def test_an_mlp_of_matched_parameters_by_hand(layers: int) -> None:
 
 @pytest.mark.parametrize("layers", [1, 2, 8])
 def test_a_conv_of_matched_parameters_by_hand(layers: int) -> None:
-    """c channels and i inner ones: two 3x3 convolutions and three norms a layer; c/2 … 4 i/c, the cell having i = 2 c."""
+    """c channels, i inner ones, c <= i <= 4 c: two 3x3 convolutions and three norms a layer."""
 
     def parameters(c: int, i: int, layers: int) -> int:
         return layers * (2 * 9 * c * i + 2 * i + 4 * c) + (9 * c + c + 2 * c) + (2 * c + 160 * c + 10)
