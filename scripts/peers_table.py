@@ -4,7 +4,8 @@
 
 Runs `deqrun train` once for the DEQ of `model=conv dataset=digits` (or of the overrides), once for its tied net and
 once for each match of its untied net, one after the other, and prints a Markdown table. Evaluations and accuracy are
-those on test at the training budget; multiply-adds are per sample, injection and read-out with them.
+those on test at the training budget; multiply-adds are per sample, injection and read-out with them, of the DEQ for
+its mean evaluations, of the nets for their layers.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ def _row(name: str, record: RunRecord) -> str:
 
 
 def _multiply_adds(record: RunRecord, evaluations: float) -> float:
+    if record.summary.net_multiply_adds is not None:
+        return record.summary.net_multiply_adds
     settings = Settings.from_yaml(record.folder / "config.yaml")
     return describe(build_cell(settings, build_dataset(settings))).answer_multiply_adds(evaluations)
 
