@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "deqrun"
 
 # Of each package or root module, the packages and root modules of deqrun that it may import.
-SETTINGS = {"settings", "component_settings", "settings_errors", "config_sources", "sentences", "yaml_text"}
+SETTINGS = {
+    "settings",
+    "component_settings",
+    "settings_errors",
+    "peer_settings",
+    "config_sources",
+    "sentences",
+    "yaml_text",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "gradients": {"solvers"},

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.gradients import Gradient
-from deqrun.models import DEQ, Cell
+from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
 from deqrun.sentences import nearest, one_line, unknown
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, UserError
 from deqrun.solvers import Budget, Solver
@@ -48,7 +49,21 @@ def build_dataset(settings: Settings) -> Dataset:
 
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
-    """The cell, its input shape, number of classes and of answers those of the data set."""
+    """The cell, or the net of untied layers in its place; its input shape, number of classes and of answers are those
+    of the data set."""
+    peer, make = settings.peer, partial(build_own_cell, settings, dataset)
+    if peer.kind != "untied" or peer.layers is None or peer.match is None:
+        return make()
+    try:
+        return untied_peer(make, peer.layers, peer.match)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(one_line(f"peer: {error}")) from error
+
+
+def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell:
+    """The cell that `model` describes, whatever its peer; changes take the place of its own parameters."""
     try:
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
@@ -60,9 +75,10 @@ def build_cell(settings: Settings, dataset: Dataset) -> Cell:
         raise UserError(
             f"model={settings.choices.get('model')} answers once per sample, but dataset={dataset.name} asks for "
             f"{' x '.join(map(str, dataset.output_shape))} answers; allowed are models that answer at every position, "
-            "as model=recall does."
+            "as model=recall and model=transformer do."
         )
-    return construct(settings.model, Cell, "model", settings, **shape)
+    model = settings.model.model_copy(update={"parameters": settings.model.parameters | changes})
+    return construct(model, Cell, "model", settings, **shape)
 
 
 def build_gradient(settings: Settings) -> Gradient:
@@ -86,6 +102,16 @@ def build_deq(settings: Settings, dataset: Dataset) -> DEQ:
     if settings.train.channels_last:
         order_channels_last(deq)
     return deq
+
+
+def describe_model(settings: Settings, dataset: Dataset, cell: Cell) -> tuple[CellDescription, PeerDescription | None]:
+    """Size and cost of the cell that is trained and, of an explicit peer, beside the DEQ's."""
+    trained = describe(cell)
+    if settings.peer.layers is None:
+        return trained, None
+    with torch.device("meta"):
+        own = build_own_cell(settings, dataset)
+    return trained, describe_peer(trained, describe(own), settings.peer.layers)
 
 
 def order_channels_last(model: nn.Module) -> None:
@@ -112,9 +138,11 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
         f"budget {settings.budget}": lambda: build_budget(settings),
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, [nn.Parameter(torch.zeros(1))]),
-        f"model {settings.model} {settings.dataset}": lambda: build_cell(settings, build_dataset(settings)),
-        f"all {settings.model} {settings.dataset} {settings.solver} {settings.sweep_solvers}": lambda: _check_adapts(
-            settings
+        f"model {settings.model} {settings.dataset} {settings.peer}": lambda: build_cell(
+            settings, build_dataset(settings)
+        ),
+        f"all {settings.model} {settings.dataset} {settings.peer} {settings.solver} {settings.sweep_solvers}": (
+            lambda: _check_adapts(settings)
         ),
     }
     with torch.random.fork_rng(devices=[]):

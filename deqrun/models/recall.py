@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,9 +108,15 @@ class RecallCell(Cell):
         if self.mix is not None:
             u = self.mix(z).add_(injection[0])
             u = F.relu_(u) if self.is_string else u
-        for first, second in self.blocks:  # type: ignore[misc]
+        for block in self.blocks:
+            assert isinstance(block, nn.ModuleList)
+            first, second = block
             u = F.relu_(second(F.relu_(first(u))).add_(u))
         return u if self.norm == "none" else _rms_norm(u)
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every width up to its own."""
+        return ({"width": width} for width in range(1, self.state_shape[0] + 1))
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes, *output_shape) of the state (batch, width, *positions)."""

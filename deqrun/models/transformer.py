@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqrun.models.cell import Cell
 from deqrun.models.relative_attention import RelativeAttention, linear
-from deqrun.models.validation import require_at_least, require_divisor, require_fraction, require_multiple
+from deqrun.models.validation import (
+    require_at_least,
+    require_divisor,
+    require_fraction,
+    require_multiple,
+    require_output,
+    require_positions,
+)
 from deqrun.models.weight_norm import weight_norm_fixed
 
 __all__ = ["TransformerCell"]
@@ -57,13 +65,15 @@ class TransformerCell(Cell):
         weight_norm: bool = True,
     ) -> None:
         super().__init__(input_shape=input_shape, num_classes=num_classes, output_shape=output_shape)
-        channels, *positions = _require_positions(self.input_shape, self.output_shape)
+        channels, *positions = require_positions("input_shape", input_shape)
+        require_output(self.output_shape, positions)
         width = require_multiple("width", width, 2 * len(positions))
         require_divisor("heads", heads, {"width": width})
         self.inner = require_at_least("inner", inner, 1)
         self.dropout = require_fraction("dropout", dropout)
         self.causal = len(positions) == 1 if causal is None else causal
         self.state_shape = (math.prod(positions), width)
+        self.axes = len(positions)
 
         self.embed = nn.Linear(channels, width, bias=False)
         self.inject_input = linear(width, 3 * width, weight_norm=False)
@@ -105,6 +115,12 @@ class TransformerCell(Cell):
         answers: Tensor = self.classifier(z).mT.unflatten(2, self.output_shape)
         return answers
 
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every width up to its own that the heads divide, `inner` narrowed by the same factor."""
+        width, step = self.state_shape[1], math.lcm(self.attention.heads, 2 * self.axes)
+        for narrowed in range(step, width + 1, step):
+            yield {"width": narrowed, "inner": max(1, self.inner * narrowed // width)}
+
     @contextmanager
     def fixed_weights(self) -> Iterator[None]:
         """Within the context, weight-normalised weights and the keys of distances are computed once."""
@@ -118,18 +134,3 @@ def _normalised(features: Tensor) -> Tensor:
 
 def _dropped(features: Tensor, mask: Tensor | None) -> Tensor:
     return features if mask is None else features * mask
-
-
-def _require_positions(input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`input_shape` if it is that of a sequence or picture that can be answered so; raises ValueError otherwise."""
-    if len(input_shape) not in (2, 3):
-        raise ValueError(
-            f"input_shape={list(input_shape)} is neither a sequence nor a picture: allowed are [channels, length] "
-            "and [channels, height, width]."
-        )
-    if output_shape and output_shape != input_shape[1:]:
-        raise ValueError(
-            f"output_shape={list(output_shape)} is not that of the input's positions: allowed are "
-            f"{list(input_shape[1:])}, an answer at each, and [], one for them all."
-        )
-    return input_shape
