@@ -115,9 +115,10 @@ def describe_model(settings: Settings, dataset: Dataset, cell: Cell) -> tuple[Ce
 
 
 def order_channels_last(model: nn.Module) -> None:
-    """Put every convolution's weight into channels-last order; what it computes then has that order, too.
+    """Put the weights of 2-d convolutions into channels-last order; what they compute then has that order, too.
 
-    PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed.
+    PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed. Where a weight
+    has the same numbers in both orders, as of a single channel or a single pixel, it takes the input's.
     """
     for weight in (parameter for parameter in model.parameters() if parameter.dim() == 4):
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)

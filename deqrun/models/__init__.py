@@ -7,6 +7,8 @@ from deqrun.models.describe import CellDescription, PeerDescription, describe, d
 from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
+from deqrun.models.recall import RecallCell
+from deqrun.models.transformer import TransformerCell
 from deqrun.models.untied import UntiedCell, untied_peer
 
 __all__ = [
@@ -20,6 +22,8 @@ __all__ = [
     "MonotoneCell",
     "MonotoneConvCell",
     "PeerDescription",
+    "RecallCell",
+    "TransformerCell",
     "UntiedCell",
     "describe",
     "describe_peer",

@@ -17,8 +17,11 @@ __all__ = [
     "require_divisor",
     "require_fraction",
     "require_image",
+    "require_multiple",
     "require_odd",
+    "require_output",
     "require_pool",
+    "require_positions",
     "require_positive",
     "require_same_length",
     "require_shape",
@@ -69,6 +72,15 @@ def require_divisor(name: str, value: int, totals: Mapping[str, int]) -> int:
     return whole
 
 
+def require_multiple(name: str, value: int, factor: int) -> int:
+    """`value` if it is a positive multiple of `factor`; raises ValueError otherwise."""
+    whole = require_at_least(name, value, 1)
+    if whole % factor:
+        nearest = max(1, round(whole / factor)) * factor
+        raise ValueError(f"{name}={value} is not allowed here: it must be a multiple of {factor} (nearest: {nearest}).")
+    return whole
+
+
 def require_same_length(name: str, values: Sequence[int], other_name: str, others: Sequence[int]) -> None:
     """Raises ValueError unless the two lists have an entry each for every branch."""
     if len(values) != len(others):
@@ -94,6 +106,26 @@ def require_image(name: str, value: Sequence[int], smallest: int = 1) -> tuple[i
             f"width] with height and width from {smallest}, e.g. [1, {max(8, smallest)}, {max(8, smallest)}]."
         )
     return shape[0], shape[1], shape[2]
+
+
+def require_positions(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """`value` as (channels, length) or (channels, height, width); raises ValueError otherwise."""
+    shape = require_shape(name, value)
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"{name}={list(shape)} is neither a sequence nor a picture: allowed are [channels, length] and "
+            "[channels, height, width], e.g. [1, 16] or [1, 8, 8]."
+        )
+    return shape
+
+
+def require_output(output_shape: Sequence[int], positions: Sequence[int]) -> None:
+    """Raises ValueError unless one answer is asked per sample, or one at each of the input's positions."""
+    if tuple(output_shape) not in ((), tuple(positions)):
+        raise ValueError(
+            f"output_shape={list(output_shape)} is not what this model answers: allowed are {list(positions)}, one "
+            "answer at every position of the input, and [], one per sample."
+        )
 
 
 def require_pool(pool: int, state_shape: tuple[int, ...]) -> int:

@@ -16,7 +16,7 @@ def test_shapes_are_those_declared(name: str) -> None:
     cell = build(name)
     z = bound(cell)(states(cell))
     assert z.shape == (5, *cell.state_shape)
-    assert cell.readout(z).shape == (5, CLASSES)
+    assert cell.readout(z).shape == (5, CLASSES, *cell.output_shape)
     assert all(len(part) == 5 for part in cell.inject(inputs(cell)))
     assert cell.state_size == z[0].numel() == sum(torch.Size(shape).numel() for shape in cell.state_shapes)
 
@@ -65,8 +65,8 @@ def test_an_evaluation_leaves_state_and_injection_as_they_were(name: str) -> Non
 def test_one_evaluation_sends_a_gradient_to_every_parameter(name: str) -> None:
     # In evaluation mode: in training a bias before a batch norm has none, as the norm subtracts it again.
     cell = build(name)
-    z = bound(cell)(states(cell))
-    (cell.readout(z) * torch.randn(5, CLASSES, dtype=z.dtype)).sum().backward()
+    logits = cell.readout(bound(cell)(states(cell)))
+    (logits * torch.randn(logits.shape, dtype=logits.dtype)).sum().backward()
     without = [name for name, p in cell.named_parameters() if p.grad is None or p.grad.abs().max() == 0]
     assert without == []
 

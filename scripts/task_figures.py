@@ -1,0 +1,259 @@
+"""What the models reach on the tasks: the tables of docs/tasks.md, one command each.
+
+    python scripts/task_figures.py TASK [--seeds 0 1 2] [--output outputs/tasks] [--jobs 1]
+
+TASK is prefix_sums, overthinking, mazes, sudoku, copy_memory, monotone or digits. For each seed it runs
+`deqrun train study=…`, and `deqrun sweep` where another size is asked about; runs that are there already are kept, and
+interrupted ones go on. Means over seeds have Student's 95 % interval (mean ± t · s/√n) cut to what a share can be;
+a single run's share of right answers has Wilson's. Every run uses one CPU thread; --jobs runs so many at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from scipy.stats import t as student
+
+from deqrun.datasets.copy_memory import CopyMemory
+from deqrun.report import read_run
+from deqrun.report.records import RunRecord, SweepCell
+
+FRESH = ("tracker=none", "threads=1")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Where the runs of a task lie, and how many go at a time."""
+
+    output: Path
+    seeds: Sequence[int]
+    jobs: int
+
+    def train(self, label: str, *overrides: str) -> list[RunRecord]:
+        """One finished run per seed, with these overrides."""
+        return self._each(lambda seed: self._trained(label, seed, overrides))
+
+    def sweep(self, label: str, ask: str, *overrides: str) -> list[RunRecord]:
+        """The runs of `label` asked again, with these overrides; `ask` names the question."""
+        return self._each(lambda seed: self._swept(label, ask, seed, overrides))
+
+    def _each(self, run: Callable[[int], RunRecord]) -> list[RunRecord]:
+        with ThreadPoolExecutor(self.jobs) as pool:
+            return list(pool.map(run, self.seeds))
+
+    def _trained(self, label: str, seed: int, overrides: Sequence[str]) -> RunRecord:
+        folder = self.output / f"{label}-seed-{seed}"
+        begun = (folder / "config.yaml").is_file()
+        if not begun or read_run(folder).status.status != "completed":
+            given = ["resume=true"] if begun else [*overrides, f"seed={seed}"]
+            _deqrun("train", f"run={folder}", *FRESH, *given)
+        return read_run(folder)
+
+    def _swept(self, label: str, ask: str, seed: int, overrides: Sequence[str]) -> RunRecord:
+        folder = self.output / f"{label}-seed-{seed}-{ask}"
+        if not (folder / "summary.json").is_file():
+            source = self.output / f"{label}-seed-{seed}"
+            _deqrun("sweep", f"run={source}", f"hydra.run.dir={folder}", *FRESH, *overrides)
+        return read_run(folder)
+
+
+def _deqrun(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "deqrun", *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean [low, high] in percent of shares in [0, 1], one per seed."""
+    mean = statistics.mean(values)
+    if len(values) == 1:
+        return f"{100 * mean:.1f}"
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{100 * mean:.1f} [{100 * max(0.0, mean - half):.1f}, {100 * min(1.0, mean + half):.1f}]"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table, its first column to the left."""
+    print("| " + " | ".join(header) + " |\n|---" + "|---:" * (len(header) - 1) + "|")
+    for row in rows:
+        print("| " + " | ".join(row) + " |")
+    print()
+
+
+def cell_at(record: RunRecord, max_iter: int, tol: float | None = None, solver: str = "picard") -> SweepCell:
+    """The test cell of this solver and budget at a tolerance (default: the smallest)."""
+    tol = record.smallest_tol() if tol is None else tol
+    (cell,) = record.cells("test", solver, record.main_start, max_iter, tol)
+    return cell
+
+
+def by_budget(records: dict[str, list[RunRecord]], budgets: Sequence[int]) -> None:
+    """Accuracy over seeds, a row per budget and a column per group of runs; evaluations of the last budget below."""
+    rows = [
+        [str(k), *(over_seeds([cell_at(record, k).accuracy for record in group]) for group in records.values())]
+        for k in budgets
+    ]
+    means = [statistics.mean(cell_at(record, budgets[-1]).nfe_mean for record in group) for group in records.values()]
+    rows.append([f"mean evaluations at {budgets[-1]}", *(f"{mean:.1f}" for mean in means)])
+    table(["iterations", *records], rows)
+
+
+def training_times(records: Sequence[RunRecord]) -> None:
+    seconds = [record.summary.train_seconds or 0 for record in records]
+    print("training, seconds per seed: " + ", ".join(f"{value:.0f}" for value in seconds) + "\n")
+
+
+def prefix_sums(runs: Runs) -> None:
+    """Trained on 16 bits, asked about 16, 64, 128 and 512."""
+    trained = runs.train("prefix_sums", "study=prefix_sums")
+    budgets = [8, 16, 32, 64, 128, 256, 512]
+    lengths = {
+        f"{bits} bits": runs.sweep("prefix_sums", f"{bits}", f"dataset.length={bits}", *_ask(budgets, 500))
+        for bits in (64, 128, 512)
+    }
+    lengths = {"16 bits": runs.sweep("prefix_sums", "16", *_ask(budgets, 500)), **lengths}
+    by_budget(lengths, budgets)
+    longest = [cell_at(record, 512) for record in lengths["512 bits"]]
+    right = [f"{round(cell.accuracy * cell.n)} of {cell.n}" for cell in longest]
+    print("512 bits, 512 iterations, strings right per seed: " + ", ".join(right))
+    training_times(trained)
+
+
+def _ask(budgets: Sequence[int], samples: int, tolerance: float = 1e-5) -> list[str]:
+    return [
+        f"sweep.iterations={list(budgets)}".replace(" ", ""),
+        f"sweep.tolerances=[{tolerance}]", "sweep.solvers=[picard]", "sweep.splits=[test]", f"dataset.n_test={samples}",
+    ]  # fmt: skip
+
+
+def overthinking(runs: Runs) -> None:
+    """With and without recall, on their own 16 bits at up to 256 iterations."""
+    budgets = [2, 4, 8, 16, 32, 64, 128, 256]
+    recipes = {
+        "settles": ("prefix_sums", ["study=prefix_sums"]),
+        "recall": ("deep_thinking", ["study=deep_thinking"]),
+        "recall, progressive": ("progressive", ["study=deep_thinking", "train.progressive_weight=1"]),
+        "no recall": ("no_recall", ["study=deep_thinking", "model.recall=false"]),
+    }
+    groups = {}
+    for name, (label, overrides) in recipes.items():
+        runs.train(label, *overrides)
+        groups[name] = runs.sweep(label, "256", *_ask(budgets, 500, tolerance=0.0))
+    by_budget(groups, budgets)
+
+
+def mazes(runs: Runs) -> None:
+    """Trained on 9x9, asked about 9x9 and 13x13."""
+    trained = runs.train("mazes", "study=mazes")
+    budgets = [4, 8, 16, 32, 64, 128, 256]
+    sizes = {"9x9": runs.sweep("mazes", "9", *_ask(budgets, 500))}
+    sizes["13x13"] = runs.sweep("mazes", "13", "dataset.size=13", *_ask(budgets, 500))
+    by_budget(sizes, budgets)
+    training_times(trained)
+
+
+def sudoku(runs: Runs) -> None:
+    """4x4 puzzles with half of their cells empty, and with more."""
+    trained = runs.train("sudoku", "study=sudoku")
+    budgets = [1, 2, 4, 8, 16, 32, 64]
+    holes = {f"{n} empty": runs.sweep("sudoku", str(n), f"dataset.holes={n}", *_ask(budgets, 1000)) for n in (6, 8, 10)}
+    by_budget(holes, budgets)
+    training_times(trained)
+
+
+def copy_memory(runs: Runs) -> None:
+    """The transformer on T = 50, its loss beside that of the best model without memory."""
+    trained = runs.train("copy_memory", "study=copy_memory")
+    baseline = CopyMemory().memoryless_loss
+    rows = [
+        [f"seed {seed}", f"{best_loss(record):.4f}", f"{best_loss(record) / baseline:.4f}",
+         f"{100 * (record.summary.test_accuracy or 0):.1f}"]
+        for seed, record in zip(runs.seeds, trained, strict=True)
+    ]  # fmt: skip
+    table(["", "validation loss, nats", "over the memoryless", "whole sequences right on test, %"], rows)
+    training_times(trained)
+
+
+def best_loss(record: RunRecord) -> float:
+    """Validation loss of the epoch whose checkpoint was kept."""
+    (row,) = [epoch for epoch in record.epochs if epoch.epoch == record.summary.best_epoch]
+    return row.val_loss or 0.0
+
+
+def monotone(runs: Runs) -> None:
+    """Test digits whose equilibrium is found to 1e-4 within 300 steps, per solver."""
+    splitting = "peaceman_rachford"
+    solvers = [splitting, "forward_backward", "picard", "anderson"]
+    groups = {}
+    for model in ("monotone", "monotone_conv"):
+        groups[model] = runs.train(
+            f"{model}-300", f"model={model}", f"solver={splitting}", f"solver@gradient.solver={splitting}",
+            "train.epochs=15", "train.jacobian_weight=0", "sweep.iterations=[10,30,100,300]",
+            "sweep.tolerances=[1e-2,1e-4]", f"sweep.solvers=[{','.join(solvers)}]", "sweep.splits=[test]",
+        )  # fmt: skip
+    rows = []
+    for model, records in groups.items():
+        for solver in solvers:
+            found = [cell_at(record, 300, 1e-4, solver) for record in records]
+            rows.append([
+                f"{model}, {solver}", over_seeds([cell.converged for cell in found]),
+                f"{statistics.mean(cell.nfe_mean for cell in found):.1f}",
+                over_seeds([cell.accuracy for cell in found]),
+            ])  # fmt: skip
+    table(["", "converged, %", "mean evaluations", "accuracy, %"], rows)
+
+
+def digits(runs: Runs) -> None:
+    """DEQs on the digits beside their explicit peers: accuracy, parameters, evaluations, time."""
+    models = {
+        "mlp": ["model=mlp", "optimizer.lr=3e-3", "train.epochs=20"],
+        "conv": ["model=conv", "train.epochs=12"],
+        "mdeq": ["study=demo", "train.epochs=12"],
+        "monotone": ["model=monotone", "train.epochs=15", "train.jacobian_weight=0"],
+    }
+    splitting = ["solver=peaceman_rachford", "solver@gradient.solver=peaceman_rachford"]
+    peers = {
+        "DEQ": [],
+        "tied, 8 layers": ["peer=tied", "peer.layers=8"],
+        "untied, 8 layers, as many parameters": ["peer=untied", "peer.layers=8", "peer.match=parameters"],
+        "untied, 8 layers, as many multiply-adds": ["peer=untied", "peer.layers=8", "peer.match=multiply_adds"],
+    }
+    rows = []
+    for model, recipe in models.items():
+        for peer, added in peers.items():
+            own = splitting if model == "monotone" and not added else []
+            label = f"digits-{model}-{peer.replace(',', '').replace(' ', '-')}"
+            records = runs.train(label, *recipe, *own, *added, "sweep=none")
+            summaries = [record.summary for record in records]
+            rows.append([
+                f"{model}, {peer}", over_seeds([summary.test_accuracy or 0 for summary in summaries]),
+                f"{summaries[0].parameters:,}",
+                f"{statistics.mean(record.epochs[-1].nfe or 0 for record in records):.1f}",
+                f"{statistics.mean(summary.train_seconds or 0 for summary in summaries):.0f}",
+            ])  # fmt: skip
+    table(["", "test accuracy, %", "parameters", "evaluations in training", "training, s"], rows)
+
+
+TASKS: dict[str, Callable[[Runs], None]] = {
+    "prefix_sums": prefix_sums, "overthinking": overthinking, "mazes": mazes, "sudoku": sudoku,
+    "copy_memory": copy_memory, "monotone": monotone, "digits": digits,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("outputs/tasks"))
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args()
+    TASKS[arguments.task](Runs(arguments.output, arguments.seeds, arguments.jobs))
+
+
+if __name__ == "__main__":
+    main()
