@@ -73,7 +73,6 @@ class TransformerCell(Cell):
         self.dropout = require_fraction("dropout", dropout)
         self.causal = len(positions) == 1 if causal is None else causal
         self.state_shape = (math.prod(positions), width)
-        self.axes = len(positions)
 
         self.embed = nn.Linear(channels, width, bias=False)
         self.inject_input = linear(width, 3 * width, weight_norm=False)
@@ -116,10 +115,12 @@ class TransformerCell(Cell):
         return answers
 
     def narrower(self) -> Iterable[dict[str, Any]]:
-        """Every width up to its own that the heads divide, `inner` narrowed by the same factor."""
-        width, step = self.state_shape[1], math.lcm(self.attention.heads, 2 * self.axes)
-        for narrowed in range(step, width + 1, step):
-            yield {"width": narrowed, "inner": max(1, self.inner * narrowed // width)}
+        """Width as the heads and positions allow it; `inner` in its proportion to it, or from half to twice as much."""
+        own, heads = self.state_shape[1], self.attention.heads
+        step = math.lcm(heads, 2 * len(self.attention.positions))
+        for width in range(step, own + 1, step):
+            for eighths in range(4, 17):
+                yield {"width": width, "inner": max(1, round(self.inner * width / own * eighths / 8))}
 
     @contextmanager
     def fixed_weights(self) -> Iterator[None]:

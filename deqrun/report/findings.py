@@ -233,7 +233,7 @@ def convergence(record: RunRecord) -> list[Finding]:
     for solver in record.solvers:
         largest = _largest_budget(record, solver)
         cells = record.cells("test", solver, record.main_start, largest)
-        cells = [cell for cell in cells if not math.isnan(cell.converged)]
+        cells = [cell for cell in cells if not math.isnan(cell.converged) and cell.tol > 0]
         if largest is None or not cells or record.peer[0] == "untied":
             continue
         if all(cell.converged == 1 for cell in cells):

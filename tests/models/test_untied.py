@@ -69,7 +69,7 @@ def test_training_reaches_every_parameter(name: str) -> None:
     net = untied(name, 3).train()
     deq = whole(net)
     logits, _ = deq(inputs(net))
-    nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1])).backward()
+    logits.square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
