@@ -43,9 +43,9 @@ class RunFolder:
         self._write_json("summary.json", summary)
 
     def write_trajectories(self, trajectories: Mapping[TrajectoryKey, Trajectory]) -> None:
-        """`trajectories.npz` with keys solver/start/split/array."""
+        """`trajectories.npz` with keys `TrajectoryKey.path`/array."""
         arrays = {
-            f"{'/'.join(key)}/{name}": np.asarray(array)
+            f"{key.path}/{name}": np.asarray(array)
             for key, trajectory in trajectories.items()
             for name, array in vars(trajectory).items()
             if array is not None

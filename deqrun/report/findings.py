@@ -257,8 +257,7 @@ def _largest_budget(record: RunRecord, solver: str) -> int | None:
 
 def _trajectory(record: RunRecord, solver: str) -> Trajectory | None:
     """The solver's trajectory over the test split, None where it is missing or empty."""
-    trajectory = record.trajectories.get((solver, record.main_start, "test"))
-    return trajectory if trajectory is not None and trajectory.residual.size else None
+    return record.trajectory(solver)
 
 
 def _at_smallest_tol(record: RunRecord) -> str:

@@ -29,7 +29,7 @@ def read_run(folder: Path | str) -> RunRecord:
         raise ValueError(_no_run(folder))
     epochs = {row.epoch: row for row in _read_rows(folder / "train.jsonl", Epoch)}
     cells = {
-        (row.solver, row.start, row.split, row.max_iter, row.tol): row
+        (row.key, row.max_iter, row.tol): row
         for row in _read_rows(folder / "sweep.jsonl", SweepCell)
     }
     return RunRecord(
@@ -120,16 +120,15 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def _read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
-    """Trajectories by (solver, start, split); one whose arrays are not all there is left out."""
+    """Trajectories by their keys; one whose arrays are not all there is left out."""
     if not path.is_file():
         return {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            stems = sorted({name.rpartition("/")[0] for name in arrays.files if name.count("/") == 3})
+            stems = sorted({name.rpartition("/")[0] for name in arrays.files if name.count("/") in (3, 5)})
             return {
-                (solver, start, split): _trajectory(arrays, stem, path)
+                TrajectoryKey.from_path(stem): _trajectory(arrays, stem, path)
                 for stem in stems
-                for solver, start, split in [stem.split("/")]
                 if all(f"{stem}/{part}" in arrays.files for part in ("residual", "nfe", "correct"))
             }
     except (zipfile.BadZipFile, EOFError) as error:
@@ -137,7 +136,8 @@ def _read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
 
 
 def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
-    residual = np.asarray(arrays[f"{stem}/residual"], dtype=np.float32)
+    residual = np.asarray(arrays[f"{stem}/residual"])
+    residual = residual if residual.dtype == np.float64 else residual.astype(np.float32)
     nfe = np.asarray(arrays[f"{stem}/nfe"], dtype=np.int32)
     correct = np.asarray(arrays[f"{stem}/correct"], dtype=np.bool_)
     if residual.ndim != 2 or not residual.shape == nfe.shape == correct.shape:
