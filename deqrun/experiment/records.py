@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from deqrun.experiment.sweep_parts import trajectory_arrays
 from deqrun.report.files import write_whole
 from deqrun.report.records import Epoch, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
 
@@ -44,12 +45,9 @@ class RunFolder:
 
     def write_trajectories(self, trajectories: Mapping[TrajectoryKey, Trajectory]) -> None:
         """`trajectories.npz` with keys `TrajectoryKey.path`/array."""
-        arrays = {
-            f"{key.path}/{name}": np.asarray(array)
-            for key, trajectory in trajectories.items()
-            for name, array in vars(trajectory).items()
-            if array is not None
-        }
+        arrays: dict[str, np.ndarray] = {}
+        for key, trajectory in trajectories.items():
+            arrays |= trajectory_arrays(key, trajectory)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_whole(self.path / "trajectories.npz", buffer.getvalue())

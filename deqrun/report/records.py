@@ -42,6 +42,9 @@ class TrajectoryKey(NamedTuple):
         return cls(*parts[:4], None if parts[4] == "own" else int(parts[4]))
 
 
+SIGNALS = ("change", "kl", "entropy", "stable")
+"""Arrays of a trajectory that halting rules see beside the residual."""
+
 DIVERGED = 3
 """The code of `deqrun.solvers.Status.DIVERGED` in a trajectory's status."""
 
@@ -114,7 +117,8 @@ class Trajectory:
     residual (T+1, n): NaN after a row stopped, inf where not finite; float64 where the model was. nfe (T+1, n): evaluations spent when
     that residual was known. correct (T+1, n): whether the read-out of that iterate is right. seconds (T+1,):
     cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n):
-    Jacobian products spent by then, beside the evaluations. status and jvps are None where they weren't recorded.
+    Jacobian products spent by then, beside the evaluations. change, kl, entropy and stable (T+1, n) are what halting
+    rules see, as `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
     """
 
     residual: NDArray[np.floating]
@@ -123,6 +127,16 @@ class Trajectory:
     seconds: NDArray[np.float64]
     status: NDArray[np.uint8] | None = None
     jvps: NDArray[np.int32] | None = None
+    change: NDArray[np.float32] | None = None
+    kl: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+    stable: NDArray[np.int32] | None = None
+
+    @property
+    def signals(self) -> dict[str, NDArray[Any]]:
+        """What was recorded of what halting rules see, by name."""
+        named = {name: getattr(self, name) for name in SIGNALS}
+        return {name: array for name, array in named.items() if array is not None}
 
     @property
     def cost(self) -> NDArray[np.int64]:

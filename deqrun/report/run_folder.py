@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import SIGNALS, Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
 from deqrun.yaml_text import read_yaml
 
 Row = TypeVar("Row", Epoch, SweepCell, Summary, RunStatus)
@@ -39,7 +39,7 @@ def read_run(folder: Path | str) -> RunRecord:
         summary=_read_object(folder / "summary.json", Summary),
         epochs=tuple(epochs[key] for key in sorted(epochs)),
         sweep=tuple(cells.values()),
-        trajectories=_read_trajectories(folder / "trajectories.npz"),
+        trajectories=read_trajectories(folder / "trajectories.npz"),
     )
 
 
@@ -119,7 +119,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value!r}, which is not {hint.__name__}.") from error
 
 
-def _read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
+def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
     """Trajectories by their keys; one whose arrays are not all there is left out."""
     if not path.is_file():
         return {}
@@ -152,4 +152,8 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
     jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays.files else None
     if jvps is not None and jvps.shape != nfe.shape:
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, jvps {jvps.shape}; both are (T+1, n).")
-    return Trajectory(residual, nfe, correct, seconds, status, jvps)
+    signals = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in SIGNALS if f"{stem}/{name}" in arrays.files}
+    if any(signal.shape != nfe.shape for signal in signals.values()):
+        shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
+        raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")
+    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals)
