@@ -54,6 +54,7 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
 Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$", max_length=100)]
@@ -132,10 +133,12 @@ class SweepSettings(_Section):
     start_scale: Positive = 1.0
     precisions: tuple[Precision, ...] = ("float32",)
     difficulties: tuple[PositiveCount, ...] = ()
+    halting: tuple[HaltingRule, ...] = ()
+    breadth: tuple[PositiveCount, ...] = ()
 
-    @field_validator("difficulties", mode="before")
+    @field_validator("difficulties", "halting", "breadth", mode="before")
     @classmethod
-    def _own(cls, values: Any) -> Any:
+    def _none(cls, values: Any) -> Any:
         return () if values is None else values
 
     @field_validator("starts")
@@ -147,7 +150,7 @@ class SweepSettings(_Section):
             )
         return values
 
-    @field_validator("iterations", "difficulties")
+    @field_validator("iterations", "difficulties", "breadth")
     @classmethod
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(values)))
@@ -157,7 +160,7 @@ class SweepSettings(_Section):
     def _descending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values), reverse=True))
 
-    @field_validator("solvers", "starts", "splits", "precisions")
+    @field_validator("solvers", "starts", "splits", "precisions", "halting")
     @classmethod
     def _distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))

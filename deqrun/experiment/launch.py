@@ -24,7 +24,7 @@ from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
-from deqrun.experiment.sweep_grid import sweep_cells, sweep_trajectories
+from deqrun.experiment.sweep_grid import sweep_cells, sweep_halting, sweep_trajectories
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
@@ -167,6 +167,8 @@ def _finish(
     seconds = time.perf_counter() - began
     run.write_trajectories(trajectories)
     run.write_sweep(grid)
+    if settings.sweep.halting:
+        run.write_halting(sweep_halting(settings, trajectories))
     accuracy = accuracy_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command), test_accuracy=accuracy.mean, test_accuracy_low=accuracy.low,

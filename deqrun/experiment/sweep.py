@@ -21,6 +21,7 @@ from deqrun.models import DEQ
 from deqrun.report.bootstrap import accuracy_interval
 from deqrun.report.records import SIGNALS, SweepCell, Trajectory, TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.precision import warn_if_unreachable
 
 
 @torch.no_grad()
@@ -52,6 +53,8 @@ def trace(
     was_training = deq.training
     deq.eval()
     start = start or SweepStart()
+    if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
+        warn_if_unreachable(budget.tol, torch.bfloat16)
     recorder = _Recorder.empty(budget.max_iter + 1, len(split), precision, signals)
     for x, y, place in batches(dataset, split, batch_size, device):
         with autocast(precision, device), deq.cell.fixed_weights():

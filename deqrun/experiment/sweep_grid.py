@@ -11,16 +11,17 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, build_sweep_solvers
+from deqrun.experiment.halting import halting_rows
 from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep import cells, trace
 from deqrun.experiment.sweep_parts import SweepParts
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
-from deqrun.report.records import SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import SIGNALS, HaltingRow, SweepCell, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Solution
 
-__all__ = ["sweep_cells", "sweep_keys", "sweep_trajectories"]
+__all__ = ["sweep_cells", "sweep_halting", "sweep_keys", "sweep_trajectories"]
 
 STARTS = ("zeros", "normal", "other")
 """In the order of solving: other begins where zeros ended."""
@@ -75,6 +76,16 @@ def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory
     ]
 
 
+def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[HaltingRow]:
+    """Every halting rule at every threshold, of trajectories that have both splits: validation chooses, test reports."""
+    both = [
+        (key, trajectory, trajectories[key._replace(split="test")])
+        for key, trajectory in trajectories.items()
+        if key.split == "validation" and key._replace(split="test") in trajectories
+    ]
+    return [row for pair in both for row in halting_rows(*pair, settings.sweep.halting)]
+
+
 class Variants:
     """The trained model with its data at each difficulty and in each precision; the last one made is kept."""
 
@@ -122,7 +133,7 @@ def _solve(
     trajectory = trace(
         variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
         sweep_budget(settings), grid.batch_size, start=_start(key, settings, parts), precision=key.precision,
-        solved=solved,
+        signals=bool(set(SIGNALS) & set(grid.halting)), solved=solved,
     )  # fmt: skip
     if wanted:  # before the trajectory, which says that all is done
         parts.write_solutions(key, torch.cat(ends))
@@ -155,7 +166,8 @@ class Progress:
     def skip(self, key: TrajectoryKey) -> None:
         """Count a trajectory that was solved before."""
         n, cost = self._work[key]
-        self._bar.initial += n * cost  # the time left goes by what this process has done
+        if not self._bar.disable:
+            self._bar.initial += n * cost  # the time left goes by what this process has done
         self._bar.update(n * cost)
 
     def close(self) -> None:

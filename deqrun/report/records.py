@@ -111,6 +111,45 @@ class SweepCell:
 
 
 @dataclass(frozen=True)
+class HaltingRow:
+    """One row of halting.jsonl: how a model does where each sample stops by a halting rule.
+
+    threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
+    evaluations paid; fired is the share of samples that the rule stopped, rather than their trajectory's end. chosen:
+    whether validation chose this threshold for the rule. Of chosen rows: saved is the mean of the evaluations of the
+    chosen fixed budget less the rule's, and gained that of right answers, the rule's less the budget's, each
+    with its 95 % interval, paired over the samples; NaN elsewhere.
+    """
+
+    solver: str
+    start: str
+    split: str
+    rule: str
+    threshold: float
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    nfe_p95: float
+    fired: float
+    chosen: bool = False
+    saved: float = math.nan
+    saved_low: float = math.nan
+    saved_high: float = math.nan
+    gained: float = math.nan
+    gained_low: float = math.nan
+    gained_high: float = math.nan
+    precision: str = "float32"
+    difficulty: int | None = None
+
+    @property
+    def key(self) -> TrajectoryKey:
+        """The trajectory that the row is derived from."""
+        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """Every iterate of one solver from one start over the n samples of one split.
 
@@ -246,6 +285,7 @@ class RunRecord:
     epochs: tuple[Epoch, ...] = ()
     sweep: tuple[SweepCell, ...] = ()
     trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
+    halting: tuple[HaltingRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -359,6 +399,11 @@ class RunRecord:
             and (tol is None or math.isclose(cell.tol, tol, rel_tol=1e-6))
         ]
         return sorted(chosen, key=lambda cell: (cell.solver, cell.start, cell.max_iter, -cell.tol))
+
+    def halting_rows(self, split: str, solver: str) -> list[HaltingRow]:
+        """The rows of a solver on a split, from the main start, in the main precision and difficulty."""
+        key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
+        return [row for row in self.halting if row.key == key]
 
     def trajectory(self, solver: str, split: str = "test") -> Trajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is

@@ -11,10 +11,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.report.records import SIGNALS, Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import SIGNALS, Epoch, HaltingRow, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
 from deqrun.yaml_text import read_yaml
 
-Row = TypeVar("Row", Epoch, SweepCell, Summary, RunStatus)
+Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, Summary, RunStatus)
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -40,6 +40,7 @@ def read_run(folder: Path | str) -> RunRecord:
         epochs=tuple(epochs[key] for key in sorted(epochs)),
         sweep=tuple(cells.values()),
         trajectories=read_trajectories(folder / "trajectories.npz"),
+        halting=tuple(_read_rows(folder / "halting.jsonl", HaltingRow)),
     )
 
 
