@@ -151,7 +151,7 @@ def cells(
     iterating at k, and a cell takes the shares of the rows that it would still have iterated.
     """
     grid = [(max_iter, tol) for tol in tolerances for max_iter in iterations]
-    stop_CN = np.stack([trajectory.stop(max_iter, tol) for max_iter, tol in grid])
+    stop_CN = _stops(trajectory, iterations, tolerances)
     kept_CN = stop_CN if keep == "last" else _at(trajectory.lowest(), stop_CN)
     # In the residual's dtype, as the solver and `Trajectory.stop` compare them.
     tol_C1 = np.array([[tol] for _, tol in grid], dtype=trajectory.residual.dtype)
@@ -178,6 +178,13 @@ def cells(
         for (max_iter, tol), correct, *figures in columns
         for accuracy in [accuracy_interval(correct)]
     ]  # fmt: skip
+
+
+def _stops(trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:
+    """(tolerances · iterations, n): `Trajectory.stop` of every cell; the first iterate at most min(max_iter, …)."""
+    reached_KN = np.stack([trajectory.stop(len(trajectory.residual), tol) for tol in tolerances])
+    ends_I11 = np.array(iterations, dtype=np.intp)[:, None, None]
+    return np.minimum(reached_KN, ends_I11).transpose(1, 0, 2).reshape(-1, trajectory.n)
 
 
 def _at(values_TN: NDArray[Any], index_CN: NDArray[np.intp]) -> NDArray[Any]:

@@ -116,7 +116,7 @@ class HaltingRow:
 
     threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
     evaluations paid; fired is the share of samples that the rule stopped, rather than their trajectory's end. chosen:
-    whether validation chose this threshold for the rule. Of chosen rows: saved is the mean of the evaluations of the
+    whether validation chose this threshold for the rule. Of chosen rows of the test split: saved is the mean of the evaluations of the
     chosen fixed budget less the rule's, and gained that of right answers, the rule's less the budget's, each
     with its 95 % interval, paired over the samples; NaN elsewhere.
     """
