@@ -24,7 +24,7 @@ from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
-from deqrun.experiment.sweep_grid import sweep_cells, sweep_halting, sweep_trajectories
+from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
@@ -162,11 +162,13 @@ def _finish(
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
     began = time.perf_counter()
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint(), deq))
-    trajectories = sweep_trajectories(settings, deq, dataset, parts)
-    grid = sweep_cells(settings, trajectories)
+    swept = sweep(settings, deq, dataset, parts)
+    trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
     seconds = time.perf_counter() - began
     run.write_trajectories(trajectories)
     run.write_sweep(grid)
+    if settings.sweep.breadth:
+        run.write_breadth(swept.breadth)
     if settings.sweep.halting:
         run.write_halting(sweep_halting(settings, trajectories))
     accuracy = accuracy_interval(test.correct.numpy())

@@ -14,7 +14,7 @@ import numpy as np
 
 from deqrun.experiment.sweep_parts import trajectory_arrays
 from deqrun.report.files import write_whole
-from deqrun.report.records import Epoch, HaltingRow, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import BreadthRow, Epoch, HaltingRow, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
 
 
 class RunFolder:
@@ -42,6 +42,9 @@ class RunFolder:
 
     def write_halting(self, rows: Iterable[HaltingRow]) -> None:
         self._write_rows("halting.jsonl", rows)
+
+    def write_breadth(self, rows: Iterable[BreadthRow]) -> None:
+        self._write_rows("breadth.jsonl", rows)
 
     def write_summary(self, summary: Summary) -> None:
         self._write_json("summary.json", summary)

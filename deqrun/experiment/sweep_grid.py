@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from deqrun.datasets import Dataset
+from deqrun.experiment.breadth import breadth_rows, solve_starts
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, build_sweep_solvers
 from deqrun.experiment.halting import halting_rows
 from deqrun.experiment.precision import in_precision
@@ -17,11 +19,11 @@ from deqrun.experiment.sweep import cells, trace
 from deqrun.experiment.sweep_parts import SweepParts
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
-from deqrun.report.records import SIGNALS, HaltingRow, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import SIGNALS, BreadthRow, HaltingRow, SweepCell, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Solution
 
-__all__ = ["sweep_cells", "sweep_halting", "sweep_keys", "sweep_trajectories"]
+__all__ = ["Sweep", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
 
 STARTS = ("zeros", "normal", "other")
 """In the order of solving: other begins where zeros ended."""
@@ -42,20 +44,38 @@ def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
     ]
 
 
-def sweep_trajectories(
-    settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts
-) -> dict[TrajectoryKey, Trajectory]:
-    """One trajectory per key, to the largest budget and the smallest tolerance; finished ones are taken from parts."""
-    keys = sweep_keys(settings)
-    variants, found = Variants(settings, deq, dataset), {}
-    progress = Progress({key: variants.work(key) for key in keys})
+def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
+    """Solves from several normal starts at once, in the order of solving; their start is called 'breadth'."""
+    if not settings.sweep.breadth:
+        return []
+    return list(dict.fromkeys(key._replace(start="breadth") for key in sweep_keys(settings)))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep solved: a trajectory per key, and the rows of solves from several starts."""
+
+    trajectories: dict[TrajectoryKey, Trajectory]
+    breadth: list[BreadthRow]
+
+
+def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> Sweep:
+    """Solve all that `settings` ask for; what parts hold is not solved again."""
+    keys, broad = sweep_keys(settings), breadth_keys(settings)
+    variants, found, rows = Variants(settings, deq, dataset), {}, []
+    progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
     for key in keys:
         known = parts.read(key)
         found[key] = _solve(key, settings, variants, parts, progress.of(key)) if known is None else known
         if known is not None:
             progress.skip(key)
+    for key in broad:
+        finished = parts.read_breadth(key)
+        rows += _solve_starts(key, settings, variants, parts, progress.of(key)) if finished is None else finished
+        if finished is not None:
+            progress.skip(key)
     progress.close()
-    return found
+    return Sweep(found, rows)
 
 
 def sweep_budget(settings: Settings) -> Budget:
@@ -114,7 +134,8 @@ class Variants:
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and about what one costs: numbers of its input."""
         dataset = self.dataset(key.difficulty)
-        return len(dataset.load(key.split)), math.prod(dataset.input_shape)
+        starts = max(self.settings.sweep.breadth) if key.start == "breadth" else 1
+        return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
 
 
 def _solve(
@@ -139,6 +160,24 @@ def _solve(
         parts.write_solutions(key, torch.cat(ends))
     parts.write(key, trajectory)
     return trajectory
+
+
+def _solve_starts(
+    key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
+) -> list[BreadthRow]:
+    """The rows of one solver from several normal starts, the first of them that of `sweep.starts=[normal]`."""
+    grid, dataset = settings.sweep, variants.dataset(key.difficulty)
+    starts = [
+        SweepStart("normal", split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+        for draw in range(max(grid.breadth))
+    ]
+    solved = solve_starts(
+        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
+        sweep_budget(settings), grid.batch_size, starts, grid.iterations, key.precision, advance,
+    )  # fmt: skip
+    rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
+    parts.write_breadth(key, rows)
+    return rows
 
 
 def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.report.files import write_whole
-from deqrun.report.records import Trajectory, TrajectoryKey
-from deqrun.report.run_folder import read_trajectories
+from deqrun.report.records import BreadthRow, Trajectory, TrajectoryKey
+from deqrun.report.run_folder import read_rows, read_trajectories
 
 __all__ = ["SweepParts", "fingerprint_of", "trajectory_arrays"]
 
@@ -58,6 +59,15 @@ class SweepParts:
         buffer = io.BytesIO()
         torch.save(solutions, buffer)
         write_whole(self._path(key, "pt"), buffer.getvalue())
+
+    def read_breadth(self, key: TrajectoryKey) -> list[BreadthRow] | None:
+        """The rows of finished solves from several starts."""
+        path = self._path(key, "jsonl")
+        return list(read_rows(path, BreadthRow)) if path.is_file() else None
+
+    def write_breadth(self, key: TrajectoryKey, rows: list[BreadthRow]) -> None:
+        """Keep the rows of solves from several starts."""
+        write_whole(self._path(key, "jsonl"), "".join(json.dumps(vars(row)) + "\n" for row in rows))
 
     def clear(self) -> None:
         """Remove all parts."""

@@ -150,6 +150,35 @@ class HaltingRow:
 
 
 @dataclass(frozen=True)
+class BreadthRow:
+    """One row of breadth.jsonl: the answers of `breadth` normal starts after max_iter steps each, put together.
+
+    aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
+    Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
+    that some start, or every one, gets right.
+    """
+
+    solver: str
+    split: str
+    aggregation: str
+    breadth: int
+    max_iter: int
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    starts_mean: float = math.nan
+    starts_least: float = math.nan
+    starts_most: float = math.nan
+    starts_deviation: float = math.nan
+    some_right: float = math.nan
+    all_right: float = math.nan
+    precision: str = "float32"
+    difficulty: int | None = None
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """Every iterate of one solver from one start over the n samples of one split.
 
@@ -286,6 +315,7 @@ class RunRecord:
     sweep: tuple[SweepCell, ...] = ()
     trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
+    breadth: tuple[BreadthRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -404,6 +434,11 @@ class RunRecord:
         """The rows of a solver on a split, from the main start, in the main precision and difficulty."""
         key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
         return [row for row in self.halting if row.key == key]
+
+    def breadth_rows(self, split: str, solver: str) -> list[BreadthRow]:
+        """The rows of a solver on a split, in the main precision and difficulty."""
+        wanted = (solver, split, self.main_precision, self.main_difficulty)
+        return [row for row in self.breadth if (row.solver, row.split, row.precision, row.difficulty) == wanted]
 
     def trajectory(self, solver: str, split: str = "test") -> Trajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is

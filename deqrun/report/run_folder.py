@@ -11,10 +11,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.report.records import SIGNALS, Epoch, HaltingRow, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import (
+    SIGNALS,
+    BreadthRow,
+    Epoch,
+    HaltingRow,
+    RunRecord,
+    RunStatus,
+    Summary,
+    SweepCell,
+    Trajectory,
+    TrajectoryKey,
+)
 from deqrun.yaml_text import read_yaml
 
-Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, Summary, RunStatus)
+Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -27,10 +38,10 @@ def read_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
-    epochs = {row.epoch: row for row in _read_rows(folder / "train.jsonl", Epoch)}
+    epochs = {row.epoch: row for row in read_rows(folder / "train.jsonl", Epoch)}
     cells = {
         (row.key, row.max_iter, row.tol): row
-        for row in _read_rows(folder / "sweep.jsonl", SweepCell)
+        for row in read_rows(folder / "sweep.jsonl", SweepCell)
     }
     return RunRecord(
         folder=folder,
@@ -40,7 +51,8 @@ def read_run(folder: Path | str) -> RunRecord:
         epochs=tuple(epochs[key] for key in sorted(epochs)),
         sweep=tuple(cells.values()),
         trajectories=read_trajectories(folder / "trajectories.npz"),
-        halting=tuple(_read_rows(folder / "halting.jsonl", HaltingRow)),
+        breadth=tuple(read_rows(folder / "breadth.jsonl", BreadthRow)),
+        halting=tuple(read_rows(folder / "halting.jsonl", HaltingRow)),
     )
 
 
@@ -73,7 +85,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
     return _from_mapping(kind, content, f"'{path}'")
 
 
-def _read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
     if not path.is_file():
         return

@@ -13,7 +13,7 @@ import torch
 from deqrun.experiment import sweep_grid
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
 from deqrun.experiment.precision import in_precision
-from deqrun.experiment.sweep_grid import sweep_cells, sweep_halting, sweep_keys, sweep_trajectories
+from deqrun.experiment.sweep_grid import Sweep, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.report.records import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Settings, UserError
@@ -43,8 +43,12 @@ def sequences(settings_of: SettingsOf, *overrides: str, cell: str = "PositionCel
 
 
 def swept(settings: Settings, folder: Path) -> dict[TrajectoryKey, Trajectory]:
+    return everything(settings, folder).trajectories
+
+
+def everything(settings: Settings, folder: Path) -> Sweep:
     dataset, deq = build_dataset(settings), made(settings)
-    return sweep_trajectories(settings, deq, dataset, SweepParts(folder, fingerprint_of("x", deq)))
+    return sweep(settings, deq, dataset, SweepParts(folder, fingerprint_of("x", deq)))
 
 
 def made(settings: Settings) -> Any:
