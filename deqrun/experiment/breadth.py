@@ -155,17 +155,15 @@ def breadth_rows(
     key  of the solves; its start is left out of the rows, which have several
     """
     costs = {name: evaluations(starts.nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
-    rows = []
-    for breadth in breadths:
-        over = spread(starts.singles[:breadth])
-        for name, correct in starts.correct.items():
-            for place, depth in enumerate(depths):
-                share = accuracy_interval(correct[breadth - 1, place])
-                rows.append(
-                    BreadthRow(
-                        key.solver, key.split, name, breadth, depth, share.n, share.mean, share.low, share.high,
-                        float(costs[name][breadth - 1, depth]), *(float(values[place]) for values in vars(over).values()),
-                        precision=key.precision, difficulty=key.difficulty,
-                    )
-                )  # fmt: skip
-    return rows
+    spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
+    return [
+        BreadthRow(
+            key.solver, key.split, name, breadth, depth, share.n, share.mean, share.low, share.high,
+            float(costs[name][breadth - 1, depth]), *(float(values[place]) for values in spreads[breadth].values()),
+            precision=key.precision, difficulty=key.difficulty,
+        )
+        for breadth in breadths
+        for name, correct in starts.correct.items()
+        for place, depth in enumerate(depths)
+        for share in [accuracy_interval(correct[breadth - 1, place])]
+    ]  # fmt: skip

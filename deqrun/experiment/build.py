@@ -150,8 +150,8 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"all {settings.model} {settings.dataset} {settings.solver} {settings.sweep_solvers}": lambda: _check_adapts(
             settings
         ),
-        f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: (
-            _check_difficulties(settings)
+        f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
+            settings
         ),
     }
     with torch.random.fork_rng(devices=[]):

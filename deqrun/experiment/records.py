@@ -14,7 +14,16 @@ import numpy as np
 
 from deqrun.experiment.sweep_parts import trajectory_arrays
 from deqrun.report.files import write_whole
-from deqrun.report.records import BreadthRow, Epoch, HaltingRow, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import (
+    BreadthRow,
+    Epoch,
+    HaltingRow,
+    RunStatus,
+    Summary,
+    SweepCell,
+    Trajectory,
+    TrajectoryKey,
+)
 
 
 class RunFolder:

@@ -172,11 +172,11 @@ def cells(
     )
     return [
         SweepCell(
-            key.solver, key.start, key.split, max_iter, tol, trajectory.n, accuracy.mean, accuracy.low, accuracy.high,
+            key.solver, key.start, key.split, max_iter, tol, trajectory.n, share.mean, share.low, share.high,
             *map(float, figures), precision=key.precision, difficulty=key.difficulty,
         )
         for (max_iter, tol), correct, *figures in columns
-        for accuracy in [accuracy_interval(correct)]
+        for share in [accuracy_interval(correct)]
     ]  # fmt: skip
 
 

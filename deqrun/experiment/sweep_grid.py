@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from deqrun.experiment.halting import halting_rows
 from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep import cells, trace
 from deqrun.experiment.sweep_parts import SweepParts
-from deqrun.experiment.sweep_starts import SweepStart
+from deqrun.experiment.sweep_starts import StartKind, SweepStart
 from deqrun.models import DEQ
 from deqrun.report.records import SIGNALS, BreadthRow, HaltingRow, SweepCell, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
@@ -97,7 +98,7 @@ def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory
 
 
 def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[HaltingRow]:
-    """Every halting rule at every threshold, of trajectories that have both splits: validation chooses, test reports."""
+    """Every halting rule at every threshold, of trajectories that have both splits; validation chooses."""
     both = [
         (key, trajectory, trajectories[key._replace(split="test")])
         for key, trajectory in trajectories.items()
@@ -183,7 +184,8 @@ def _solve_starts(
 def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:
     grid = settings.sweep
     solutions = parts.read_solutions(key._replace(start="zeros")) if key.start == "other" else None
-    return SweepStart(key.start, split=key.split, seed=grid.start_seed, scale=grid.start_scale, solutions=solutions)
+    kind = cast("StartKind", key.start)
+    return SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, solutions=solutions)
 
 
 class Progress:

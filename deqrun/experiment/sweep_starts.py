@@ -10,7 +10,9 @@ from torch import Tensor
 from deqrun.datasets.dataset import SPLITS
 from deqrun.experiment.seeding import derived_seed, generator
 
-__all__ = ["SweepStart", "derangement", "normal_start"]
+__all__ = ["StartKind", "SweepStart", "derangement", "normal_start"]
+
+StartKind = Literal["zeros", "normal", "other"]
 
 NORMAL, OTHER = range(2)
 """Purposes of the seeds: a number says which stream it is, and is never given to another purpose."""
@@ -37,7 +39,7 @@ class SweepStart:
 
     def __init__(
         self,
-        kind: Literal["zeros", "normal", "other"] = "zeros",
+        kind: StartKind = "zeros",
         *,
         split: str = "test",
         seed: int = 0,

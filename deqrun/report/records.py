@@ -35,11 +35,10 @@ class TrajectoryKey(NamedTuple):
     def from_path(cls, path: str) -> "TrajectoryKey":
         """The key that `path` writes. Raises ValueError where the text is none."""
         parts = path.split("/")
-        if len(parts) == 3:
-            return cls(*parts)
-        if len(parts) != 5:
+        if len(parts) not in (3, 5):
             raise ValueError(f"'{path}' names no trajectory: solver/start/split, or with /precision/difficulty.")
-        return cls(*parts[:4], None if parts[4] == "own" else int(parts[4]))
+        solver, start, split, precision, difficulty = [*parts, "float32", "own"][:5]
+        return cls(solver, start, split, precision, None if difficulty == "own" else int(difficulty))
 
 
 SIGNALS = ("change", "kl", "entropy", "stable")
@@ -96,8 +95,8 @@ class SweepCell:
     diverged: float = math.nan
     residual_median: float = math.nan
     jvps_mean: float = math.nan
-    precision: str = "float32"
-    difficulty: int | None = None
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> TrajectoryKey:
@@ -116,9 +115,9 @@ class HaltingRow:
 
     threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
     evaluations paid; fired is the share of samples that the rule stopped, rather than their trajectory's end. chosen:
-    whether validation chose this threshold for the rule. Of chosen rows of the test split: saved is the mean of the evaluations of the
-    chosen fixed budget less the rule's, and gained that of right answers, the rule's less the budget's, each
-    with its 95 % interval, paired over the samples; NaN elsewhere.
+    whether validation chose this threshold for the rule. Of chosen rows of the test split: saved is the mean of the
+    evaluations of the chosen fixed budget less the rule's, and gained that of right answers, the rule's less the
+    budget's, each with its 95 % interval, paired over the samples; NaN elsewhere.
     """
 
     solver: str
@@ -140,8 +139,8 @@ class HaltingRow:
     gained: float = math.nan
     gained_low: float = math.nan
     gained_high: float = math.nan
-    precision: str = "float32"
-    difficulty: int | None = None
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
 
     @property
     def key(self) -> TrajectoryKey:
@@ -174,19 +173,19 @@ class BreadthRow:
     starts_deviation: float = math.nan
     some_right: float = math.nan
     all_right: float = math.nan
-    precision: str = "float32"
-    difficulty: int | None = None
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Trajectory:
     """Every iterate of one solver from one start over the n samples of one split.
 
-    residual (T+1, n): NaN after a row stopped, inf where not finite; float64 where the model was. nfe (T+1, n): evaluations spent when
-    that residual was known. correct (T+1, n): whether the read-out of that iterate is right. seconds (T+1,):
-    cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n):
-    Jacobian products spent by then, beside the evaluations. change, kl, entropy and stable (T+1, n) are what halting
-    rules see, as `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
+    residual (T+1, n): NaN after a row stopped, inf where not finite; float64 where the model was. nfe (T+1, n):
+    evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
+    seconds (T+1,): cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps
+    (T+1, n): Jacobian products spent by then, beside the evaluations. change, kl, entropy and stable (T+1, n) are
+    what halting rules see, as `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
     """
 
     residual: NDArray[np.floating]

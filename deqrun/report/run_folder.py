@@ -39,10 +39,7 @@ def read_run(folder: Path | str) -> RunRecord:
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
     epochs = {row.epoch: row for row in read_rows(folder / "train.jsonl", Epoch)}
-    cells = {
-        (row.key, row.max_iter, row.tol): row
-        for row in read_rows(folder / "sweep.jsonl", SweepCell)
-    }
+    cells = {(row.key, row.max_iter, row.tol): row for row in read_rows(folder / "sweep.jsonl", SweepCell)}
     return RunRecord(
         folder=folder,
         config=_read_config(folder / "config.yaml"),

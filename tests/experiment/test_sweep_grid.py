@@ -19,6 +19,7 @@ from deqrun.report.records import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Settings, UserError
 from deqrun.solvers import Budget, Picard, solve
 
+
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -140,7 +141,7 @@ def test_a_stopped_sweep_goes_on_where_it_stopped(
         for of in (found, whole)
     ]
     np.testing.assert_equal(*times)
-    np.testing.assert_equal([vars(r) for r in sweep_halting(settings, found)], [vars(r) for r in sweep_halting(settings, whole)])
+    np.testing.assert_equal(*([vars(row) for row in sweep_halting(settings, of)] for of in (found, whole)))
 
 
 def test_parts_of_other_weights_or_settings_are_not_taken_up(settings_of: SettingsOf, tmp_path: Path) -> None:

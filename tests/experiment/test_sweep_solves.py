@@ -116,9 +116,7 @@ def alone(case: Case, split: Split, budget: Budget) -> tuple[Solution, Tensor]:
 @pytest.mark.parametrize("name", SOLVERS)
 def test_cells(name: str, start: str, traced: Callable[[str, str], Case], split: Split) -> None:
     case = traced(name, start)
-    derived = cells(
-        case[3], ITERATIONS, TOLERANCES, key=TrajectoryKey(name, start, "test", "float64"), keep="best"
-    )
+    derived = cells(case[3], ITERATIONS, TOLERANCES, key=TrajectoryKey(name, start, "test", "float64"), keep="best")
     assert [(cell.tol, cell.max_iter) for cell in derived] == list(product(TOLERANCES, ITERATIONS))
     for cell in derived:
         solution, logits = alone(case, split, Budget(cell.max_iter, cell.tol))

@@ -59,7 +59,10 @@ def tiny_record() -> RunRecord:
         ),
         epochs=(Epoch(1, val_accuracy=0.7), Epoch(2, val_accuracy=0.86, nfe=2.0, residual=0.05, adjoint_residual=2e-3)),
         sweep=sweep,
-        trajectories={TrajectoryKey("picard", "zeros", "test"): picard, TrajectoryKey("anderson", "zeros", "test"): anderson},
+        trajectories={
+            TrajectoryKey(solver, "zeros", "test"): trajectory
+            for solver, trajectory in (("picard", picard), ("anderson", anderson))
+        },
     )  # fmt: skip
 
 

@@ -110,7 +110,9 @@ def test_evaluations_saved_at_the_smallest_tolerance_both_reach(tiny_record: Run
 def test_solvers_without_a_shared_tolerance_are_not_compared(tiny_record: RunRecord) -> None:
     picard = tiny_record.trajectories[TrajectoryKey("picard", "zeros", "test")]
     stuck = replace(picard, residual=np.ones_like(picard.residual))
-    record = replace(tiny_record, trajectories={**tiny_record.trajectories, TrajectoryKey("picard", "zeros", "test"): stuck})
+    record = replace(
+        tiny_record, trajectories={**tiny_record.trajectories, TrajectoryKey("picard", "zeros", "test"): stuck}
+    )
     assert sentences(record, "Evaluations saved by Anderson") == [
         "Not comparable: no tolerance of the grid is reached by both on 90 % of the 4 test samples."
     ]

@@ -79,7 +79,9 @@ def test_a_budget_of_zero_has_its_place(tiny_record: RunRecord) -> None:
 def test_residual_chart_draws_zero_at_the_floor_and_nothing_beyond_the_finite(tiny_record: RunRecord) -> None:
     picard = tiny_record.trajectories[TrajectoryKey("picard", "zeros", "test")]
     residual = np.array([[1.0] * 4, [1e-3] * 4, [0.0] * 4, [np.inf] * 4], dtype=np.float32)
-    record = replace(tiny_record, trajectories={TrajectoryKey("picard", "zeros", "test"): replace(picard, residual=residual)})
+    record = replace(
+        tiny_record, trajectories={TrajectoryKey("picard", "zeros", "test"): replace(picard, residual=residual)}
+    )
     figure = residual_against_evaluations([record])
     assert figure is not None
     spec = specification(figure.chart)
