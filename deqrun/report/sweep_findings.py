@@ -74,7 +74,7 @@ def breadth(record: RunRecord) -> list[Finding]:
         target = _one_error_below_the_best(validation)
         broad, deep = _cheapest(validation, target), _cheapest(single, target)
         sentences = [_spread_sentence(solver, test)] if test else []
-        measured = {_cell(row): row for row in test}
+        measured = {_cell(row): row for row in reversed(test)}  # of one start: by the mean, which needs no residual
         if _cell(broad) in measured:
             sentences.append(_breadth_sentence(measured[_cell(broad)]))
         if deep is None:

@@ -26,7 +26,8 @@ CORRECT = [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
 
 
 def test_validation_chooses_and_test_reports_what_is_saved() -> None:
-    """All right on validation: the target is 1. KL <= 0.01 stops at 1, or not before the end, 3: two evaluations where the budget takes 3.
+    """All right on validation: the target is 1. KL <= 0.01 stops at 1 or not before the end, 3: two evaluations a
+    sample, where the budget takes 3.
 
     On test the last sample deceives: its distribution stands still at iterate 1, while it is wrong.
     """

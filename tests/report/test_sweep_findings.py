@@ -44,10 +44,10 @@ def test_the_rule_that_is_cheapest_on_validation_is_reported_on_test(tiny_record
     (sentence,) = sentences(replace(tiny_record, halting=HALTING), "Stopping by itself")
     assert sentence == (
         "Of the rules, chosen on validation at equal accuracy, with anderson the cheapest stops on the change of the "
-        "answer's distribution (KL): 2.5 evaluations a sample where a fixed budget of 6 iterations takes 6.0, 3.5 fewer "
-        "(95 % interval of the saving 2.5 to 4.5). Test accuracy, 90.0 % then, 90.0 % with the rule, shows no detectable "
-        "change: \N{MINUS SIGN}1.0 points, 95 % interval \N{MINUS SIGN}3.0 to 0.0 (paired over 100 samples). "
-        "An oracle that stops at the first right answer would take 0.5 and give 99.0 %."
+        "answer's distribution (KL): 2.5 evaluations a sample where a fixed budget of 6 iterations takes 6.0, 3.5 "
+        "fewer (95 % interval of the saving 2.5 to 4.5). Test accuracy, 90.0 % then, 90.0 % with the rule, shows no "
+        "detectable change: \N{MINUS SIGN}1.0 points, 95 % interval \N{MINUS SIGN}3.0 to 0.0 (paired over 100 "
+        "samples). An oracle that stops at the first right answer would take 0.5 and give 99.0 %."
     )
     assert sentences(tiny_record, "Stopping by itself") == []
 
@@ -84,10 +84,10 @@ def test_breadth_is_chosen_on_validation_and_read_on_test(tiny_record: RunRecord
     (sentence,) = sentences(replace(tiny_record, breadth=BREADTH), "Depth and breadth")
     assert sentence == (
         "2 normal starts with 4 iterations of anderson each: test accuracies from 60.0 % to 80.0 % (standard deviation "
-        "10.0 points, n = 50); some start is right on 97.0 % of the samples, every start on 50.0 %. Cheapest within one "
-        "standard error of the best on validation is 2 starts put together by vote with 2 iterations: 95.0 % (95 % "
-        "interval 85.0 to 105.0 %, n = 50) on test, at 4.0 evaluations. No number of iterations of a single start comes "
-        "within one standard error of that."
+        "10.0 points, n = 50); some start is right on 97.0 % of the samples, every start on 50.0 %. Cheapest within "
+        "one standard error of the best on validation is 2 starts put together by vote with 2 iterations: 95.0 % (95 % "
+        "interval 85.0 to 105.0 %, n = 50) on test, at 4.0 evaluations. No number of iterations of a single start "
+        "comes within one standard error of that."
     )
 
 

@@ -46,7 +46,7 @@ def _heat_map(rows: list[BreadthRow], aggregation: str, split: str, about: str) 
     layers: list[Any] = [base.mark_rect().encode(x=x, y=y, color=colour, tooltip=_tooltip())]
     lines = _equal_compute(of)
     if lines:
-        drawn = alt.Chart(data(lines)).mark_line(strokeWidth=1, strokeDash=[3, 3], color="white", opacity=0.8)
+        drawn = alt.Chart(data(lines)).mark_line(strokeWidth=1, strokeDash=[3, 3], color=MUTED, opacity=0.7)
         layers.append(drawn.encode(x=x, y=y, detail="compute:N"))
     if len(depths) <= MANY:
         bright = f"datum.accuracy > {least + 0.6 * (most - least)}"

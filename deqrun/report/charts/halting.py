@@ -12,7 +12,6 @@ from deqrun.report.records import HaltingRow, RunRecord
 
 RULES = ("residual", "change", "kl", "entropy", "stable")
 """In the order of the legend; colours are those of runs, as no chart shows both."""
-BOUNDS = ("budget", "oracle")
 
 UNITS = {"kl": " nats", "entropy": " nats", "stable": " iterates", "budget": " iterations"}
 
@@ -20,17 +19,17 @@ UNITS = {"kl": " nats", "entropy": " nats", "stable": " iterates", "budget": " i
 def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
     """A line a rule through its thresholds, with the chosen one marked, and the bounds: fixed budget and oracle.
 
-    Of one run alone, and of its main solver. close: cut to what is near the best accuracy of the rules.
+    Of one run alone, and of its main solver. close: cut to what is near the best accuracy.
     """
     if len(records) != 1 or records[0].main_solver is None:
         return None
     solver = records[0].main_solver
     rows = records[0].halting_rows(split, solver)
     ruled = [row for row in rows if row.rule != "oracle"]
-    axis = accuracy_axis(ruled if close else rows, split, close) if ruled else None
+    axis = accuracy_axis(rows, split, close) if ruled else None
     if axis is None:
         return None
-    present = [rule for rule in (*RULES, *BOUNDS) if any(row.rule == rule for row in rows)]
+    present = [rule for rule in (*RULES, "budget", "oracle") if any(row.rule == rule for row in rows)]
     y = alt.Y("accuracy:Q", **axis)
     chart = alt.layer(*_layers(rows, present, _cost_axis(rows), y)).properties(width=WIDTH, height=HEIGHT)
     caption = (
@@ -44,11 +43,11 @@ def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close
 
 def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> list[AnyChart]:
     lines = [rule for rule in present if rule != "oracle"]
-    colours = dict(zip(RULES, RUN_COLOURS, strict=False)) | dict.fromkeys(BOUNDS, INK)
+    colours = dict(zip(RULES, RUN_COLOURS, strict=False)) | {"budget": INK}
     legend = alt.Legend(title=None, columns=7, symbolOpacity=1, symbolType="stroke", symbolSize=250)
-    scale = alt.Scale(domain=present, range=[colours[rule] for rule in present])
+    scale = alt.Scale(domain=lines, range=[colours[rule] for rule in lines])
     colour = alt.Color("rule:N", scale=scale, legend=legend)
-    dashes = alt.Scale(domain=present, range=[[1, 0] if rule in RULES else [4, 3] for rule in present])
+    dashes = alt.Scale(domain=lines, range=[[1, 0] if rule in RULES else [4, 3] for rule in lines])
     base = alt.Chart(data([_row(row) for row in rows if row.rule in lines]))
     line = base.mark_line(strokeWidth=1.8, clip=True).encode(
         x=x, y=y, color=colour, strokeDash=alt.StrokeDash("rule:N", scale=dashes, legend=None)
@@ -59,9 +58,10 @@ def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> l
         x=x, y=y, color=colour, tooltip=_tooltip()
     )
     oracle = alt.Chart(data([_row(row) for row in rows if row.rule == "oracle"]))
-    star = oracle.mark_point(shape="cross", size=130, filled=True, opacity=1, clip=True)
-    label = oracle.mark_text(align="left", dx=10, fontSize=12, color=MUTED, clip=True).encode(text="rule:N", x=x, y=y)
-    return [line, hover, marks, star.encode(x=x, y=y, color=colour, tooltip=_tooltip()), label]
+    # Not clipped: it lies at the upper edge, above all that is drawn by thresholds.
+    star = oracle.mark_point(shape="cross", size=130, filled=True, opacity=1, color=INK)
+    label = oracle.mark_text(align="left", dx=10, fontSize=12, color=MUTED).encode(text="rule:N", x=x, y=y)
+    return [line, hover, marks, star.encode(x=x, y=y, tooltip=_tooltip()), label]
 
 
 def _row(row: HaltingRow) -> dict[str, object]:
