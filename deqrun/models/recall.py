@@ -126,10 +126,6 @@ class RecallCell(Cell):
         logits: Tensor = last(z)
         return logits if self.output_shape else logits.flatten(2).mean(2)
 
-    def narrower(self) -> Iterable[dict[str, Any]]:
-        """Every width up to its own."""
-        return ({"width": width} for width in range(1, self.state_shape[0] + 1))
-
 
 def _rms_norm(u: Tensor) -> Tensor:
     """u / √(mean over channels of u² + ε), position by position; where all channels are 0 they stay so."""
