@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -61,7 +62,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
     out = RunFolder(folder)
     _require_same_sweep(folder, settings)
     device = _prepare(settings)
-    with _recorded(out, f"{command} {shlex.quote(f'hydra.run.dir={quoted(str(folder))}')}"):
+    with _recorded(out, _in_the_same_folder(command, folder)):
         dataset = build_dataset(settings)
         _require_data(dataset)
         deq = build_deq(settings, dataset).to(device)
@@ -69,6 +70,12 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
         out.write_config(settings.to_yaml())
         tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
         _finish(settings, out, deq, dataset, done, tracker, command)
+
+
+def _in_the_same_folder(command: str, folder: Path) -> str:
+    """The command of a sweep that goes on where it was interrupted."""
+    plain = re.fullmatch(r"[\w/.:@+-]+", str(folder))
+    return f"{command} {shlex.quote(f'hydra.run.dir={folder if plain else quoted(str(folder))}')}"
 
 
 def _require_same_sweep(folder: Path, settings: Settings) -> None:

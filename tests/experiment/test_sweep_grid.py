@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from deqrun.experiment import sweep_grid
+from deqrun.experiment import launch, sweep_grid
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
+from deqrun.experiment.launch import run_sweep
 from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep_grid import Sweep, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.report.records import Trajectory, TrajectoryKey
-from deqrun.settings import ComponentSettings, Settings, UserError
+from deqrun.settings import ComponentSettings, Interrupted, Settings, UserError
 from deqrun.solvers import Budget, Picard, solve
 
 
@@ -154,6 +156,33 @@ def test_parts_of_other_weights_or_settings_are_not_taken_up(settings_of: Settin
     assert SweepParts(tmp_path, fingerprint_of("x", deq)).read(key) is None
     swept(settings, tmp_path)
     assert SweepParts(tmp_path, fingerprint_of("y", made(settings))).read(key) is None
+
+
+def test_a_folder_that_holds_another_sweep_is_left_alone(settings_of: SettingsOf, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(settings_of("sweep.start_seed=1").to_yaml())
+    with pytest.raises(UserError, match="already holds another run"):
+        run_sweep(settings_of(), tmp_path / "trained", tmp_path, "deqrun sweep")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "word"), [("/tmp/a-b/c", "hydra.run.dir=/tmp/a-b/c"), ("/tmp/a=1,b", "'/tmp/a=1,b'")]
+)
+def test_an_interrupted_sweep_says_how_it_goes_on(
+    folder: str, word: str, settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command as a shell takes it apart, with the folder as Hydra's grammar reads it."""
+
+    def stopped(settings: Settings) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "build_dataset", stopped)
+    monkeypatch.setattr(launch.RunFolder, "write_status", lambda *_: None)
+    with pytest.raises(Interrupted) as raised:
+        run_sweep(settings_of(), tmp_path, Path(folder), "deqrun sweep run=x")
+    command = str(raised.value).partition("Go on with: ")[2].removesuffix(".")
+    assert shlex.split(command)[:3] == ["deqrun", "sweep", "run=x"]
+    assert shlex.split(command)[3].endswith(word)
 
 
 @pytest.mark.parametrize(
