@@ -8,16 +8,21 @@ from collections.abc import Callable
 
 from torch.profiler import ProfilerActivity, profile
 
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""cpu: the process's own seconds, user and system. On one thread of a quiet machine the two agree; on a shared one
+only the wall clock runs on while others have the core."""
 
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+
+def interleaved(runs: dict[str, Callable[[], object]], repeats: int, clock: Clock) -> dict[str, float]:
     """Median seconds of each run; all take turns, so that a machine's drift falls on all alike. One warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began = clock()
             run()
             if repeat:
-                times[name].append(time.perf_counter() - began)
+                times[name].append(clock() - began)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
