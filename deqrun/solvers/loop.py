@@ -22,7 +22,8 @@ GROWTH_LIMIT = 1e8
 """A row has DIVERGED when ‖z_k‖-scale exceeds this many times that of its start: float32 then holds no digit of it."""
 
 COMPACT_BELOW = 0.9
-"""Finished rows leave once fewer than this share of the batch is active: copying the memory costs about a step."""
+"""Where the solver has a memory, finished rows leave once fewer than this share of the batch is active: copying the
+memory costs about a step. Where it has none they leave at once."""
 
 CUDA_CHECK_EVERY = 8
 """On CUDA the host asks only every so many steps whether rows are left, so that it never waits for the device."""
@@ -217,7 +218,7 @@ class _Work:
             return False
         count, size = int(self.active.count_nonzero()), len(self.active)
         self.all_active = count == size
-        if count and self.f.can_take and count < COMPACT_BELOW * size:
+        if count and self.f.can_take and count < size * (1 if self.state is None else COMPACT_BELOW):
             self._take(self.active.nonzero()[:, 0])
         return count == 0
 
