@@ -30,7 +30,8 @@ class Cell(nn.Module):
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when its compiler is loaded
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when its compiler is loaded,
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and when it looks at f's input
 def test_a_compiled_cell_is_solved_and_differentiated_as_the_plain_one() -> None:
     """It is evaluated without a graph by the solver, and with one for the implicit gradient."""
     found = []
