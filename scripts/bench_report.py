@@ -32,7 +32,7 @@ def chart(rows: list[Row]) -> bytes:
         {"size": size.strip(), "solver": solver.strip(), "ratio": row.ratio}
         for row in rows
         if row.figure.startswith("per step")
-        for size, solver in [row.case.split(",")]
+        for size, solver in [row.case.split(",", 1)]
     ]
     bars = (
         alt.Chart(alt.Data(values=values), width=520, title="Cost of a solver step, in evaluations of the bare cell")

@@ -1,9 +1,10 @@
 """Solvers and gradients timed beside torchdeq's and the bare cell, in one process and in turns.
 
-    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--output outputs/bench]
+    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--clock cpu] [--output outputs/bench]
 
 torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`): without it, its columns are left out. Every figure is a
 ratio of medians over interleaved repeats in this process; absolute milliseconds are printed for orientation only.
+On one thread the clock is the process's own processor time, on more the wall's, unless --clock says otherwise.
 "Equal memory": torchdeq counts stored points, deqrun stored differences, so theirs is one more.
 
 Writes bench.json, bench.md and bench.png into --output, and prints the tables.
@@ -17,9 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bench_accuracy import slow_gradient
 from bench_cells import SIZES, Rates, State, resnet_cell, state_cell
+from bench_floor import anderson_arithmetic
 from bench_report import Row, chart, table
-from bench_timing import interleaved, peak_bytes
+from bench_scipy import scipy_anderson
+from bench_timing import CLOCKS, Clock, interleaved, peak_bytes
 from torch import Tensor
 
 from deqrun.gradients import Gradient, Implicit, OneStep, Unrolled, equilibrium
@@ -40,24 +44,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--clock", choices=CLOCKS)
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    rows = [row for size in SIZES for row in per_step(size, arguments.repeats)]
-    rows += uneven_rows(arguments.repeats)
-    rows += training_step(arguments.repeats)
+    clock = CLOCKS[arguments.clock or ("cpu" if arguments.threads == 1 else "wall")]
+    rows = [row for size in SIZES for row in per_step(size, arguments.repeats, clock)]
+    rows += uneven_rows(arguments.repeats, clock)
+    rows += training_step(arguments.repeats, clock)
     rows += peak_memory()
+    rows += slow_gradient()
     print(table(rows))
     write_whole(arguments.output / "bench.json", json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     write_whole(arguments.output / "bench.md", table(rows) + "\n")
     write_whole(arguments.output / "bench.png", chart(rows))
 
 
-def per_step(size: str, repeats: int) -> list[Row]:
+def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
     """Cost of a solver step over one evaluation of the bare cell, residuals and best state included."""
     f, z0 = state_cell(size)
-    runs: dict[str, Callable[[], object]] = {"cell": lambda: [f(z0) for _ in range(STEPS + 1)]}
+    runs: dict[str, Callable[[], object]] = {"cell": lambda: evaluate(f, z0)}
     budget = Budget(max_iter=STEPS, tol=0.0)
     ours: dict[str, Solver] = {
         "picard": Picard(), "anderson": Anderson(MEMORY_ANDERSON), "broyden": Broyden(memory=MEMORY_BROYDEN),
@@ -72,8 +79,11 @@ def per_step(size: str, repeats: int) -> list[Row]:
         runs["torchdeq broyden"] = lambda: broyden_solver(
             f, z0, max_iter=STEPS, tol=0.0, stop_mode="rel", LBFGS_thres=MEMORY_BROYDEN
         )
+    runs["anderson's arithmetic alone"] = anderson_arithmetic(f, z0, STEPS, MEMORY_ANDERSON)
+    if size != "large":
+        runs["scipy anderson, one problem"] = scipy_anderson(f, z0, STEPS, MEMORY_ANDERSON)
     with torch.no_grad():
-        seconds = interleaved(runs, repeats)
+        seconds = interleaved(runs, 10 * repeats if size == "small" else repeats, clock)
     per_step_ms = {name: 1e3 * value / (STEPS + 1) for name, value in seconds.items()}
     figure = "per step over the bare cell"
     rows = [Row(figure, f"{size}, {name}", seconds[name] / seconds["cell"], per_step_ms[name]) for name in runs]
@@ -84,7 +94,13 @@ def per_step(size: str, repeats: int) -> list[Row]:
     return rows
 
 
-def uneven_rows(repeats: int) -> list[Row]:
+def evaluate(f: Callable[[Tensor], Tensor], z0: Tensor) -> None:
+    """As many evaluations as a solve of STEPS steps makes. Each value is let go before the next is computed."""
+    for _ in range(STEPS + 1):
+        f(z0)
+
+
+def uneven_rows(repeats: int, clock: Clock) -> list[Row]:
     """Rows that need 5 to 100 steps: the time over that of all rows taking 100, against mean(stop) / max(stop)."""
     rates = Rates(batch=128, steps=(5, 100), tol=1e-6)
     f, z0 = rates.map, rates.start
@@ -96,7 +112,7 @@ def uneven_rows(repeats: int) -> list[Row]:
             "uneven": lambda solver=solver: solve(f, z0, solver=solver, budget=Budget(400, rates.tol)),  # type: ignore[misc]
             "full": lambda solver=solver, k=longest: solve(f, z0, solver=solver, budget=Budget(k, 0.0)),  # type: ignore[misc]
         }
-        seconds = interleaved(runs, max(3, repeats // 3))
+        seconds = interleaved(runs, max(3, repeats // 3), clock)
         ideal = float(uneven.steps.double().mean()) / longest
         rows.append(
             Row(
@@ -112,7 +128,7 @@ def uneven_rows(repeats: int) -> list[Row]:
     return rows  # fmt: skip
 
 
-def training_step(repeats: int) -> list[Row]:
+def training_step(repeats: int, clock: Clock) -> list[Row]:
     """One step (forward, adjoint, update) of a conv cell, state 24x28x28, batch 64, 16 + 16 evaluations."""
     cell = resnet_cell(24, 28)
     x = torch.randn(64, 24, 28, 28)
@@ -128,7 +144,7 @@ def training_step(repeats: int) -> list[Row]:
             )  # fmt: skip
             deq.train()
             runs[f"torchdeq {name}"] = lambda deq=deq: step_theirs(deq, cell, x, optimizer)  # type: ignore[misc]
-    seconds = interleaved(runs, max(3, repeats // 2))
+    seconds = interleaved(runs, max(3, repeats // 2), clock)
     rows = [Row("training step", name, seconds[name] / seconds["implicit"], 1e3 * seconds[name]) for name in runs]
     for name in ("implicit", "one step"):
         if torchdeq:

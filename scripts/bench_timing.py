@@ -8,14 +8,16 @@ from collections.abc import Callable
 
 from torch.profiler import ProfilerActivity, profile
 
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""cpu: the process's own seconds, user and system. On one thread of a quiet machine the two agree; on a shared one
+only the wall clock runs on while others have the core."""
+
 
 def interleaved(
-    runs: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+    runs: dict[str, Callable[[], object]], repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
-    """Median seconds of each run; all take turns, so that a machine's drift falls on all alike. One warm-up each.
-
-    clock: time.process_time counts the seconds of CPU that this process had, whatever else the machine does.
-    """
+    """Median seconds of each run; all take turns, so that a machine's drift falls on all alike. One warm-up each."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):
         for name, run in runs.items():

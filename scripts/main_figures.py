@@ -13,11 +13,11 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from bench_timing import interleaved
+from torch import Tensor
 
 from deqrun.analysis.cost import saved_for_backward
 from deqrun.datasets import Digits, Split
@@ -125,6 +125,12 @@ def one_evaluation(model: DEQ, dataset: Digits, split: Split, solver: Solver, bu
     evaluate(model, dataset, split, len(split), torch.device("cpu"))
 
 
+def evaluate_only(f: Callable[[Tensor], Tensor], z: Tensor, times: int) -> None:
+    """Evaluations of f, each value let go before the next is computed."""
+    for _ in range(times):
+        f(z)
+
+
 @torch.no_grad()
 def anderson_step(repeats: int) -> None:
     """Anderson(5) with residuals and the best state kept, per step, beside the bare cell."""
@@ -133,7 +139,7 @@ def anderson_step(repeats: int) -> None:
     cell = ConvCell(input_shape=(3, 16, 16), num_classes=10, channels=32, inner_channels=64).eval()
     x = torch.randn(128, 3, 16, 16)
     f, z0, steps = BoundCell(cell, cell.inject(x)), torch.zeros(128, 32, 16, 16), 20
-    runs: dict[str, Callable[[], object]] = {"cell": lambda: [f(z0) for _ in range(steps + 1)]}
+    runs: dict[str, Callable[[], object]] = {"cell": lambda: evaluate_only(f, z0, steps + 1)}
     for name, solver in (("picard", Picard()), ("anderson", Anderson(memory=5))):
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=Budget(max_iter=steps, tol=0.0))  # type: ignore[misc]
     seconds = interleaved(runs, max(repeats, 9))
@@ -141,18 +147,6 @@ def anderson_step(repeats: int) -> None:
     print(f"bare cell 32x16x16, batch 128, 1 thread: {1e3 * seconds['cell'] / (steps + 1):.2f} ms")
     for name in ("picard", "anderson"):
         print(f"{name} step over one bare cell evaluation: {seconds[name] / seconds['cell']:.2f}")
-
-
-def interleaved(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each, all taking turns; one warm-up each."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 1):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if repeat:
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

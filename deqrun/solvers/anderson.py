@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
 
@@ -54,115 +56,146 @@ class Anderson(Solver):
                 raise ValueError(f"Anderson {name} must be > {lowest} or null, got {value}.")
 
     def init(self, z: Tensor) -> AndersonState:
-        return AndersonState(z, self.memory)
+        ridge = 10 * torch.finfo(z.dtype).eps if self.ridge is None else self.ridge
+        return AndersonState(z, self.memory, ridge)
 
     def step(self, state: SolverState | None, point: Point) -> Tensor:
         assert isinstance(state, AndersonState)
+        if self.memory == 0:
+            return point.fz if self.mixing == 1 else torch.add(point.z, point.g, alpha=self.mixing)
+        g, fz = point.g, point.fz
         if self.reject is not None:
-            point = state.reject(point, self.reject)
-        state.push(point)
-        plain = point.fz if self.mixing == 1 else torch.add(point.z, point.g, alpha=self.mixing)
-        if state.count == 0:
-            return plain
-        gamma = self._coefficients(state, point)
-        z = state.combine(plain, state.df, gamma)
-        if self.mixing != 1:
-            z = state.combine(z, state.dg, gamma, scale=self.mixing - 1)
-        return z
+            g, fz = state.reject(g, fz, self.reject)
+        state.push(g, fz)
+        if state.pushed == 1:
+            return fz if self.mixing == 1 else torch.sub(fz, g, alpha=1 - self.mixing)
+        weights = self._weights(state, point.residual)
+        z = state.f.combination(weights)
+        return z if self.mixing == 1 else z.sub_(state.g.combination(weights), alpha=1 - self.mixing)
 
-    def _coefficients(self, state: AndersonState, point: Point) -> Tensor:
-        """γ (rows, 1, count); 0, a plain step, where a row is not to be accelerated or the system is singular."""
-        ridge = 10 * torch.finfo(point.g.dtype).eps if self.ridge is None else self.ridge
-        gamma = state.least_squares(point.g, ridge)
-        usable = gamma.isfinite().all(1)
-        if self.cap is not None:
-            usable &= gamma.abs().sum(1) <= self.cap
-        if self.start is not None:
-            state.begun |= point.residual < self.start
-            usable &= state.begun
-        return torch.where(usable[:, None], gamma, 0.0).to(point.g.dtype)[:, None, :]
+    def _weights(self, state: AndersonState, residual: Tensor) -> Tensor:
+        """Of the slots in z_{k+1}, (rows, slots): 1 of f(z_k), −γ_j of Δf_j; γ is 0 where a row takes a plain step."""
+        gamma = state.least_squares()
+        usable = None if state.on_host and math.isfinite(float(gamma.sum())) else gamma.isfinite().all(1)
+        for further in (self._capped(gamma), self._begun(state, residual)):
+            if further is not None:
+                usable = further if usable is None else usable & further
+        if usable is not None:
+            gamma = torch.where(usable[:, None], gamma, 0.0)
+        weights = gamma.to(residual.dtype).neg_()
+        weights[:, state.now] = 1
+        return weights
+
+    def _capped(self, gamma: Tensor) -> Tensor | None:
+        return None if self.cap is None else gamma.abs().sum(1) <= self.cap
+
+    def _begun(self, state: AndersonState, residual: Tensor) -> Tensor | None:
+        if self.start is None:
+            return None
+        state.begun |= residual < self.start
+        return state.begun
 
 
 class AndersonState(SolverState):
-    """Ring buffers of differences and the Gram matrix of Δg.
+    """Two rings of memory + 1 slots. Slot k % (memory + 1) takes in g_k and f(z_k); a step later, in their place,
+    Δg_k and Δf_k. So nothing is copied, and one combination of the ring of f is the next iterate.
 
-    dg, df  (rows, memory, D); slot j % memory holds difference j
-    gram    (rows, memory, memory) float64; one new row and column per step
-    fresh   (rows,) how many of the latest differences a row may use; None while all rows may use all
+    The products Δg_j · g_k are taken anew in each step. They could be had without, from Δg_j · g_{k−1} + Δg_j · Δg_k,
+    but to the rounding of the larger g only. Where differences are nearly dependent the digits lost are the ones that
+    count: small nonlinear problems took several times the steps.
+
+    g, f   the rings
+    unit   (rows, slots, slots) float64; Gram matrix of the Δg scaled to unit length, its diagonal 1 + ridge; of the
+           identity in the slot of g_k
+    scale  (rows, slots) float64; 1/‖Δg_j‖, 0 in the slot of g_k
+    fresh  (rows,) how many of the latest differences a row may use; None while all rows may use all
+    pushed how many g_k have come in
     """
 
-    def __init__(self, z: Tensor, memory: int) -> None:
-        rows, width = z.shape
-        self.memory = memory
-        self.dg = z.new_empty(rows, memory, width)
-        self.df = z.new_empty(rows, memory, width)
-        self.gram = torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device)
+    def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
+        rows = len(z)
+        self.memory, self.ridge, self.on_host = memory, ridge, z.device.type == "cpu"
+        self.tiny = torch.finfo(z.dtype).tiny
+        self.g, self.f = (History(memory + 1 if memory else 0, z) for _ in range(2))
+        self.unit = torch.eye(memory + 1, dtype=torch.float64, device=z.device).repeat(rows, 1, 1)
+        self.scale = torch.zeros(rows, memory + 1, dtype=torch.float64, device=z.device)
         self.begun = torch.zeros(rows, dtype=torch.bool, device=z.device)
-        self.last: Point | None = None
         self.fresh: Tensor | None = None
         self.pushed = 0
 
     @property
     def count(self) -> int:
-        """Differences at hand."""
-        return min(self.pushed, self.memory)
+        """Slots that have been filled."""
+        return min(self.pushed, self.memory + 1)
 
-    def reject(self, point: Point, factor: float) -> Point:
-        """The point to go on from: the one before, in rows whose residual grew by more than `factor`."""
-        if self.last is None or self.fresh is None:
-            self.fresh = torch.zeros(len(point.z), dtype=torch.long, device=point.z.device)
-            return point
-        before, now = (torch.linalg.vector_norm(g, dim=1) for g in (self.last.g, point.g))
-        grew = ~(now <= factor * before) & (self.fresh > 0)  # a plain step is not undone: it would come again
+    @property
+    def now(self) -> int:
+        """The slot of the latest g_k."""
+        return (self.pushed - 1) % (self.memory + 1)
+
+    def room(self) -> Tensor | None:
+        return self.g[self.pushed % (self.memory + 1)] if self.memory else None
+
+    def reject(self, g: Tensor, fz: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """(g, f) to go on from: those before, in rows whose residual grew by more than `factor`."""
+        if self.fresh is None:
+            self.fresh = torch.zeros(len(g), dtype=torch.long, device=g.device)
+            return g, fz
+        last_g, last_f = self.g[self.now], self.f[self.now]
+        before, after = (torch.linalg.vector_norm(v, dim=1) for v in (last_g, g))
+        grew = ~(after <= factor * before) & (self.fresh > 0)  # a plain step is not undone: it would come again
         self.fresh = (self.fresh + 1).clamp(max=self.memory).masked_fill(grew, 0)
-        if grew.device.type == "cpu" and not bool(grew.any()):
-            return point
-        kept = [torch.where(grew[:, None], old, new) for old, new in zip(self.last[1:4], point[1:4], strict=True)]
-        return point._replace(z=kept[0], fz=kept[1], g=kept[2])
+        if self.on_host and not bool(grew.any()):
+            return g, fz
+        return torch.where(grew[:, None], last_g, g), torch.where(grew[:, None], last_f, fz)
 
-    def push(self, point: Point) -> None:
-        """Take in g_k and f(z_k): their differences to the last ones, and one row of the Gram matrix."""
-        if self.memory and self.last is not None:
-            slot = self.pushed % self.memory
-            self.pushed += 1
-            new = self.dg[:, slot]
-            torch.sub(point.g, self.last.g, out=new)
-            torch.sub(point.fz, self.last.fz, out=self.df[:, slot])
-            row = self._products(new)
-            self.gram[:, slot, : self.count] = row
-            self.gram[:, : self.count, slot] = row
-        self.last = point
+    def push(self, g: Tensor, fz: Tensor) -> None:
+        """Take in g_k and f(z_k); the ones before become differences, with which the least squares grows."""
+        before = self.now
+        self.pushed += 1
+        now = self.now
+        if g.data_ptr() != self.g[now].data_ptr():
+            self.g[now].copy_(g)
+        self.f[now].copy_(fz)
+        if self.pushed == 1:
+            return
+        newest = self.g[before]
+        torch.sub(g, newest, out=newest)
+        torch.sub(fz, self.f[before], out=self.f[before])
+        self._enter(self.g.products(newest, self.count).double(), before, now)
 
-    def _products(self, v: Tensor) -> Tensor:
-        """(rows, count): v · Δg_j for each difference at hand."""
-        # (rows, 1, D) x (rows, D, count): six times faster here than the same product with v as a column.
-        return torch.bmm(v[:, None, :], self.dg[:, : self.count].transpose(1, 2))[:, 0].double()
-
-    def least_squares(self, g: Tensor, ridge: float) -> Tensor:
-        """γ (rows, count), float64: the ridged normal equations with columns scaled to unit length."""
+    def _enter(self, row: Tensor, before: int, now: int) -> None:
+        """Let the products of the newest Δg with all slots into the Gram matrix."""
         count = self.count
-        gram, right = self.gram[:, :count, :count], self._products(g)
-        if self.fresh is not None:
-            # A difference that a row may not use is a column of zeros: its γ comes out 0.
-            age = (self.pushed - 1 - torch.arange(count, device=g.device)) % self.memory
-            usable = age < self.fresh[:, None]
-            gram = torch.where(usable[:, :, None] & usable[:, None, :], gram, 0.0)
-            right = torch.where(usable, right, 0.0)
-        length = gram.diagonal(dim1=1, dim2=2).sqrt()
-        scale = torch.where(length > 0, length, 1.0)
-        system = gram / (scale[:, :, None] * scale[:, None, :])
-        diagonal = system.diagonal(dim1=1, dim2=2)
-        diagonal.copy_(torch.where(length > 0, diagonal + ridge, 1.0))
-        return torch.linalg.solve_ex(system, right / scale)[0] / scale
+        # The square of a length underflows before the length does: such a difference is as good as none.
+        scale = row[:, before].clamp(min=self.tiny).rsqrt_()
+        self.scale[:, before] = scale
+        if self.pushed > count:
+            self.scale[:, now] = 0
+            self.unit[:, now] = 0
+            self.unit[:, :, now] = 0
+            self.unit[:, now, now] = 1
+        entries = (row * scale[:, None]).mul_(self.scale[:, :count])
+        self.unit[:, before, :count] = entries
+        self.unit[:, :count, before] = entries
+        self.unit[:, before, before] = 1 + self.ridge
 
-    def combine(self, base: Tensor, differences: Tensor, gamma: Tensor, scale: float = 1.0) -> Tensor:
-        """base − scale · Σ_j γ_j differences_j, in new memory."""
-        product = torch.baddbmm(base[:, None, :], gamma, differences[:, : self.count], alpha=-scale)
-        return product[:, 0]
+    def least_squares(self) -> Tensor:
+        """γ (rows, slots), float64, 0 in the slot of g_k: the ridged normal equations, columns of unit length."""
+        count = self.count
+        unit, scale = self.unit[:, :count, :count], self.scale[:, :count]
+        right = self.g.products(self.g[self.now], count) * scale
+        if self.fresh is not None:
+            # A difference that a row may not use is a column of the identity: its γ comes out 0.
+            age = (self.now - 1 - torch.arange(count, device=unit.device)) % (self.memory + 1)
+            usable = age < self.fresh[:, None]
+            unit = torch.where(usable[:, :, None] & usable[:, None, :], unit, torch.eye(count).to(unit))
+            right = torch.where(usable, right, 0.0)
+        return torch.linalg.solve_ex(unit.mT, right)[0].mul_(scale)
 
     def take(self, rows: Tensor) -> None:
-        self.dg, self.df = self.dg[rows], self.df[rows]
-        self.gram, self.begun = self.gram[rows], self.begun[rows]
+        self.g.take(rows)
+        self.f.take(rows)
+        self.unit, self.scale = self.unit[rows], self.scale[rows]
+        self.begun = self.begun[rows]
         self.fresh = None if self.fresh is None else self.fresh[rows]
-        if self.last is not None:
-            self.last = self.last._replace(z=self.last.z[rows], fz=self.last.fz[rows], g=self.last.g[rows])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
+from deqrun.solvers.history import History
 from deqrun.solvers.line_search import Criterion, Found, SearchedMap, backtrack
 from deqrun.solvers.solver import Point, Solver, SolverState
 
@@ -99,24 +100,26 @@ class Broyden(Solver):
 class BroydenState(SolverState):
     """The directions since the last restart, and their products with one another.
 
-    directions  (rows, memory, D); slot j holds d_j. The one after the last is used at once and never again.
+    directions  slot j holds d_j. The one after the last is used at once and never again.
     gram        (rows, memory + 1, memory + 1) float64; d_i · d_j
     length      (rows, memory + 1) float64; λ_j
     inverse     (rows, memory + 1) float64; 1/‖d_j‖², 0 where update j is skipped
     system      (rows, memory + 1, memory + 1) float64, unit lower triangular; see `_coefficients`
     norms       (rows, up to REMEMBERED_NORMS); ‖g‖ at the latest iterates, for the line search
     count       directions at hand
+    searched    whether λ_j may be other than 1
     """
 
     def __init__(self, z: Tensor, memory: int, line_search: bool) -> None:
-        rows, width = z.shape
+        rows = len(z)
         self.memory = memory
-        self.directions = z.new_empty(rows, memory, width)
+        self.directions = History(memory, z)
         self.gram = torch.zeros(rows, memory + 1, memory + 1, dtype=torch.float64, device=z.device)
         self.system = torch.zeros_like(self.gram)
         self.inverse = torch.zeros(rows, memory + 1, dtype=torch.float64, device=z.device)
         self.length = torch.ones_like(self.inverse)
         self.count = 0
+        self.searched = line_search
         self.first_norm: Tensor | None = None
         self.norms: Tensor | None = None
         if line_search:
@@ -129,30 +132,38 @@ class BroydenState(SolverState):
         count = self.count
         self.count += 1
         self.length[:, count] = 1
-        direction = self.directions[:, count] if count < self.memory else g
+        direction = self.directions[count] if count < self.memory else g
         if count:
-            old = self.directions[:, :count]
-            products = torch.bmm(g[:, None], old.transpose(1, 2))[:, 0].double()
-            weights, scale = self._weights(products)
-            g[:, None].baddbmm_(weights.to(g.dtype)[:, None], old)
+            along = self.directions.products(g, count).double()
+            weights, scale = self._weights(along)
+            if weights.shape[1]:
+                g += self.directions.combination(weights.to(g.dtype), first=count - weights.shape[1])
             torch.mul(g, scale.to(g.dtype), out=direction)
-            self._enter_products(products, weights, scale)
+            if count < self.memory or self.searched:
+                self._enter_products(along, weights, scale)
         elif self.memory:
             direction.copy_(g)
-        self.gram[:, count, count] = torch.linalg.vector_norm(direction, dim=1).double().square()
+        if count < self.memory or self.searched:
+            self.gram[:, count, count] = torch.linalg.vector_norm(direction, dim=1).double().square_()
         return direction
 
-    def _enter_products(self, products: Tensor, weights: Tensor, scale: Tensor) -> None:
+    def _enter_products(self, along: Tensor, weights: Tensor, scale: Tensor) -> None:
         """Products of the newest direction with the others, from what it is made of: no pass over the buffer."""
-        count = products.shape[1]
-        row = scale * (products + torch.bmm(weights[:, None], self.gram[:, :count, :count])[:, 0])
+        count = along.shape[1]
+        weighed = self.gram[:, count - weights.shape[1] : count, :count]
+        row = torch.baddbmm(along[:, None], weights[:, None], weighed)[:, 0].mul_(scale)
         self.gram[:, count, :count] = row
         self.gram[:, :count, count] = row
 
-    def _weights(self, products: Tensor) -> tuple[Tensor, Tensor]:
-        """(w (rows, count), scale (rows, 1)) of d_k = scale · (g + Σ_j w_j d_j), from d_j · g in `products`."""
-        self._enter_update(products.shape[1] - 1)
-        c, scale = self._coefficients(products)
+    def _weights(self, along: Tensor) -> tuple[Tensor, Tensor]:
+        """(w, scale (rows, 1)) of d_k = scale · (g + Σ_j w_j d_j), from d_j · g in `along` (rows, count).
+
+        w is of the latest of the directions: of all, or, where every λ is 1, of all but the first, whose w would be 0.
+        """
+        self._enter_update(along.shape[1] - 1)
+        c, scale = self._coefficients(along)
+        if not self.searched:
+            return c[:, :-1], scale
         weights = c * (self.length[:, : c.shape[1]] - 1)
         weights[:, 1:] += c[:, :-1]
         return weights, scale
@@ -160,11 +171,14 @@ class BroydenState(SolverState):
     def _enter_update(self, at: int) -> None:
         """Row `at` of the system, that of the newest direction."""
         row = self.gram[:, at]
-        self.inverse[:, at] = torch.where(row[:, at] > 0, 1 / row[:, at], 0.0)
-        following = row[:, 1 : at + 1] + (self.length[:, :at] - 1) * row[:, :at]
-        self.system[:, at, :at] = -following * self.inverse[:, at, None]
+        squared = row[:, at]
+        self.inverse[:, at] = torch.where(squared > 0, 1 / squared, 0.0)
+        following = row[:, 1 : at + 1]
+        if self.searched:
+            following = following + (self.length[:, :at] - 1) * row[:, :at]
+        self.system[:, at, :at] = following * -self.inverse[:, at, None]
 
-    def _coefficients(self, products: Tensor) -> tuple[Tensor, Tensor]:
+    def _coefficients(self, along: Tensor) -> tuple[Tensor, Tensor]:
         """(c (rows, count), 1/(1 − c_last) (rows, 1)).
 
         Applying the factors to g one after the other, c_j = d_j · h_j / ‖d_j‖² with h_0 = g and
@@ -172,18 +186,27 @@ class BroydenState(SolverState):
         solving for it divides by 1 − c_last, which a partial update keeps off 0. Where the size of a coefficient says
         that it is nothing but rounding, all are 0.
         """
-        count = products.shape[1]
+        count = along.shape[1]
         system, inverse = self.system[:, :count, :count], self.inverse[:, :count]
-        right = (products * inverse)[:, :, None]
+        right = (along * inverse)[:, :, None]
         c = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)[:, :, 0]
         exact = 1 - c[:, -1:]
+        limit = 0.1 / torch.finfo(self.directions.vectors.dtype).eps
+        if c.device.type == "cpu" and len(c) and float(exact.abs().min()) >= LEAST_DENOMINATOR:
+            least, most = (float(value) for value in torch.aminmax(c))
+            if -limit < least and most < limit:  # false for NaN, too
+                return c, 1 / exact
+        return self._safe(c, exact, limit)
+
+    def _safe(self, c: Tensor, exact: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+        """The same, updates made in part or not at all where they have to be; the system takes note."""
+        count = c.shape[1]
         least = torch.where(exact < 0, -LEAST_DENOMINATOR, LEAST_DENOMINATOR)
         denominator = torch.where(exact.abs() < LEAST_DENOMINATOR, least, exact)
         share = torch.where(exact == denominator, 1.0, (1 - denominator) / c[:, -1:])
-        limit = 0.1 / torch.finfo(self.directions.dtype).eps
         share = torch.where(c.abs().amax(1, keepdim=True) < limit, share, 0.0)
-        inverse[:, -1:].mul_(share)
-        system[:, -1].mul_(share)
+        self.inverse[:, count - 1 : count].mul_(share)
+        self.system[:, count - 1, :count].mul_(share)
         c = torch.where(share == 0, 0.0, c)
         c[:, -1:] *= share
         return c, 1 / (1 - c[:, -1:])
@@ -207,7 +230,8 @@ class BroydenState(SolverState):
         self.gram[:, self.count - 1, self.count - 1].masked_fill_(found.failed, 0.0)
 
     def take(self, rows: Tensor) -> None:
-        for name in ("directions", "gram", "length", "inverse", "system", "first_norm", "norms", "nfe"):
+        self.directions.take(rows)
+        for name in ("gram", "length", "inverse", "system", "first_norm", "norms", "nfe"):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value[rows])

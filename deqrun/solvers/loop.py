@@ -23,10 +23,18 @@ GROWTH_LIMIT = 1e8
 """A row has DIVERGED when ‖z_k‖-scale exceeds this many times that of its start: float32 then holds no digit of it."""
 
 COMPACT_BELOW = 0.9
-"""Finished rows leave once fewer than this share of the batch is active: copying the memory costs about a step."""
+"""Where the solver has a memory, finished rows leave once fewer than this share of the batch is active: copying the
+memory costs about a step. Where it has none they leave at once."""
 
 CUDA_CHECK_EVERY = 8
 """On CUDA the host asks only every so many steps whether rows are left, so that it never waits for the device."""
+
+
+PER_ROW = (
+    "z", "fz", "g", "residual", "rows", "active", "diverged", "kept_z", "kept_residual", "kept_k", "tol", "max_iter",
+    "limit", "anchor", "anchor_k",
+)  # fmt: skip
+"""What the loop holds of each row in the batch."""
 
 
 @torch.no_grad()
@@ -57,19 +65,16 @@ def solve(
     _check_layers(f, solver)
     work = _Work.start(solver.adapt(f, z0), z0, solver, budget)
     for k in range(budget.max_iter + 1):
-        point = work.evaluate(k)
+        work.evaluate(k)
         if k == 0:
             warn_if_unreachable(budget.tol, work.f.output_dtype)
         if observe is not None:
-            work.show(point, observe)
-        work.judge(point)
-        if k == budget.max_iter:
-            break
-        point, finished = work.drop_finished(point)
-        if finished:
+            work.show(k, observe)
+        work.judge(k)
+        if k == budget.max_iter or work.drop_finished(k):
             break
         with _full_precision(z0.device.type):
-            work.z = solver.step(work.state, point)
+            work.z = solver.step(work.state, work.point(k))
     return work.solution()
 
 
@@ -109,20 +114,22 @@ class _Work:
     f: FlatMap
     state: SolverState | None
     budget: Budget
-    z: Tensor  # (n, D)
+    z: Tensor  # (n, D), and at it:
+    fz: Tensor  # (n, D)
+    g: Tensor  # (n, D)
+    residual: Tensor  # (n,)
+    bounded: Tensor | None  # (n,) not diverged at z; None: all rows
     rows: Tensor  # (n,) index into the original batch
     active: Tensor  # (n,) not stopped yet
     diverged: Tensor  # (n,)
     kept_z: Tensor  # (n, D)
     kept_residual: Tensor  # (n,)
     kept_k: Tensor  # (n,)
-    out_z: Tensor  # (batch, D)
-    out_kept: Tensor  # (batch,)
-    out_diverged: Tensor  # (batch,)
     trace: Trace
     tol: float | Tensor  # (n,)
     max_iter: Tensor | None  # (n,) where each row has its own
     all_active: bool
+    out: tuple[Tensor, Tensor, Tensor] | None = None  # (batch, …) kept_z, kept_k, diverged, once rows have left
     limit: Tensor | None = None  # (n,) norm beyond which the row has diverged
     anchor: Tensor | None = None  # (n,) residual that patience compares with
     anchor_k: Tensor | None = None  # (n,)
@@ -135,108 +142,117 @@ class _Work:
         zeros = torch.zeros(batch, dtype=torch.long, device=z.device)
         rows = torch.arange(batch, device=z.device)
         return cls(
-            f=f, state=solver.init(z), budget=budget, z=z, rows=rows,
+            f=f, state=solver.init(z), budget=budget, z=z, fz=z, g=z, residual=inf, bounded=None, rows=rows,
             active=torch.ones(batch, dtype=torch.bool, device=z.device),
             diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
-            kept_z=z, kept_residual=inf, kept_k=zeros, out_z=z.clone(), out_kept=zeros.clone(),
-            out_diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
-            trace=Trace(depth=depth_of(f.f)), tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
+            kept_z=z, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
+            tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
             all_active=True, anchor=inf.clone() if budget.patience else None,
             anchor_k=zeros.clone() if budget.patience else None,
         )  # fmt: skip
 
-    def evaluate(self, k: int) -> Point:
+    def evaluate(self, k: int) -> None:
         """Evaluate f at iterate k and measure its residual."""
-        fz = self.f.at(self.z, k)
-        g = fz - self.z
-        norm_g = torch.linalg.vector_norm(g, dim=1)
-        norm_f = torch.linalg.vector_norm(fz, dim=1)
+        self.fz = self.f.at(self.z, k)
+        self.g = torch.sub(self.fz, self.z, out=None if self.state is None else self.state.room())
+        norm_g = torch.linalg.vector_norm(self.g, dim=1)
+        norm_f = torch.linalg.vector_norm(self.fz, dim=1)
         self._note_divergence(norm_g + norm_f)
-        tiny = torch.finfo(g.dtype).tiny ** 0.5
-        residual = norm_g / (norm_f + tiny) if self.budget.norm == "relative" else norm_g
-        residual = torch.nan_to_num(residual, nan=torch.inf, posinf=torch.inf)
+        residual = norm_g
+        if self.budget.norm == "relative":
+            residual = norm_g / norm_f.add_(torch.finfo(norm_f.dtype).tiny ** 0.5)
+        if self.bounded is not None:
+            residual = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        self.residual = residual
         known = residual if self.all_active else residual.masked_fill(~self.active, torch.nan)
         self.trace.add(self.rows, known, self.state)
-        return Point(k, self.z, fz, g, residual, self.f, self.active)
 
     def _note_divergence(self, size: Tensor) -> None:
         if self.limit is None:
             self.limit = (size * GROWTH_LIMIT).clamp(max=torch.finfo(size.dtype).max)
-        self.unbounded = ~(size <= self.limit)  # true for NaN, too
+        bounded = size <= self.limit  # false for NaN, too
+        self.bounded = None if bounded.device.type == "cpu" and bool(bounded.all()) else bounded
 
-    def judge(self, point: Point) -> None:
+    def point(self, k: int) -> Point:
+        """What the solver's step is shown."""
+        return Point(k, self.z, self.fz, self.g, self.residual, self.f, self.active)
+
+    def judge(self, k: int) -> None:
         """Keep iterate k where it is the one to keep; stop rows that converged, diverged or stalled at it."""
-        residual, keep = point.residual, self.active
+        keep = self.active
         if self.budget.keep == "best":
-            keep = keep & (residual < self.kept_residual)
-        self._keep(point, keep)
-        stop = (residual <= self.tol) | self.unbounded
+            better = self.residual < self.kept_residual
+            keep = better if self.all_active else keep & better
+        self._keep(k, keep)
+        going = self.residual > self.tol
+        if self.bounded is not None:
+            going &= self.bounded
+            self.diverged |= self.active & ~self.bounded
         if self.max_iter is not None:
-            stop |= self.max_iter <= point.k
-        self.diverged |= self.active & self.unbounded
+            going &= self.max_iter > k
         if self.budget.patience is not None:
-            stop |= self._stalled(point)
-        self.active = self.active & ~stop
+            going &= ~self._stalled(k)
+        self.active = going if self.all_active else self.active & going
 
-    def _keep(self, point: Point, keep: Tensor) -> None:
+    def _keep(self, k: int, keep: Tensor) -> None:
         on_host = keep.device.type == "cpu"
         if on_host and bool(keep.all()):
             # Every iterate is new memory, so holding a reference is enough.
-            self.kept_z, self.kept_residual = point.z, point.residual
-            self.kept_k = torch.full_like(self.kept_k, point.k)
+            self.kept_z, self.kept_residual = self.z, self.residual
+            self.kept_k = torch.full_like(self.kept_k, k)
         elif not on_host or bool(keep.any()):
-            self.kept_z = torch.where(keep[:, None], point.z, self.kept_z)
-            self.kept_residual = torch.where(keep, point.residual, self.kept_residual)
-            self.kept_k = self.kept_k.masked_fill(keep, point.k)
+            self.kept_z = torch.where(keep[:, None], self.z, self.kept_z)
+            self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
+            self.kept_k = self.kept_k.masked_fill(keep, k)
 
-    def _stalled(self, point: Point) -> Tensor:
+    def _stalled(self, k: int) -> Tensor:
         assert self.anchor is not None
         assert self.anchor_k is not None
-        improved = point.residual < self.anchor * 0.999
-        self.anchor = torch.where(improved, point.residual, self.anchor)
-        self.anchor_k = self.anchor_k.masked_fill(improved, point.k)
-        return point.k - self.anchor_k >= (self.budget.patience or 0)
+        improved = self.residual < self.anchor * 0.999
+        self.anchor = torch.where(improved, self.residual, self.anchor)
+        self.anchor_k = self.anchor_k.masked_fill(improved, k)
+        return k - self.anchor_k >= (self.budget.patience or 0)
 
-    def show(self, point: Point, observe: Observer) -> None:
+    def show(self, k: int, observe: Observer) -> None:
         if self.all_active:
-            observe(point.k, self.f.unflatten(point.z), self.rows)
+            observe(k, self.f.unflatten(self.z), self.rows)
         else:
             index = self.active.nonzero()[:, 0]
-            observe(point.k, self.f.unflatten(point.z[index]), self.rows[index])
+            observe(k, self.f.unflatten(self.z[index]), self.rows[index])
 
-    def drop_finished(self, point: Point) -> tuple[Point, bool]:
+    def drop_finished(self, k: int) -> bool:
         """Drop finished rows from the batch where that pays; True if none is left."""
-        point = point._replace(active=self.active)
-        if self.z.is_cuda and point.k % CUDA_CHECK_EVERY:
+        if self.z.is_cuda and k % CUDA_CHECK_EVERY:
             self.all_active = False
-            return point, False
-        count, size = int(self.active.sum()), len(self.active)
+            return False
+        count, size = int(self.active.count_nonzero()), len(self.active)
         self.all_active = count == size
-        if count and self.f.can_take and count < COMPACT_BELOW * size:
-            point = self._take(point, self.active.nonzero()[:, 0])
-        return point, count == 0
+        if count and self.f.can_take and count < size * (1 if self.state is None else COMPACT_BELOW):
+            self._take(self.active.nonzero()[:, 0])
+        return count == 0
 
-    def _take(self, point: Point, index: Tensor) -> Point:
+    def _take(self, index: Tensor) -> None:
         self._write_out()
         self.f = self.f.take(index)
-        self.rows, self.active, self.diverged = self.rows[index], self.active[index], self.diverged[index]
-        self.kept_z, self.kept_residual = self.kept_z[index], self.kept_residual[index]
-        self.kept_k, self.all_active = self.kept_k[index], True
-        for name in ("limit", "anchor", "anchor_k", "tol", "max_iter"):
+        for name in PER_ROW:
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
         if self.state is not None:
             self.state.take(index)
-        z, fz, g = point.z[index], point.fz[index], point.g[index]
-        return Point(point.k, z, fz, g, point.residual[index], self.f, self.active)
+        self.all_active = True
 
     def _write_out(self) -> None:
-        self.out_z[self.rows] = self.kept_z
-        self.out_kept[self.rows] = self.kept_k
-        self.out_diverged[self.rows] = self.diverged
+        found = self.kept_z, self.kept_k, self.diverged
+        if self.out is None:
+            self.out = self.kept_z.clone(), self.kept_k.clone(), self.diverged.clone()
+        else:
+            for everywhere, here in zip(self.out, found, strict=True):
+                everywhere[self.rows] = here
 
     def solution(self) -> Solution:
         self._write_out()
-        return self.trace.solution(self.f.unflatten(self.out_z), self.out_kept, self.out_diverged, self.budget)
+        assert self.out is not None
+        z, kept, diverged = self.out
+        return self.trace.solution(self.f.unflatten(z), kept, diverged, self.budget)

@@ -97,6 +97,9 @@ class PerturbedState(SolverState):
             self.nfe = None if self.inner.nfe is None else self.inner.nfe + self.lost
             self.jvps = self.inner.jvps
 
+    def room(self) -> Tensor | None:
+        return None if self.inner is None else self.inner.room()
+
     def take(self, rows: Tensor) -> None:
         self.rows, self.lost = self.rows[rows], self.lost[rows]
         if self.inner is not None:

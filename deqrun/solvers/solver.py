@@ -39,6 +39,10 @@ class SolverState(ABC):
     nfe: Tensor | None = None
     jvps: Tensor | None = None
 
+    def room(self) -> Tensor | None:
+        """Memory (rows, D) of this state's own into which the loop writes the next g; None: new memory."""
+        return None
+
     @abstractmethod
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (LongTensor into the current batch), in place."""
@@ -65,4 +69,7 @@ class Solver(ABC):
 
     @abstractmethod
     def step(self, state: SolverState | None, point: Point) -> Tensor:
-        """Iterate k+1 (rows, D) in new memory or that of `point.g`, or `point.fz` itself; never an older iterate's."""
+        """Iterate k+1 (rows, D) in new memory, or `point.fz` itself; never an older iterate's.
+
+        Where the state has no `room` of its own, the memory of `point.g` will do, too.
+        """

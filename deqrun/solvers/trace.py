@@ -36,9 +36,9 @@ class Trace:
     def solution(self, z: Tensor, kept: Tensor, diverged: Tensor, budget: Budget) -> Solution:
         """The Solution whose kept iterates are z; `diverged` (batch,) bool."""
         residuals = self._spread(self.residuals, torch.nan, len(kept))
-        steps = ((~residuals.isnan()).sum(0) - 1).clamp(min=0)
+        steps = (residuals == residuals).sum(0).sub_(1).clamp_(min=0)  # that is, not NaN
         residuals = residuals[: int(steps.max()) + 1 if len(steps) else 1]
-        iterate = torch.minimum(torch.arange(len(residuals), device=steps.device)[:, None], steps)
+        iterate = torch.arange(len(residuals), device=steps.device)[:, None].minimum(steps)
         nfes = (iterate + 1).clamp(max=self.depth or len(residuals))
         if self.nfe:
             nfes = nfes + self._spread(self.nfe, 0, len(kept)).gather(0, iterate)
@@ -54,6 +54,8 @@ class Trace:
 
     def _spread(self, columns: list[Tensor], missing: float, batch: int) -> Tensor:
         """(T+1, batch) from what was recorded of the rows in the batch; `missing` where a row had left."""
+        if all(len(rows) == batch for rows in self.rows):
+            return torch.stack(columns)
         table = columns[0].new_full((len(columns), batch), missing)
         for k, (rows, column) in enumerate(zip(self.rows, columns, strict=True)):
             if len(rows) == batch:
@@ -66,9 +68,7 @@ class Trace:
 def _status(final: Tensor, steps: Tensor, diverged: Tensor, budget: Budget) -> Tensor:
     status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
     if budget.patience is not None:
-        status[steps < (budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps))] = int(
-            Status.STALLED
-        )
-    status[diverged] = int(Status.DIVERGED)
-    status[final <= (budget.tol if budget.row_tol is None else budget.row_tol.to(final))] = int(Status.CONVERGED)
-    return status
+        most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps)
+        status.masked_fill_(steps < most, int(Status.STALLED))
+    tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final)
+    return status.masked_fill_(diverged, int(Status.DIVERGED)).masked_fill_(final <= tol, int(Status.CONVERGED))
