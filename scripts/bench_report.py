@@ -34,17 +34,13 @@ def chart(rows: list[Row]) -> bytes:
         if row.figure.startswith("per step")
         for size, solver in [row.case.split(",", 1)]
     ]
-    bars = (
-        alt.Chart(alt.Data(values=values), width=520, title="Cost of a solver step, in evaluations of the bare cell")
-        .mark_bar()
-        .encode(
-            x=alt.X(
-                "ratio:Q", title="time of a step over one evaluation of the cell (log)", scale=alt.Scale(type="log")
-            ),
-            y=alt.Y("solver:N", title=None, sort=None),
-            color=alt.Color("solver:N", legend=None),
-            row=alt.Row("size:N", title=None, sort=["small", "middle", "large"]),
-        )
-    )
-    png: bytes = vl_convert.vegalite_to_png(bars.to_dict(), scale=2)
+    title = "Cost of a solver step, in evaluations of the bare cell"
+    axis = alt.X("ratio:Q", title="time of a step over one evaluation of the cell")
+    base = alt.Chart().encode(x=axis, y=alt.Y("solver:N", title=None, sort=None))
+    bars = base.mark_bar().encode(color=alt.Color("solver:N", legend=None))
+    numbers = base.mark_text(align="left", dx=3).encode(text=alt.Text("ratio:Q", format=".2f"))
+    size = alt.Row("size:N", title=None, sort=["small", "middle", "large"])
+    picture = alt.layer(bars, numbers, data=alt.Data(values=values)).properties(width=520)
+    picture = picture.facet(row=size).resolve_scale(y="independent").properties(title=title)
+    png: bytes = vl_convert.vegalite_to_png(picture.to_dict(), scale=2)
     return png

@@ -126,9 +126,9 @@ def one_evaluation(model: DEQ, dataset: Digits, split: Split, solver: Solver, bu
 
 
 def evaluate_only(f: Callable[[Tensor], Tensor], z: Tensor, times: int) -> None:
-    """Evaluations of f, each value let go before the next is computed."""
+    """f after f: each value is let go when the next is there, as in a solve."""
     for _ in range(times):
-        f(z)
+        z = f(z)
 
 
 @torch.no_grad()

@@ -189,7 +189,9 @@ class AndersonState(SolverState):
             # A difference that a row may not use is a column of the identity: its γ comes out 0.
             age = (self.now - 1 - torch.arange(count, device=unit.device)) % (self.memory + 1)
             usable = age < self.fresh[:, None]
-            unit = torch.where(usable[:, :, None] & usable[:, None, :], unit, torch.eye(count).to(unit))
+            unit = torch.where(
+                usable[:, :, None] & usable[:, None, :], unit, torch.eye(count, dtype=unit.dtype, device=unit.device)
+            )
             right = torch.where(usable, right, 0.0)
         return torch.linalg.solve_ex(unit.mT, right)[0].mul_(scale)
 
