@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
+from deqrun.analysis.cost import saved_for_backward
 from deqrun.datasets import Digits, Split
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep import cells, trace
@@ -52,17 +52,11 @@ def saved_bytes() -> None:
     model = mdeq()
     found = []
     for max_iter in (10, 100):
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor, kept: dict[int, int] = kept) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
         model.budget = Budget(max_iter=max_iter, tol=0.0)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            _, solution = model(x)
-        found.append(sum(kept.values()))
+        with saved_for_backward() as saved:
+            logits, solution = model(x)
+        found.append(saved.now)
+        del logits
         print(f"saved for backward at {max_iter:>3} iterations: {found[-1]:,} bytes ({solution.summary()})")
     print(f"equal: {found[0] == found[1]}\n")
 

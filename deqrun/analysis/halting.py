@@ -1,0 +1,254 @@
+"""When to stop thinking: halting rules over recorded trajectories, what each costs, and how a threshold is chosen.
+
+A rule is a signal and a threshold. A sample stops at the first iterate k whose signal is at most the threshold; the
+two counts, `stable` and `budget`, stop it at the first that is at least the threshold. A sample that the rule has not
+stopped ends where its trajectory ends: at the budget, or where the solve itself stopped it (its tolerance reached, or
+diverged). The answer is that of the iterate at which it stops.
+
+    residual  ‖f(z_k) − z_k‖ / ‖f(z_k)‖, the solver's own
+    change    ‖z_k − z_{k−1}‖ / ‖z_k‖
+    kl        KL(p_k ‖ p_{k−1}) of the read-outs, nats
+    entropy   |H(p_k) − H(p_{k−1})|, nats
+    stable    iterates for which the answer has stood (`deqrun.analysis.signals` defines these four)
+    budget    k itself: the same number of iterations for every sample, the bound that a rule has to beat
+    oracle    whether the answer is right: stops at the first right one, the bound that no rule can beat by answers
+              that it has to give itself
+
+**What a rule pays.** With nfe[k] evaluations spent when the residual of iterate k is known, iterate k itself cost
+nfe[k] − 1. A sample that `residual` stops at k pays nfe[k], which is k + 1 for Picard, Anderson and Broyden; one that
+any other rule stops pays nfe[k] − 1, which is k. A sample that no rule stopped pays nfe[k] where the solve's own check
+of the residual ended it, and where the budget did, nfe[T] under `residual`, nfe[T] − 1 under the others. Evaluations
+of solvers that take Jacobian products besides count evaluations alone, unless `nfe` is given with both.
+
+**Chosen on validation, reported on test.** `thresholds` and `choose` take validation; `evaluate` reports the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "BOUNDS",
+    "RULES",
+    "HaltingPoint",
+    "Recording",
+    "Stops",
+    "choose",
+    "choose_within",
+    "curve",
+    "evaluate",
+    "frontier",
+    "stops",
+    "thresholds",
+]
+
+RULES = ("residual", "change", "kl", "entropy", "stable")
+BOUNDS = ("budget", "oracle")
+COUNTS = ("stable", "budget")
+"""Rules that stop a sample from a threshold upwards; the others do from it downwards."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What halting needs of the trajectories of n samples over iterates 0 … T.
+
+    residual  (T+1, n) as a trajectory has it: NaN after a row stopped
+    nfe       (T+1, n) evaluations spent when that residual was known, held after a row stopped
+    correct   (T+1, n) bool: whether the read-out of that iterate is right, held after a row stopped
+    signals   change, kl, entropy, stable, or some of them, each (T+1, n); inf where there is no iterate before
+
+    Raises ValueError where shapes differ.
+    """
+
+    residual: NDArray[Any]
+    nfe: NDArray[Any]
+    correct: NDArray[np.bool_]
+    signals: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, array in {"nfe": self.nfe, "correct": self.correct, **self.signals}.items():
+            if array.shape != self.residual.shape:
+                raise ValueError(
+                    f"{name} must have the residual's shape {self.residual.shape}, (iterates, samples), "
+                    f"got {array.shape}."
+                )
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return int(self.residual.shape[1])
+
+    def last(self) -> NDArray[np.intp]:
+        """(n,) index of the last iterate of each sample."""
+        return np.maximum(np.count_nonzero(~np.isnan(self.residual), axis=0) - 1, 0)
+
+    def rules(self) -> tuple[str, ...]:
+        """Rules whose signal was recorded, and the bounds."""
+        return tuple(rule for rule in RULES if rule == "residual" or rule in self.signals) + BOUNDS
+
+    def urge(self, rule: str) -> NDArray[Any]:
+        """(T+1, n): the signal turned so that a rule stops at the first value <= its turned threshold; inf if unknown.
+
+        In the signal's own dtype, so that thresholds are compared as a trajectory compares tolerances.
+        Raises ValueError for a rule whose signal was not recorded.
+        """
+        if rule not in self.rules():
+            raise ValueError(f"There is no halting rule {rule!r} here; there are {', '.join(self.rules())}.")
+        steps = np.arange(len(self.residual))[:, None]
+        if rule == "oracle":
+            signal = np.where(self.correct, 0.0, np.inf)
+        elif rule == "budget":
+            signal = np.broadcast_to(-steps.astype(np.float64), self.residual.shape)
+        elif rule == "stable":
+            signal = -self.signals[rule].astype(np.float64)
+        else:
+            signal = self.residual if rule == "residual" else self.signals[rule]
+        return np.where((steps <= self.last()) & ~np.isnan(signal), signal, signal.dtype.type(np.inf))
+
+
+@dataclass(frozen=True)
+class Stops:
+    """Where each of n samples stopped, under one rule and threshold.
+
+    iterate  (n,) the iterate whose answer is given
+    nfe      (n,) evaluations paid
+    correct  (n,) bool: whether that answer is right
+    fired    (n,) bool: whether the rule stopped it, rather than the end of the trajectory
+    """
+
+    iterate: NDArray[np.intp]
+    nfe: NDArray[np.int64]
+    correct: NDArray[np.bool_]
+    fired: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class HaltingPoint:
+    """One rule at one threshold over n samples: accuracy, mean and 95 % quantile of the evaluations, share fired.
+
+    threshold is in the signal's units: nats for kl and entropy, iterates for stable and budget; NaN for the oracle,
+    which has none.
+    """
+
+    rule: str
+    threshold: float
+    n: int
+    accuracy: float
+    nfe_mean: float
+    nfe_p95: float
+    fired: float
+
+    @property
+    def standard_error(self) -> float:
+        """Of the accuracy p: √(p (1 − p) / n)."""
+        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.n))
+
+
+def stops(recording: Recording, rule: str, threshold: float = np.nan) -> Stops:
+    """Where each sample stops; the oracle takes no threshold. Raises ValueError for a rule that is not recorded."""
+    return _stops(recording, rule, threshold, np.minimum.accumulate(recording.urge(rule), axis=0))
+
+
+def _stops(recording: Recording, rule: str, threshold: float, lowest: NDArray[Any]) -> Stops:
+    """`lowest` (T+1, n) is the running minimum of the rule's urge: it crosses the threshold once."""
+    turned = 0.0 if rule == "oracle" else -threshold if rule in COUNTS else threshold
+    above = np.count_nonzero(~(lowest <= turned), axis=0)
+    fired, last, columns = above < len(lowest), recording.last(), np.arange(recording.n)
+    iterate = np.where(fired, above, last)
+    known = np.asarray(recording.nfe, dtype=np.int64)[iterate, columns]
+    checked = (rule == "residual") | (~fired & (last < len(lowest) - 1))
+    return Stops(iterate, known - np.where(checked, 0, 1), recording.correct[iterate, columns], fired)
+
+
+def evaluate(recording: Recording, rule: str, threshold: float = np.nan) -> HaltingPoint:
+    """The rule at this threshold. A threshold chosen on validation is reported so on test."""
+    return curve(recording, rule, [threshold])[0]
+
+
+def curve(recording: Recording, rule: str, grid: Sequence[float] | NDArray[Any]) -> list[HaltingPoint]:
+    """The rule at every threshold of the grid, in its order."""
+    lowest = np.minimum.accumulate(recording.urge(rule), axis=0)
+    return [_point(rule, float(value), _stops(recording, rule, float(value), lowest)) for value in grid]
+
+
+def _point(rule: str, threshold: float, at: Stops) -> HaltingPoint:
+    return HaltingPoint(
+        rule, threshold, len(at.nfe), float(at.correct.mean()), float(at.nfe.mean()),
+        float(np.quantile(at.nfe, 0.95)), float(at.fired.mean()),
+    )  # fmt: skip
+
+
+def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.float64]:
+    """At most `count` thresholds worth trying, from validation, in ascending order; each stops some sample somewhere.
+
+    The counts take whole numbers, budgets 0 … T and runs 1 … the longest, thinned evenly by order where they are more
+    than `count`. Other rules take evenly spaced quantiles of the values that are the lowest so far in their
+    trajectory: a threshold between two neighbours among these changes nothing, and one above or below them all stops
+    all samples at once or none at all. Each is a value that was observed. The oracle has no threshold: [nan].
+
+    Raises ValueError for count < 1.
+    """
+    if count < 1:
+        raise ValueError(f"count must be at least 1 threshold, got {count}.")
+    if rule == "oracle":
+        return np.array([np.nan])
+    urge = validation.urge(rule)
+    values = np.minimum.accumulate(urge, axis=0)[np.isfinite(urge)]
+    if rule in COUNTS:
+        values = np.unique(-values) + 0.0  # no negative zero
+        values = values[values >= (1 if rule == "stable" else 0)]
+    # Of the samples' values, not of the distinct ones: thresholds lie close where many samples stop.
+    ordered = np.sort(values)
+    places = np.rint(np.linspace(0, len(ordered) - 1, min(count, len(ordered)))).astype(int)
+    return np.asarray(np.unique(ordered[places]), dtype=np.float64)
+
+
+def frontier(points: Sequence[HaltingPoint]) -> list[HaltingPoint]:
+    """The points that no other beats, by rising cost.
+
+    A point beats another if its mean evaluations are no more and its accuracy no less, and one of the two is better.
+    Of points equal in both the first is kept.
+    """
+    best, kept = -np.inf, []
+    for point in sorted(points, key=lambda point: (point.nfe_mean, -point.accuracy)):
+        if point.accuracy > best:
+            best = point.accuracy
+            kept.append(point)
+    return kept
+
+
+def choose(points: Sequence[HaltingPoint], target: float | None = None) -> HaltingPoint | None:
+    """The cheapest point of validation whose accuracy is at least `target`; of equals the more accurate.
+
+    target  default: within one standard error of the best, p − √(p (1 − p) / n) with p the best point's accuracy (the
+            one-standard-error rule of Breiman, Friedman, Olshen & Stone 1984). Give one to compare rules at equal
+            accuracy, such as that of the whole budget.
+
+    None where no point reaches it. Raises ValueError where there are no points.
+    """
+    best = _best(points)
+    least = best.accuracy - best.standard_error if target is None else target
+    reaching = [point for point in points if point.accuracy >= least]
+    return min(reaching, key=lambda point: (point.nfe_mean, -point.accuracy), default=None)
+
+
+def choose_within(points: Sequence[HaltingPoint], nfe: float) -> HaltingPoint | None:
+    """The most accurate point of validation that costs at most `nfe` mean evaluations; of equals the cheaper.
+
+    None where every point costs more. Over a grid of costs this is a rule's curve: each choice is made on validation
+    and its accuracy and cost are read on test with `evaluate`. Raises ValueError where there are no points.
+    """
+    _best(points)
+    affordable = [point for point in points if point.nfe_mean <= nfe]
+    return min(affordable, key=lambda point: (-point.accuracy, point.nfe_mean), default=None)
+
+
+def _best(points: Sequence[HaltingPoint]) -> HaltingPoint:
+    if not points:
+        raise ValueError("There are no points to choose from.")
+    return max(points, key=lambda point: point.accuracy)

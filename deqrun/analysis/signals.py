@@ -1,0 +1,175 @@
+"""What a halting rule sees: how much the state, the answer and its certainty have moved since the last iterate.
+
+Iterate k of a sample is its state z_k, read out as p_k, a distribution over the classes at every answered position.
+The signals of iterate k compare it with iterate k − 1, so that they cost no evaluation beyond those behind z_k:
+
+    change   ‖z_k − z_{k−1}‖₂ / (‖z_k‖₂ + ε), ε the root of the dtype's smallest normal number
+    kl       KL(p_k ‖ p_{k−1}) = Σ_c p_k(c) ln(p_k(c) / p_{k−1}(c)), in nats; the mean over the asked positions
+    entropy  |H(p_k) − H(p_{k−1})|, H(p) = −Σ_c p(c) ln p(c), in nats; the mean over the asked positions, so that a
+             position that gains certainty does not hide one that loses it
+    stable   for how many iterates the answer has stood: the largest j with answer(k) = … = answer(k − j), the answer
+             being the most likely class of every asked position
+
+Stopping where consecutive read-outs differ by little in KL is the rule of Geiping et al. 2025 (arXiv 2502.05171) for
+models of recurrent depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Reading", "SignalRecorder", "answers_agree", "entropy_change", "kl_divergence", "state_change"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The read-out of one iterate, with what two comparisons need of it computed once.
+
+    log_p    (n, classes, *positions) log-probabilities, float32 or wider
+    entropy  (n, *positions) in nats
+    answer   (n, *positions) the most likely class
+    asked    (n, *positions) bool, or None where every position is
+    """
+
+    log_p: Tensor
+    entropy: Tensor
+    answer: Tensor
+    asked: Tensor | None
+
+    @classmethod
+    def of(cls, logits: Tensor, asked: Tensor | None = None) -> Reading:
+        """From logits (n, classes, *positions)."""
+        log_p = torch.log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1)
+        entropy = -(log_p.exp() * log_p).nan_to_num(nan=0.0).sum(1)  # 0 ln 0 = 0
+        return cls(log_p, entropy, logits.argmax(1), asked)
+
+    def take(self, rows: Tensor) -> Reading:
+        """These rows (long) alone."""
+        asked = None if self.asked is None else self.asked[rows]
+        return Reading(self.log_p[rows], self.entropy[rows], self.answer[rows], asked)
+
+
+def state_change(z: Tensor, before: Tensor) -> Tensor:
+    """‖z − before‖₂ / (‖z‖₂ + ε) of each row of (n, …): (n,)."""
+    norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
+    moved = torch.linalg.vector_norm((z - before).flatten(1), dim=1)
+    return _known(moved / (norm + torch.finfo(z.dtype).tiny ** 0.5))
+
+
+def kl_divergence(now: Reading, before: Reading) -> Tensor:
+    """KL(p ‖ q) in nats, the mean over the asked positions, of p = now and q = before: (n,), never negative.
+
+    Summed as Σ p (e^d − 1 − d) with d = ln q − ln p, which is the same since p and q both sum to 1: every term is
+    positive, and the sum stays exact where p and q agree to the last few digits, where Σ p ln(p/q) cancels.
+    """
+    p, d = now.log_p.exp(), before.log_p - now.log_p
+    near = p * (torch.expm1(d) - d)
+    # e^d overflows where p is tiny, p e^d = q does not; where p is 0, p ln p is.
+    far = before.log_p.exp() - p - torch.where(p > 0, p * d, 0.0)
+    terms = torch.where(d.abs() < 1, near, far)
+    return _known(_over_asked(terms.sum(1).clamp(min=0), now.asked))
+
+
+def entropy_change(now: Reading, before: Reading) -> Tensor:
+    """|H(p) − H(q)| in nats, the mean over the asked positions: (n,)."""
+    broken = now.log_p.isnan().any(1) | before.log_p.isnan().any(1)
+    change = (now.entropy - before.entropy).abs().masked_fill(broken, torch.inf)
+    return _known(_over_asked(change, now.asked))
+
+
+def answers_agree(now: Reading, before: Reading) -> Tensor:
+    """Whether the answer is the same at every asked position: (n,) bool. An answer that is no number never agrees."""
+    same = (now.answer == before.answer) & ~now.log_p.isnan().any(1)
+    return (same if now.asked is None else same | ~now.asked).flatten(1).all(1) if same.dim() > 1 else same
+
+
+def _over_asked(values: Tensor, asked: Tensor | None) -> Tensor:
+    """(n,) mean over the asked positions of (n, *positions); 0 where nothing is asked."""
+    if values.dim() == 1:
+        return values
+    if asked is None:
+        return values.flatten(1).mean(1)
+    return values.masked_fill(~asked, 0.0).flatten(1).sum(1) / asked.flatten(1).sum(1).clamp(min=1)
+
+
+def _known(values: Tensor) -> Tensor:
+    """What is no number is infinite: no rule stops there."""
+    return values.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+
+class _Iterate(NamedTuple):
+    """What the next iterate is compared with: rows (r,), their states, read-outs, and how long the answer stood."""
+
+    rows: Tensor
+    z: Tensor
+    reading: Reading
+    stable: Tensor
+
+    def take(self, rows: Tensor, batch: int) -> _Iterate:
+        """Those of the rows that went on."""
+        if len(rows) == len(self.rows):
+            return self
+        place = torch.empty(batch, dtype=torch.long, device=rows.device)
+        place[self.rows] = torch.arange(len(self.rows), device=rows.device)
+        index = place[rows]
+        return _Iterate(rows, self.z[index], self.reading.take(index), self.stable[index])
+
+
+class SignalRecorder:
+    """The signals of every iterate of one batch, taken in as the solve comes by them.
+
+    Call it from the `observe` of a solve. At k = 0, which has no iterate before it, change, kl and entropy are inf
+    and stable is 0; after a row has stopped they are NaN, and stable is 0.
+
+    Arguments
+        iterates  T + 1, the most that there will be
+        batch     samples of the batch
+        asked     (batch, *positions) bool: which positions are answered; None for all, or for one answer per sample
+
+    Raises ValueError where an iterate is skipped or repeated.
+    """
+
+    def __init__(self, iterates: int, batch: int, asked: Tensor | None = None) -> None:
+        self.iterates, self.batch, self.asked = iterates, batch, asked
+        self._before: _Iterate | None = None
+        self._columns: list[tuple[Tensor, tuple[Tensor, ...]]] = []  # rows, and their change, kl, entropy, stable
+
+    def __call__(self, k: int, z: Tensor, logits: Tensor, rows: Tensor) -> None:
+        """Take in iterate k; each is to follow the one before it.
+
+        z       (r, …) states, logits (r, classes, *positions) their read-outs
+        rows    (r,) long: their places in the batch, each among those of iterate k − 1
+        """
+        if k != len(self._columns):
+            raise ValueError(f"Iterates must come in order: {len(self._columns)} was next, got {k}.")
+        reading = Reading.of(logits, None if self.asked is None else self.asked[rows])
+        if self._before is None:
+            unknown = torch.full((len(rows),), torch.inf, device=z.device)
+            column = (unknown, unknown, unknown, torch.zeros(len(rows), dtype=torch.int32, device=z.device))
+        else:
+            before = self._before.take(rows, self.batch)
+            column = (
+                state_change(z, before.z), kl_divergence(reading, before.reading),
+                entropy_change(reading, before.reading),
+                torch.where(answers_agree(reading, before.reading), before.stable + 1, 0),
+            )  # fmt: skip
+        self._before = _Iterate(rows, z, reading, column[3])
+        self._columns.append((rows, column))
+
+    def arrays(self) -> dict[str, NDArray[np.float32] | NDArray[np.int32]]:
+        """change, kl, entropy (iterates, batch) float32, and stable (iterates, batch) int32."""
+        tables: dict[str, NDArray[np.float32] | NDArray[np.int32]] = {
+            name: np.full((self.iterates, self.batch), np.nan, dtype=np.float32) for name in ("change", "kl", "entropy")
+        }
+        tables["stable"] = np.zeros((self.iterates, self.batch), dtype=np.int32)
+        for k, (rows, column) in enumerate(self._columns):
+            places = rows.cpu().numpy()
+            for name, values in zip(("change", "kl", "entropy", "stable"), column, strict=True):
+                tables[name][k, places] = values.cpu().numpy()
+        return tables
