@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "deqrun"
 
 # Of each package or root module, the packages and root modules of deqrun that it may import.
-SETTINGS = {"settings", "component_settings", "settings_errors", "config_sources", "sentences", "yaml_text"}
+SETTINGS = {
+    "settings",
+    "study_settings",
+    "component_settings",
+    "settings_errors",
+    "config_sources",
+    "sentences",
+    "yaml_text",
+}
 MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
     "gradients": {"solvers"},
@@ -22,7 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
     "experiment": {"report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
-    "command_line": {"experiment", *SETTINGS},
+    "studies": {"experiment", "report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
+    "command_line": {"studies", "experiment", *SETTINGS},
     "cli": {"command_line", "experiment", *SETTINGS},
     "__main__": {"cli"},
 }
