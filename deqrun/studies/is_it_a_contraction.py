@@ -27,10 +27,13 @@ from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, solve
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, number, share, significant
+from deqrun.studies.answering.wording import number, share, significant
 
 END_STEPS, END_TOL = 200, 1e-5
 """What Anderson may spend on the end states, and the residual at which they are taken: near float32's rounding."""
+
+RATE_WINDOW = 30
+"""Steps from which a rate is told: complex pairs of eigenvalues make residuals swing around it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +87,7 @@ def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
     """Ask every run. samples: of the test split; steps: of plain iteration; tol: residual that counts as converged."""
     found = []
     for kind in context.kinds:
-        parts = [
-            context.once(run.label, lambda run=run: _measured(run, samples, steps, tol))
-            for run in context.of_kind(kind)
-        ]
+        parts = [context.once(run.label, partial(_measured, run, samples, steps, tol)) for run in context.of_kind(kind)]
         found.append(_pooled(kind, parts))
         context.progress(f"{kind}: ρ and ‖J‖ of {len(found[-1].radius)} end states")
     return answer_of(found, steps, tol)
@@ -106,7 +106,8 @@ def _measured(run: StudyRun, samples: int, steps: int, tol: float) -> dict[str, 
     residuals = plain.residuals.cpu().numpy()
     return {
         "radius": radius.value.tolist(), "norm": norm.value.tolist(), "norm_error": norm.error.tolist(),
-        "converged": (residuals <= tol).any(axis=0).tolist(), "rate": convergence_rate(residuals).tolist(),
+        "converged": (residuals <= tol).any(axis=0).tolist(),
+        "rate": convergence_rate(residuals, window=RATE_WINDOW).tolist(),
     }  # fmt: skip
 
 
@@ -148,8 +149,8 @@ def _reason(every: Spectra, tol: float) -> str:
     inside = accuracy_interval(every.behaviour[every.converged] == Behaviour.CONTRACTS)
     if inside.mean > 0.9:
         return (
-            f"Yes: plain iteration arrives for {share(every.arrives)} of the samples, and of these ‖J‖ < 1 holds at the "
-            f"fixed point for {share(inside)}."
+            f"Yes: plain iteration arrives for {share(every.arrives)} of the samples, and of these ‖J‖ < 1 holds at "
+            f"the fixed point for {share(inside)}."
         )
     word = "No" if inside.mean < 0.1 else "Only in part"
     return (
@@ -176,7 +177,7 @@ def _variants(found: Sequence[Spectra]) -> str:
         f"{significant(float(np.median(one.norm)))}, with ρ < 1 ≤ ‖J‖ for {share(one.settles)}"
         for one in found
     ]
-    text = enumeration(parts)
+    text = ", ".join(parts[:-1]) + (", and " if len(parts) > 1 else "") + parts[-1]
     return text[0].upper() + text[1:] + "."
 
 
@@ -198,29 +199,29 @@ def _rate(every: Spectra) -> str:
 
 
 def _words(kind: str) -> str:
-    return {"penalty": "with the Jacobian penalty", "no_penalty": "without it", "run": "in this run"}.get(
-        kind, f"in {kind}"
-    )
+    if kind.startswith("weight_"):
+        weight = kind.removeprefix("weight_")
+        return f"with a Jacobian penalty of weight {weight}" if float(weight) else "without a Jacobian penalty"
+    return f"in {kind}"
 
 
 def _figures(found: Sequence[Spectra], every: Spectra) -> list[Figure]:
-    names = {"penalty": "with the penalty", "no_penalty": "without the penalty"}
     n = sum(len(one.radius) for one in found)
     points = [
-        Point(names.get(one.kind, one.kind), float(r), float(s), note="arrives" if c else "does not arrive")
+        Point(_words(one.kind), float(r), float(s), note="arrives" if c else "does not arrive")
         for one in found
         for r, s, c in zip(one.radius, one.norm, one.converged, strict=True)
         if np.isfinite(r) and np.isfinite(s)
     ]
     rates = [
-        Point(names.get(one.kind, one.kind), float(r), float(q))
+        Point(_words(one.kind), float(r), float(q))
         for one in found
         for r, q in zip(one.radius, one.rate, strict=True)
         if np.isfinite(q) and np.isfinite(r)
     ]
     caption = (
-        f"Test samples, n = {n:,}. Right of the vertical line plain iteration is repelled; above the horizontal one some "
-        "error grows at first."
+        f"Test samples, n = {n:,}. Right of the vertical line plain iteration is repelled; above the horizontal one "
+        "some error grows at first."
     )
     radius, norm = Axis("spectral radius ρ(J)"), Axis("spectral norm ‖J‖")
     rules = [Rule("ρ = 1", x=1.0), Rule("‖J‖ = 1", y=1.0)]
