@@ -183,8 +183,8 @@ def _fewest(picard: Solved, others: Sequence[Solved], savings: dict[str, MeanInt
     saved = savings[best.name]
     if saved.high < 1:
         return (
-            f"To {goal} {best.name} needs the fewest evaluations, {number(saved)} of plain iteration's in the median "
-            f"sample ({significant(float(np.median(best.cost)))} instead of "
+            f"To {goal} {best.name} needs the fewest evaluations, {number(saved)} times plain iteration's in "
+            f"the median sample ({significant(float(np.median(best.cost)))} instead of "
             f"{significant(float(np.median(picard.cost)))}), and reaches it for {numbers.percent(best.reached)} of the "
             f"samples where plain iteration does for {numbers.percent(picard.reached)}."
         )

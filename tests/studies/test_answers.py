@@ -110,7 +110,7 @@ def test_what_is_known_after_so_many_evaluations() -> None:
 def solves(radius: float, picard: float, anderson: float, n: int = 40) -> does_anderson_prevent_divergence.Solves:
     converged = {name: np.arange(n) < n * 0.25 for name in does_anderson_prevent_divergence.SOLVERS}
     converged |= {"picard": np.arange(n) < n * picard, "anderson": np.arange(n) < n * anderson}
-    return does_anderson_prevent_divergence.Solves(np.full(n, 2.0), np.full(n, radius), converged)
+    return does_anderson_prevent_divergence.Solves(np.full(n, 2.0), np.full(n, radius), converged, converged)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def solves(radius: float, picard: float, anderson: float, n: int = 40) -> does_a
         (1.1, 0.0, 0.5, "In part: "),
         (1.1, 0.5, 0.5, "No: "),
         (1.1, 0.5, 0.2, "No: "),
-        (0.9, 1.0, 1.0, "No fixed point with ρ ≥ 1 was found"),
+        (0.9, 1.0, 1.0, "No equilibrium has ρ ≥ 1"),
     ],
 )
 def test_what_acceleration_prevents(radius: float, picard: float, anderson: float, first: str) -> None:
@@ -132,10 +132,10 @@ def test_how_far_it_goes_is_the_last_bin_that_it_wins() -> None:
     near, far = solves(1.1, 0.0, 1.0), solves(2.5, 0.0, 0.0)
     both = does_anderson_prevent_divergence.Solves(
         np.concatenate([near.scale, far.scale]), np.concatenate([near.radius, far.radius]),
-        {name: np.concatenate([near.converged[name], far.converged[name]]) for name in near.converged},
+        *[{name: np.concatenate([near.converged[name], far.converged[name]]) for name in near.converged}] * 2,
     )  # fmt: skip
     answer = does_anderson_prevent_divergence.answer_of(both, 100, 1e-4)
-    assert "up to the bin of ρ from 1 to 1.25, with 100.0 %" in answer.sentences[1]
+    assert answer.sentences[2].endswith("Anderson does so for at least half of them up to ρ from 1 to 1.25.")
 
 
 def deq(cell: MLPCell | ConvCell) -> DEQ:
@@ -151,6 +151,21 @@ def test_scaled_weights_scale_the_jacobian_of_a_linear_cell() -> None:
     with torch.no_grad():
         f, g = before.bind(x), after.bind(x)
         torch.testing.assert_close(g(a) - g(b), 3 * (f(a) - f(b)))
+
+
+def test_an_equilibrium_is_followed_where_others_appear() -> None:
+    """z = tanh(s z + b) has one solution for small s, and three for large ones; followed, it is the upper one."""
+    cell = MLPCell(input_shape=(1,), num_classes=2, width=1)
+    with torch.no_grad():
+        for parameter in cell.parameters():
+            parameter.fill_(0.0)
+        cell.layers[0].weight.fill_(0.5)
+        cell.encoder.bias.fill_(0.3)
+        found = does_anderson_prevent_divergence.follow(deq(cell), torch.zeros(3, 1), None, 0.0, 4.0, 1e-4)
+    z = 1.0
+    for _ in range(200):
+        z = np.tanh(2.0 * z + 0.3)
+    torch.testing.assert_close(found, torch.full((3, 1), z), rtol=1e-3, atol=0)
 
 
 def test_cells_that_would_undo_the_scaling_are_refused() -> None:

@@ -78,7 +78,7 @@ def curves(
         x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(legend=False), detail="series:N"
     )
     line = chart.mark_line(strokeWidth=2, clip=True).encode(
-        x=look.x, y=look.y, color=look.colour(), strokeDash=look.dash(), order="x:Q"
+        x=look.x, y=look.y, color=look.colour(legend=False), strokeDash=look.dash(), order="x:Q"
     )
     dots = chart.mark_point(filled=True, size=50, clip=True).encode(
         x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip

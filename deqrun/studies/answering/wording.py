@@ -46,6 +46,8 @@ def significant(value: float, digits: int = 3) -> str:
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.{max(0, digits - 2)}e}".replace("e-0", "e-")
     rounded = float(f"{value:.{digits}g}")
+    if rounded == value == round(value):  # a count
+        return f"{round(value):,}".replace("-", "\N{MINUS SIGN}")
     text = f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}" if rounded else "0"
     return text.replace("-", "\N{MINUS SIGN}")
 
