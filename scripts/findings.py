@@ -23,8 +23,8 @@ from deqrun.studies.answering.question import questions
 HEAD = """\
 # Findings
 
-What the studies of [studies.md](studies.md) answer with `size={size}`, made by `python scripts/findings.py`. Each answer
-is about the models that the study trained, which are small; what would change it is said with it.
+What the studies of [studies.md](studies.md) answer with `size={size}`, made by `python scripts/findings.py`. Each
+answer is about the models that the study trained, which are small; what would change it is said with it.
 """
 
 

@@ -78,7 +78,7 @@ def curves(
         x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(legend=False), detail="series:N"
     )
     line = chart.mark_line(strokeWidth=2, clip=True).encode(
-        x=look.x, y=look.y, color=look.colour(legend=False), strokeDash=look.dash(), order="x:Q"
+        x=look.x, y=look.y, color=look.colour(), strokeDash=look.dash(), order="x:Q"
     )
     dots = chart.mark_point(filled=True, size=50, clip=True).encode(
         x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip
@@ -164,7 +164,11 @@ class _Look:
 
     def _legend(self) -> Any:
         columns = 2 if self.series and max(map(len, self.series)) > SHORT_LABEL else 4
-        return alt.Legend(title=None, columns=columns, symbolOpacity=1) if len(self.series) > 1 else None
+        return (
+            alt.Legend(title=None, columns=columns, symbolOpacity=1, symbolDash=[1, 0])
+            if len(self.series) > 1
+            else None
+        )
 
     def colour(self, legend: bool = True) -> alt.Color:
         scale = alt.Scale(domain=self.series, range=self.colours)
