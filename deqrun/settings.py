@@ -54,6 +54,9 @@ NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
+Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
 RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$", max_length=100)]
 
@@ -123,11 +126,32 @@ class SweepSettings(_Section):
     iterations: tuple[Count, ...]
     tolerances: tuple[NonNegative, ...]
     solvers: tuple[str, ...]
-    starts: tuple[Literal["zeros"], ...]
+    starts: tuple[Literal["zeros", "normal", "other"], ...]
     splits: tuple[Literal["validation", "test"], ...]
     batch_size: PositiveCount
+    # Runs from before these keys go on as they began.
+    start_seed: Seed = 0
+    start_scale: Positive = 1.0
+    precisions: tuple[Precision, ...] = ("float32",)
+    difficulties: tuple[PositiveCount, ...] = ()
+    halting: tuple[HaltingRule, ...] = ()
+    breadth: tuple[PositiveCount, ...] = ()
 
-    @field_validator("iterations")
+    @field_validator("difficulties", "halting", "breadth", mode="before")
+    @classmethod
+    def _none(cls, values: Any) -> Any:
+        return () if values is None else values
+
+    @field_validator("starts")
+    @classmethod
+    def _has_solutions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if "other" in values and "zeros" not in values:
+            raise ValueError(
+                f"is [{', '.join(values)}]; other starts at solutions found from zeros, so give [zeros,other] at least"
+            )
+        return values
+
+    @field_validator("iterations", "difficulties", "breadth")
     @classmethod
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(values)))
@@ -137,7 +161,7 @@ class SweepSettings(_Section):
     def _descending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values), reverse=True))
 
-    @field_validator("solvers", "starts", "splits")
+    @field_validator("solvers", "starts", "splits", "precisions", "halting")
     @classmethod
     def _distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))
@@ -145,7 +169,8 @@ class SweepSettings(_Section):
     @property
     def empty(self) -> bool:
         """Whether there is nothing to sweep."""
-        return not all((self.iterations, self.tolerances, self.solvers, self.starts, self.splits))
+        axes = (self.iterations, self.tolerances, self.solvers, self.starts, self.splits, self.precisions)
+        return not all(axes)
 
 
 class TrackerSettings(_Section):
@@ -169,7 +194,7 @@ class Settings(_Section):
     """
 
     name: RunName
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+    seed: Seed
     device: Literal["auto", "cpu", "cuda"]
     threads: PositiveCount | None
     run: Path | None

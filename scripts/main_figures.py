@@ -25,6 +25,7 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep import cells, trace
 from deqrun.gradients import Implicit, equilibrium
 from deqrun.models import DEQ, BoundCell, ConvCell, MDEQCell
+from deqrun.report.records import TrajectoryKey
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
 
 ITERATIONS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
@@ -103,7 +104,7 @@ def sweep_ratios(model: DEQ, solver: Solver, repeats: int) -> None:
 
     def sweep() -> None:
         trajectory = trace(model, dataset, split, solver, largest, len(split))
-        cells(trajectory, ITERATIONS, TOLERANCES, solver=name, start="zeros", split="test", keep="best")
+        cells(trajectory, ITERATIONS, TOLERANCES, key=TrajectoryKey(name, "zeros", "test"), keep="best")
 
     def once() -> None:
         one_evaluation(model, dataset, split, solver, largest)

@@ -39,6 +39,7 @@ class CopyMemory(GeneratedSequences):
 
     name = "copy_memory"
     num_classes = 10
+    difficulty = "blanks"
     words_per_row = 1
 
     def __init__(

@@ -43,12 +43,14 @@ class Dataset(ABC):
     input_shape    of one encoded sample, channels first: (channels, height, width) or (channels, length)
     num_classes    of each answer
     output_shape   positions that are answered: () is one label per sample, (length,) or (height, width) one each
+    difficulty     the parameter that makes its samples harder, which a sweep may vary; None: it has none
     """
 
     name: str
     input_shape: tuple[int, ...]
     num_classes: int
     output_shape: tuple[int, ...] = ()
+    difficulty: str | None = None
 
     @abstractmethod
     def load(self, split: str) -> Split:

@@ -41,6 +41,7 @@ class Mazes(GeneratedGrids):
 
     name = "mazes"
     num_classes = 2
+    difficulty = "size"
 
     def __init__(
         self,

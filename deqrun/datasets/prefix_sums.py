@@ -36,6 +36,7 @@ class PrefixSums(GeneratedSequences):
 
     name = "prefix_sums"
     num_classes = 2
+    difficulty = "length"
 
     def __init__(
         self,

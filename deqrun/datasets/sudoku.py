@@ -47,6 +47,7 @@ class Sudoku(GeneratedGrids):
     """
 
     name = "sudoku"
+    difficulty = "holes"
 
     def __init__(
         self,

@@ -65,6 +65,41 @@ def build_cell(settings: Settings, dataset: Dataset) -> Cell:
     return construct(settings.model, Cell, "model", settings, **shape)
 
 
+def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
+    """The same settings with data of this difficulty; None: the run's own. Raises UserError where it has none."""
+    if difficulty is None:
+        return settings
+    name = build_dataset(settings).difficulty
+    if name is None:
+        raise UserError(
+            f"sweep.difficulties=[{difficulty}] was given, but dataset={settings.choices.get('dataset')} has no "
+            "difficulty; prefix_sums (length), mazes (size), sudoku (holes) and copy_memory (blanks) have one."
+        )
+    parameters = settings.dataset.parameters | {name: difficulty}
+    return settings.model_copy(update={"dataset": settings.dataset.model_copy(update={"parameters": parameters})})
+
+
+def _check_difficulties(settings: Settings) -> None:
+    """The weights fit the data of every difficulty that the sweep asks for."""
+    if not settings.sweep.difficulties:
+        return
+    own = _weight_shapes(settings)
+    for difficulty in settings.sweep.difficulties:
+        other = _weight_shapes(at_difficulty(settings, difficulty))
+        name = next((name for name in own if own[name] != other.get(name)), None)
+        if name is not None:
+            raise UserError(
+                f"sweep.difficulties: model={settings.choices.get('model')} can't be asked at {difficulty}, as its "
+                f"weights depend on the size of the input ({name} is {list(own[name])} as trained and would be "
+                f"{list(other.get(name, ()))}); allowed are models whose weights don't, as convolutions' don't."
+            )
+
+
+def _weight_shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
+    state = build_cell(settings, build_dataset(settings)).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
 def build_gradient(settings: Settings) -> Gradient:
     """How the loss at the equilibrium reaches the weights."""
     return construct(settings.gradient, Gradient, "gradient", settings)
@@ -113,6 +148,9 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, [nn.Parameter(torch.zeros(1))]),
         f"model {settings.model} {settings.dataset}": lambda: build_cell(settings, build_dataset(settings)),
         f"all {settings.model} {settings.dataset} {settings.solver} {settings.sweep_solvers}": lambda: _check_adapts(
+            settings
+        ),
+        f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
             settings
         ),
     }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
+import shlex
 import signal
 import sys
 import time
@@ -17,22 +19,23 @@ import torch
 from rich.console import Console
 
 from deqrun import __version__
+from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
-from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, build_sweep_solvers
+from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
-from deqrun.experiment.sweep import cells, trace
+from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
+from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
 from deqrun.experiment.trained import load_best
 from deqrun.models import DEQ, describe
 from deqrun.report import read_run, write_comparison, write_report
 from deqrun.report.bootstrap import accuracy_interval
-from deqrun.report.records import Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
 from deqrun.settings import Interrupted, Settings, UserError
-from deqrun.solvers import Budget
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
@@ -53,10 +56,14 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
 
 
 def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None:
-    """Ask a trained run again, with the budgets, tolerances and solvers of `settings`; nothing is retrained."""
+    """Ask a trained run again, with the budgets, tolerances and solvers of `settings`; nothing is retrained.
+
+    In a folder where the same sweep was interrupted it goes on. Raises UserError where another one is there.
+    """
     out = RunFolder(folder)
+    _require_same_sweep(folder, settings)
     device = prepare(settings.device, settings.threads)
-    with recorded(out, command):
+    with recorded(out, _in_the_same_folder(command, folder)):
         dataset = build_dataset(settings)
         _require_data(dataset)
         deq = build_deq(settings, dataset).to(device)
@@ -64,6 +71,21 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
         out.write_config(settings.to_yaml())
         tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
         _finish(settings, out, deq, dataset, done, tracker, command)
+
+
+def _in_the_same_folder(command: str, folder: Path) -> str:
+    """The command of a sweep that goes on where it was interrupted."""
+    plain = re.fullmatch(r"[\w/.:@+-]+", str(folder))
+    return f"{command} {shlex.quote(f'hydra.run.dir={folder if plain else quoted(str(folder))}')}"
+
+
+def _require_same_sweep(folder: Path, settings: Settings) -> None:
+    config = folder / "config.yaml"
+    if config.is_file() and config.read_text(encoding="utf-8") != settings.to_yaml():
+        raise UserError(
+            f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
+            "was begun with."
+        )
 
 
 def run_compare(folders: list[Path], output: Path) -> None:
@@ -136,11 +158,16 @@ def _finish(
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
     began = time.perf_counter()
-    trajectories = sweep_trajectories(settings, deq, dataset)
-    grid = sweep_cells(settings, trajectories)
+    parts = SweepParts(run.path, fingerprint_of(settings.fingerprint(), deq))
+    swept = sweep(settings, deq, dataset, parts)
+    trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
     seconds = time.perf_counter() - began
     run.write_trajectories(trajectories)
     run.write_sweep(grid)
+    if settings.sweep.breadth:
+        run.write_breadth(swept.breadth)
+    if settings.sweep.halting:
+        run.write_halting(sweep_halting(settings, trajectories))
     accuracy = accuracy_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command), test_accuracy=accuracy.mean, test_accuracy_low=accuracy.low,
@@ -148,42 +175,13 @@ def _finish(
     )  # fmt: skip
     run.write_summary(summary)
     run.write_status("completed", epoch=done.epoch)
+    parts.clear()
     tracker.log_sweep(grid, trajectories)
     tracker.finish(summary)
     page = write_report(run.path)
     console = Console()
     console.print(end_of_run_table(read_run(run.path)))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
-
-
-def sweep_trajectories(settings: Settings, deq: DEQ, dataset: Dataset) -> dict[TrajectoryKey, Trajectory]:
-    """One trajectory per solver, start and split, to the largest budget and the smallest tolerance of the grid."""
-    if settings.sweep.empty:
-        return {}
-    budget = Budget(
-        max_iter=max(settings.sweep.iterations), tol=min(settings.sweep.tolerances), norm=settings.budget.norm,
-        keep=settings.budget.keep, patience=settings.budget.patience,
-    )  # fmt: skip
-    found: dict[TrajectoryKey, Trajectory] = {}
-    for name, solver in build_sweep_solvers(settings).items():
-        for split in settings.sweep.splits:
-            found[name, "zeros", split] = trace(
-                deq, dataset, dataset.load(split), solver, budget, settings.sweep.batch_size, f"sweep {name} {split}"
-            )
-    return found
-
-
-def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
-    """The grid's rows from its trajectories."""
-    grid = settings.sweep
-    return [
-        cell
-        for (solver, start, split), trajectory in trajectories.items()
-        for cell in cells(
-            trajectory, list(grid.iterations), list(grid.tolerances),
-            solver=solver, start=start, split=split, keep=settings.budget.keep,
-        )
-    ]  # fmt: skip
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:

@@ -12,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from deqrun.experiment.sweep_parts import trajectory_arrays
 from deqrun.report.files import write_whole
-from deqrun.report.records import Epoch, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import (
+    BreadthRow,
+    Epoch,
+    HaltingRow,
+    RunStatus,
+    Summary,
+    SweepCell,
+    Trajectory,
+    TrajectoryKey,
+)
 
 
 class RunFolder:
@@ -39,17 +49,20 @@ class RunFolder:
     def write_sweep(self, cells: Iterable[SweepCell]) -> None:
         self._write_rows("sweep.jsonl", cells)
 
+    def write_halting(self, rows: Iterable[HaltingRow]) -> None:
+        self._write_rows("halting.jsonl", rows)
+
+    def write_breadth(self, rows: Iterable[BreadthRow]) -> None:
+        self._write_rows("breadth.jsonl", rows)
+
     def write_summary(self, summary: Summary) -> None:
         self._write_json("summary.json", summary)
 
     def write_trajectories(self, trajectories: Mapping[TrajectoryKey, Trajectory]) -> None:
-        """`trajectories.npz` with keys solver/start/split/array."""
-        arrays = {
-            f"{'/'.join(key)}/{name}": np.asarray(array)
-            for key, trajectory in trajectories.items()
-            for name, array in vars(trajectory).items()
-            if array is not None
-        }
+        """`trajectories.npz` with keys `TrajectoryKey.path`/array."""
+        arrays: dict[str, np.ndarray] = {}
+        for key, trajectory in trajectories.items():
+            arrays |= trajectory_arrays(key, trajectory)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_whole(self.path / "trajectories.npz", buffer.getvalue())

@@ -1,9 +1,9 @@
-"""The test-time sweep: one trajectory per solver, from which every (budget, tolerance) cell is derived."""
+"""The test-time sweep: one trajectory per solver and start, from which every (budget, tolerance) cell is derived."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,47 +11,71 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
-from deqrun.datasets import Dataset, Split
+from deqrun.analysis.signals import SignalRecorder
+from deqrun.datasets import IGNORED, Dataset, Split
 from deqrun.experiment.evaluate import batches
+from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
 from deqrun.report.bootstrap import accuracy_interval
-from deqrun.report.records import SweepCell, Trajectory
+from deqrun.report.records import SIGNALS, SweepCell, Trajectory, TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.precision import warn_if_unreachable
 
 
 @torch.no_grad()
 def trace(
-    deq: DEQ, dataset: Dataset, split: Split, solver: Solver, budget: Budget, batch_size: int, label: str = ""
+    deq: DEQ,
+    dataset: Dataset,
+    split: Split,
+    solver: Solver,
+    budget: Budget,
+    batch_size: int,
+    *,
+    start: SweepStart | None = None,
+    precision: str = "float32",
+    signals: bool = False,
+    solved: Callable[[slice, Solution], object] | None = None,
 ) -> Trajectory:
     """Solve every sample of `split` once, reading the head out at every iterate.
 
-    budget: the largest budget and the smallest tolerance that a cell will ask for.
-    Iterates depend on neither, so one trajectory holds the answer to every smaller budget and larger tolerance.
+    Iterates depend on neither budget nor tolerance, so one trajectory holds the answer to every smaller budget and
+    larger tolerance.
+
+    budget     the largest budget and the smallest tolerance that a cell will ask for
+    start      where solves begin; None: the cell's own start
+    precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
+    signals    whether to record what halting rules see, too
+    solved     called as solved(place, solution) when the samples at `place` in the split have been solved
     """
     device = next(deq.parameters()).device
     was_training = deq.training
     deq.eval()
-    recorder = _Recorder.empty(budget.max_iter + 1, len(split))
-    bar = tqdm(total=len(split), desc=label or "sweep", unit="sample", leave=False, dynamic_ncols=True, disable=None)
+    start = start or SweepStart()
+    if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
+        warn_if_unreachable(budget.tol, torch.bfloat16)
+    recorder = _Recorder.empty(budget.max_iter + 1, len(split), precision, signals)
     for x, y, place in batches(dataset, split, batch_size, device):
-        with deq.cell.fixed_weights():
-            reader = _Reader(deq, dataset, y, budget.max_iter + 1)
-            f = deq.bind(x)
-            solution = solve(f, deq.start(f), solver=solver, budget=budget, observe=reader)
+        with autocast(precision, device), deq.cell.fixed_weights():
+            reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals)
+            f = deq.bind(cast(x, precision))
+            z0 = start.begin(deq.start(f), place)
+            solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
         recorder.add(place, solution, reader)
-        bar.update(len(x))
-    bar.close()
+        if solved is not None:
+            solved(place, solution)
     deq.train(was_training)
     return recorder.trajectory()
 
 
 class _Reader:
-    """Reads the head out along the way: correct (T+1, batch), and when each iterate was reached."""
+    """Reads the head out along the way: correct (T+1, batch), signals if asked, and when each iterate was reached."""
 
-    def __init__(self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int) -> None:
+    def __init__(self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
+        asked = targets != IGNORED if dataset.output_shape else None
+        self.signals = SignalRecorder(iterates, len(targets), asked) if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
         self.times = np.zeros(iterates)
         self.began = time.perf_counter()
@@ -61,6 +85,8 @@ class _Reader:
         logits = self.deq.cell.readout(z)
         self.correct[k] = self.correct[k - 1]  # a row that stopped keeps its last answer
         self.correct[k, rows] = self.dataset.correct(logits, self.targets[rows])
+        if self.signals is not None:
+            self.signals(k, z, logits, rows)
         self.times[k] = time.perf_counter() - self.began
         self.reached = k
 
@@ -69,22 +95,24 @@ class _Reader:
 class _Recorder:
     """Arrays of a whole split, filled batch by batch."""
 
-    residual: NDArray[np.float32]
+    residual: NDArray[np.floating]
     nfe: NDArray[np.int32]
     jvps: NDArray[np.int32]
     correct: NDArray[np.bool_]
     status: NDArray[np.uint8]
     seconds: NDArray[np.float64]
+    signals: dict[str, list[NDArray[Any]]] | None  # of each batch, in order
 
     @classmethod
-    def empty(cls, iterates: int, n: int) -> _Recorder:
+    def empty(cls, iterates: int, n: int, precision: str, signals: bool) -> _Recorder:
         return cls(
-            residual=np.full((iterates, n), np.nan, dtype=np.float32),
+            residual=np.full((iterates, n), np.nan, dtype=np.float64 if precision == "float64" else np.float32),
             nfe=np.zeros((iterates, n), dtype=np.int32),
             jvps=np.zeros((iterates, n), dtype=np.int32),
             correct=np.zeros((iterates, n), dtype=np.bool_),
             status=np.zeros(n, dtype=np.uint8),
             seconds=np.zeros(iterates),
+            signals={name: [] for name in SIGNALS} if signals else None,
         )
 
     def add(self, place: slice, solution: Solution, reader: _Reader) -> None:
@@ -97,12 +125,16 @@ class _Recorder:
         self.correct[:known, place] = reader.correct[:known].cpu().numpy()
         self.correct[known:, place] = self.correct[known - 1, place]
         self.status[place] = solution.status.cpu().numpy()
+        if self.signals is not None and reader.signals is not None:
+            for name, array in reader.signals.arrays().items():
+                self.signals[name].append(array)
         times = reader.times.copy()
         times[reader.reached :] = times[reader.reached]
         self.seconds += times
 
     def trajectory(self) -> Trajectory:
-        return Trajectory(self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps)
+        signals = {name: np.concatenate(parts, axis=1) for name, parts in (self.signals or {}).items()}
+        return Trajectory(self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps, **signals)
 
 
 def cells(
@@ -110,9 +142,7 @@ def cells(
     iterations: Sequence[int],
     tolerances: Sequence[float],
     *,
-    solver: str,
-    start: str,
-    split: str,
+    key: TrajectoryKey,
     keep: str,
 ) -> list[SweepCell]:
     """The row of every (budget, tolerance), each equal to what a solve with that budget and tolerance gives.
@@ -121,9 +151,10 @@ def cells(
     iterating at k, and a cell takes the shares of the rows that it would still have iterated.
     """
     grid = [(max_iter, tol) for tol in tolerances for max_iter in iterations]
-    stop_CN = np.stack([trajectory.stop(max_iter, tol) for max_iter, tol in grid])
+    stop_CN = _stops(trajectory, iterations, tolerances)
     kept_CN = stop_CN if keep == "last" else _at(trajectory.lowest(), stop_CN)
-    tol_C1 = np.array([[tol] for _, tol in grid])
+    # In the residual's dtype, as the solver and `Trajectory.stop` compare them.
+    tol_C1 = np.array([[tol] for _, tol in grid], dtype=trajectory.residual.dtype)
     converged_CN = _at(trajectory.residual, stop_CN) <= tol_C1
     diverged_CN = trajectory.diverged & (stop_CN == trajectory.last()) & ~converged_CN
     nfe_CN = _at(trajectory.nfe, stop_CN)
@@ -141,12 +172,19 @@ def cells(
     )
     return [
         SweepCell(
-            solver, start, split, max_iter, tol, trajectory.n, accuracy.mean, accuracy.low, accuracy.high,
-            *map(float, figures),
+            key.solver, key.start, key.split, max_iter, tol, trajectory.n, share.mean, share.low, share.high,
+            *map(float, figures), precision=key.precision, difficulty=key.difficulty,
         )
         for (max_iter, tol), correct, *figures in columns
-        for accuracy in [accuracy_interval(correct)]
+        for share in [accuracy_interval(correct)]
     ]  # fmt: skip
+
+
+def _stops(trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:
+    """(tolerances · iterations, n): `Trajectory.stop` of every cell; the first iterate at most min(max_iter, …)."""
+    reached_KN = np.stack([trajectory.stop(len(trajectory.residual), tol) for tol in tolerances])
+    ends_I11 = np.array(iterations, dtype=np.intp)[:, None, None]
+    return np.minimum(reached_KN, ends_I11).transpose(1, 0, 2).reshape(-1, trajectory.n)
 
 
 def _at(values_TN: NDArray[Any], index_CN: NDArray[np.intp]) -> NDArray[Any]:

@@ -46,7 +46,7 @@ class WandbTracker(Tracker):
     """Weights & Biases; offline by default: no account, no prompt, no network.
 
     Training goes against `epoch`. After the sweep, residual curves go against `residual/iter` and accuracy curves
-    against `budget/iters`, one key per solver and split, so that the curves of several runs overlay in one panel.
+    against `budget/iters`, one key per trajectory, so that the curves of several runs overlay in one panel.
     """
 
     def __init__(self, settings: TrackerSettings, folder: Path, name: str, config: dict[str, Any]) -> None:
@@ -92,11 +92,11 @@ def _run_id(folder: Path) -> str:
 def residual_rows(trajectories: dict[TrajectoryKey, Trajectory]) -> list[dict[str, float]]:
     """A row per iterate: `residual/iter`, and the median over samples per solver; a stopped row keeps its last."""
     rows: dict[int, dict[str, float]] = {}
-    for (solver, start, split), trajectory in trajectories.items():
+    for key, trajectory in trajectories.items():
         latest = np.minimum(np.arange(len(trajectory.residual))[:, None], trajectory.last())
         for k, values in enumerate(np.take_along_axis(trajectory.residual, latest, axis=0)):
             row = rows.setdefault(k, {"residual/iter": k})
-            row[f"residual/{solver}/{start}/{split}"] = float(np.median(values))
+            row[f"residual/{key.path}"] = float(np.median(values))
     return [rows[k] for k in sorted(rows)]
 
 
@@ -107,7 +107,7 @@ def accuracy_rows(cells: list[SweepCell]) -> list[dict[str, float]]:
     for cell in cells:
         if cell.tol == smallest:
             row = rows.setdefault(cell.max_iter, {"budget/iters": cell.max_iter})
-            row[f"accuracy/{cell.solver}/{cell.start}/{cell.split}"] = cell.accuracy
+            row[f"accuracy/{cell.key.path}"] = cell.accuracy
     return [rows[budget] for budget in sorted(rows)]
 
 

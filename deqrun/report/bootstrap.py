@@ -52,7 +52,14 @@ def accuracy_interval(correct: ArrayLike) -> MeanInterval:
     answers = np.asarray(correct, dtype=np.float64).ravel()
     if answers.size == 0:
         raise ValueError("accuracy_interval was given no answers; it needs at least one.")
-    n, share, z = answers.size, float(answers.mean()), 1.959963984540054
+    return share_interval(float(answers.mean()), answers.size)
+
+
+def share_interval(share: float, n: int) -> MeanInterval:
+    """`accuracy_interval` of n answers of which this share is right. Raises ValueError where n < 1."""
+    if n < 1:
+        raise ValueError(f"share_interval was given n={n} answers; it needs at least one.")
+    z = 1.959963984540054
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return MeanInterval(share, float(max(0.0, centre - half)), float(min(1.0, centre + half)), n)

@@ -6,24 +6,17 @@ validation; what is reported for the choice is measured on test. A difference is
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from deqrun.report import numbers
 from deqrun.report.bootstrap import MeanInterval, mean_interval
+from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
 from deqrun.report.records import RunRecord, SweepCell, Trajectory
+from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
 
 SHARED_TOLERANCE = 0.9
 """Two solvers are compared at a tolerance that at least this share of the samples reaches with both."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A heading of a few words and one or two sentences."""
-
-    title: str
-    sentence: str
 
 
 def findings(record: RunRecord) -> list[Finding]:
@@ -35,6 +28,10 @@ def findings(record: RunRecord) -> list[Finding]:
         *longer_thinking(record),
         *overthinking_gap(record),
         *evaluations_saved(record),
+        *halting(record),
+        *breadth(record),
+        *difficulties(record),
+        *precisions(record),
         *convergence(record),
         *divergence(record),
     ]
@@ -51,7 +48,8 @@ def accuracy_at_training_budget(record: RunRecord) -> list[Finding]:
     chosen = ""
     if summary.val_accuracy is not None:
         chosen = f", which validation chose ({_with_n(summary.val_accuracy, summary.n_validation)})"
-    measured = _interval(summary.test_accuracy, summary.test_accuracy_low, summary.test_accuracy_high, summary.n_test)
+    bounds = summary.test_accuracy_low, summary.test_accuracy_high
+    measured = interval_in_words(summary.test_accuracy, *bounds, summary.n_test)
     sentence = f"Test accuracy is {measured} at the training budget{budget}{tol}, for the checkpoint{epoch}{chosen}."
     return [Finding("Accuracy at the training budget", sentence)]
 
@@ -99,17 +97,10 @@ def enough_iterations(record: RunRecord) -> list[Finding]:
         )
         if tested:
             cell = tested[0]
-            measured = _interval(cell.accuracy, cell.accuracy_low, cell.accuracy_high, cell.n)
+            measured = interval_in_words(cell.accuracy, cell.accuracy_low, cell.accuracy_high, cell.n)
             sentence += f" Test accuracy there is {measured}."
         found.append(Finding("Iterations that are enough", sentence))
     return found
-
-
-def enough_cell(cells: list[SweepCell]) -> SweepCell:
-    """The cell of smallest budget whose accuracy is within one binomial standard error of the best one's."""
-    best = max(cells, key=lambda cell: cell.accuracy)
-    error = math.sqrt(best.accuracy * (1 - best.accuracy) / best.n)
-    return min((c for c in cells if c.accuracy >= best.accuracy - error), key=lambda cell: cell.max_iter)
 
 
 def longer_thinking(record: RunRecord) -> list[Finding]:
@@ -123,7 +114,7 @@ def longer_thinking(record: RunRecord) -> list[Finding]:
             continue
         change = accuracy_change(trajectory, budget, largest, record.keep)
         sentence = (
-            f"From {budget:,} to {numbers.iterations(largest)} of {solver} test accuracy {_change_in_words(change)} "
+            f"From {budget:,} to {numbers.iterations(largest)} of {solver} test accuracy {change_in_words(change)} "
             f"(paired over the same {change.n:,} samples{_at_smallest_tol(record)})."
         )
         found.append(Finding("Thinking longer than in training", sentence))
@@ -150,7 +141,7 @@ def overthinking_gap(record: RunRecord) -> list[Finding]:
             sentence = (
                 f"With {solver} validation (n = {best.n:,}) is best at {numbers.iterations(best.max_iter)} "
                 f"({numbers.percent(best.accuracy)}). Going on to {largest:,}, test accuracy "
-                f"{_change_in_words(change)} (paired over {change.n:,} samples)."
+                f"{change_in_words(change)} (paired over {change.n:,} samples)."
             )
         found.append(Finding("Overthinking gap", sentence))
     return found
@@ -235,17 +226,6 @@ def divergence(record: RunRecord) -> list[Finding]:
     return [Finding("Divergence", f"Nothing diverged with {names} (test, n = {cells[0].n:,}).")]
 
 
-def _change_in_words(change: MeanInterval) -> str:
-    """'falls: −1.2 points, 95 % interval −2.0 to −0.4', or that no change was detected, or that there is none."""
-    if change.mean == change.low == change.high == 0:
-        return "is the same: no sample changes between right and wrong"
-    interval = f"{numbers.points(change.mean)} points, 95 % interval {numbers.points(change.low)} to "
-    interval += numbers.points(change.high)
-    if change.includes_zero:
-        return f"shows no detectable change: {interval}"
-    return f"{'rises' if change.mean > 0 else 'falls'}: {interval}"
-
-
 def _budget_cells(record: RunRecord, solver: str, split: str) -> list[SweepCell]:
     """Cells of one solver at the smallest tolerance of the grid, by rising budget."""
     return record.cells(split, solver, record.main_start, tol=record.smallest_tol())
@@ -257,8 +237,7 @@ def _largest_budget(record: RunRecord, solver: str) -> int | None:
 
 def _trajectory(record: RunRecord, solver: str) -> Trajectory | None:
     """The solver's trajectory over the test split, None where it is missing or empty."""
-    trajectory = record.trajectories.get((solver, record.main_start, "test"))
-    return trajectory if trajectory is not None and trajectory.residual.size else None
+    return record.trajectory(solver)
 
 
 def _at_smallest_tol(record: RunRecord) -> str:
@@ -268,10 +247,3 @@ def _at_smallest_tol(record: RunRecord) -> str:
 
 def _with_n(accuracy: float, n: int | None) -> str:
     return numbers.percent(accuracy) + ("" if n is None else f", n = {n:,}")
-
-
-def _interval(accuracy: float | None, low: float | None, high: float | None, n: int | None) -> str:
-    """'97.2 % (95 % interval 95.6 to 98.6 %, n = 360)'."""
-    parts = [] if low is None or math.isnan(low) else [f"95 % interval {numbers.percent_range(low, high)}"]
-    parts += [] if n is None else [f"n = {n:,}"]
-    return numbers.percent(accuracy) + (f" ({', '.join(parts)})" if parts else "")

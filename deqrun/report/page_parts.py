@@ -7,7 +7,7 @@ from typing import Any
 
 from deqrun.report import numbers
 from deqrun.report.findings import Finding
-from deqrun.report.records import RunRecord
+from deqrun.report.records import RunRecord, SweepCell
 from deqrun.report.tables import interval_text, training_cost
 
 
@@ -77,13 +77,19 @@ class Column:
 
 
 def sweep_columns(record: RunRecord) -> list[Column]:
-    """The whole sweep as text: test first, then validation. The start has a column where there are several."""
-    cells = sorted(record.sweep, key=lambda c: (c.split != "test", c.split, c.solver, c.start, -c.tol, c.max_iter))
-    start = [Column("start", [c.start for c in cells], words=True)] if len(record.starts) > 1 else []
+    """The whole sweep as text: test first, then validation. Start, precision and difficulty have a column where
+    there are several."""
+    cells = sorted(record.sweep, key=_place)
+    variant = [Column("start", [c.start for c in cells], words=True)] if len(record.starts) > 1 else []
+    if len(record.precisions) > 1:
+        variant.append(Column("precision", [c.precision for c in cells], words=True))
+    if len(record.difficulties) > 1:
+        names = ["trained" if c.difficulty is None else f"{c.difficulty:,}" for c in cells]
+        variant.append(Column("difficulty", names))
     return [
         Column("split", [c.split for c in cells], words=True),
         Column("solver", [c.solver for c in cells], words=True),
-        *start,
+        *variant,
         Column("tolerance", [numbers.tolerance(c.tol) for c in cells]),
         Column("budget", [f"{c.max_iter:,}" for c in cells]),
         Column("accuracy % [95 %]", [interval_text(c.accuracy, c.accuracy_low, c.accuracy_high) for c in cells]),
@@ -95,6 +101,13 @@ def sweep_columns(record: RunRecord) -> list[Column]:
         Column("time", [numbers.duration(c.seconds) for c in cells]),
         Column("n", [f"{c.n:,}" for c in cells]),
     ] if cells else []  # fmt: skip
+
+
+def _place(cell: SweepCell) -> tuple[object, ...]:
+    """Where a cell stands in the table."""
+    difficulty = -1 if cell.difficulty is None else cell.difficulty
+    variant = (cell.solver, cell.start, cell.precision, difficulty)
+    return (cell.split != "test", cell.split, *variant, -cell.tol, cell.max_iter)
 
 
 def origin(record: RunRecord) -> list[tuple[str, str]]:

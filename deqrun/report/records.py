@@ -7,13 +7,42 @@ shares are fractions in [0, 1]; times are seconds.
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-TrajectoryKey = tuple[str, str, str]
-"""(solver, start, split)."""
+
+class TrajectoryKey(NamedTuple):
+    """What a trajectory is of. difficulty: that of the data where the sweep asked for several; None: the run's own."""
+
+    solver: str
+    start: str
+    split: str
+    precision: str = "float32"
+    difficulty: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The key as text: 'solver/start/split', where it is not float32 and the run's own difficulty with
+        '/precision/difficulty' after it, an own difficulty being 'own'. No two keys share one."""
+        parts = [self.solver, self.start, self.split]
+        if (self.precision, self.difficulty) != ("float32", None):
+            parts += [self.precision, "own" if self.difficulty is None else str(self.difficulty)]
+        return "/".join(parts)
+
+    @classmethod
+    def from_path(cls, path: str) -> "TrajectoryKey":
+        """The key that `path` writes. Raises ValueError where the text is none."""
+        parts = path.split("/")
+        if len(parts) not in (3, 5):
+            raise ValueError(f"'{path}' names no trajectory: solver/start/split, or with /precision/difficulty.")
+        solver, start, split, precision, difficulty = [*parts, "float32", "own"][:5]
+        return cls(solver, start, split, precision, None if difficulty == "own" else int(difficulty))
+
+
+SIGNALS = ("change", "kl", "entropy", "stable")
+"""Arrays of a trajectory that halting rules see beside the residual."""
 
 DIVERGED = 3
 """The code of `deqrun.solvers.Status.DIVERGED` in a trajectory's status."""
@@ -43,6 +72,8 @@ class Epoch:
 class SweepCell:
     """One row of sweep.jsonl: how a trained model does with one solver, start, budget and tolerance on one split.
 
+    precision and difficulty are those of its trajectory, see `TrajectoryKey`.
+
     accuracy_low and accuracy_high bound the 95 % interval over the n samples; `converged` and
     `diverged` are fractions of the samples. jvps_mean are Jacobian products, which are no evaluations: 0 for most
     solvers, NaN where a run did not record them.
@@ -64,6 +95,13 @@ class SweepCell:
     diverged: float = math.nan
     residual_median: float = math.nan
     jvps_mean: float = math.nan
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+    @property
+    def key(self) -> TrajectoryKey:
+        """The trajectory that the cell is derived from."""
+        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
 
     @property
     def cost_mean(self) -> float:
@@ -72,21 +110,101 @@ class SweepCell:
 
 
 @dataclass(frozen=True)
+class HaltingRow:
+    """One row of halting.jsonl: how a model does where each sample stops by a halting rule.
+
+    threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
+    evaluations paid; fired is the share of samples that the rule stopped, rather than their trajectory's end. chosen:
+    whether validation chose this threshold for the rule. Of chosen rows of the test split: saved is the mean of the
+    evaluations of the chosen fixed budget less the rule's, and gained that of right answers, the rule's less the
+    budget's, each with its 95 % interval, paired over the samples; NaN elsewhere.
+    """
+
+    solver: str
+    start: str
+    split: str
+    rule: str
+    threshold: float
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    nfe_p95: float
+    fired: float
+    chosen: bool = False
+    saved: float = math.nan
+    saved_low: float = math.nan
+    saved_high: float = math.nan
+    gained: float = math.nan
+    gained_low: float = math.nan
+    gained_high: float = math.nan
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+    @property
+    def key(self) -> TrajectoryKey:
+        """The trajectory that the row is derived from."""
+        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
+
+
+@dataclass(frozen=True)
+class BreadthRow:
+    """One row of breadth.jsonl: the answers of `breadth` normal starts after max_iter steps each, put together.
+
+    aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
+    Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
+    that some start, or every one, gets right.
+    """
+
+    solver: str
+    split: str
+    aggregation: str
+    breadth: int
+    max_iter: int
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    starts_mean: float = math.nan
+    starts_least: float = math.nan
+    starts_most: float = math.nan
+    starts_deviation: float = math.nan
+    some_right: float = math.nan
+    all_right: float = math.nan
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
 class Trajectory:
     """Every iterate of one solver from one start over the n samples of one split.
 
-    residual (T+1, n): NaN after a row stopped, inf where not finite. nfe (T+1, n): evaluations spent when
-    that residual was known. correct (T+1, n): whether the read-out of that iterate is right. seconds (T+1,):
-    cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n):
-    Jacobian products spent by then, beside the evaluations. status and jvps are None where they weren't recorded.
+    residual (T+1, n): NaN after a row stopped, inf where not finite; float64 where the model was. nfe (T+1, n):
+    evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
+    seconds (T+1,): cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps
+    (T+1, n): Jacobian products spent by then, beside the evaluations. change, kl, entropy and stable (T+1, n) are
+    what halting rules see, as `deqrun.analysis.signals` defines them. All from status on are None where they weren't
+    recorded.
     """
 
-    residual: NDArray[np.float32]
+    residual: NDArray[np.floating]
     nfe: NDArray[np.int32]
     correct: NDArray[np.bool_]
     seconds: NDArray[np.float64]
     status: NDArray[np.uint8] | None = None
     jvps: NDArray[np.int32] | None = None
+    change: NDArray[np.float32] | None = None
+    kl: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+    stable: NDArray[np.int32] | None = None
+
+    @property
+    def signals(self) -> dict[str, NDArray[Any]]:
+        """What was recorded of what halting rules see, by name."""
+        named = {name: getattr(self, name) for name in SIGNALS}
+        return {name: array for name, array in named.items() if array is not None}
 
     @property
     def cost(self) -> NDArray[np.int64]:
@@ -196,6 +314,8 @@ class RunRecord:
     epochs: tuple[Epoch, ...] = ()
     sweep: tuple[SweepCell, ...] = ()
     trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
+    halting: tuple[HaltingRow, ...] = ()
+    breadth: tuple[BreadthRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -243,6 +363,31 @@ class RunRecord:
         return sorted(names, key=lambda start: (start != "zeros", start))
 
     @property
+    def keys(self) -> set[TrajectoryKey]:
+        """Of all cells and trajectories."""
+        return {cell.key for cell in self.sweep} | set(self.trajectories)
+
+    @property
+    def precisions(self) -> list[str]:
+        """Precisions of the sweep and the trajectories: float32 first, the others in alphabetical order."""
+        return sorted({key.precision for key in self.keys}, key=lambda name: (name != "float32", name))
+
+    @property
+    def difficulties(self) -> list[int | None]:
+        """Difficulties of the sweep and the trajectories: None, which is the run's own, and then by size."""
+        return sorted({key.difficulty for key in self.keys}, key=lambda value: -1 if value is None else value)
+
+    @property
+    def main_precision(self) -> str:
+        """The precision that findings, tables and comparisons speak of."""
+        return self.precisions[0] if self.keys else "float32"
+
+    @property
+    def main_difficulty(self) -> int | None:
+        """The difficulty that findings, tables and comparisons speak of: the run's own, else the smallest."""
+        return self.difficulties[0] if self.keys else None
+
+    @property
     def main_start(self) -> str:
         """The start that findings, tables and comparisons speak of."""
         return self.starts[0] if self.starts else "zeros"
@@ -264,18 +409,43 @@ class RunRecord:
         start: str | None = None,
         max_iter: int | None = None,
         tol: float | None = None,
+        *,
+        precision: str | None = None,
+        difficulty: int | None = None,
     ) -> list[SweepCell]:
-        """The sweep's cells of a split, narrowed by whatever else is given, by rising budget."""
+        """The sweep's cells of a split, narrowed by whatever else is given, by rising budget.
+
+        Of one precision and difficulty: the main ones unless others are given.
+        """
+        precision = precision or self.main_precision
+        difficulty = self.main_difficulty if difficulty is None else difficulty
         chosen = [
             cell
             for cell in self.sweep
-            if cell.split == split
+            if (cell.split, cell.precision, cell.difficulty) == (split, precision, difficulty)
             and (solver is None or cell.solver == solver)
             and (start is None or cell.start == start)
             and (max_iter is None or cell.max_iter == max_iter)
             and (tol is None or math.isclose(cell.tol, tol, rel_tol=1e-6))
         ]
         return sorted(chosen, key=lambda cell: (cell.solver, cell.start, cell.max_iter, -cell.tol))
+
+    def halting_rows(self, split: str, solver: str) -> list[HaltingRow]:
+        """The rows of a solver on a split, from the main start, in the main precision and difficulty."""
+        key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
+        return [row for row in self.halting if row.key == key]
+
+    def breadth_rows(self, split: str, solver: str) -> list[BreadthRow]:
+        """The rows of a solver on a split, in the main precision and difficulty."""
+        wanted = (solver, split, self.main_precision, self.main_difficulty)
+        return [row for row in self.breadth if (row.solver, row.split, row.precision, row.difficulty) == wanted]
+
+    def trajectory(self, solver: str, split: str = "test") -> Trajectory | None:
+        """The solver's trajectory from the main start, in the main precision and difficulty; None where it is
+        missing or empty."""
+        key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
+        found = self.trajectories.get(key)
+        return found if found is not None and found.residual.size else None
 
     def training_cell(self, split: str = "test") -> SweepCell | None:
         """The cell of the training solver at the training budget and tolerance, None where the grid lacks it."""

@@ -11,10 +11,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import (
+    SIGNALS,
+    BreadthRow,
+    Epoch,
+    HaltingRow,
+    RunRecord,
+    RunStatus,
+    Summary,
+    SweepCell,
+    Trajectory,
+    TrajectoryKey,
+)
 from deqrun.yaml_text import read_yaml
 
-Row = TypeVar("Row", Epoch, SweepCell, Summary, RunStatus)
+Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -27,11 +38,8 @@ def read_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
-    epochs = {row.epoch: row for row in _read_rows(folder / "train.jsonl", Epoch)}
-    cells = {
-        (row.solver, row.start, row.split, row.max_iter, row.tol): row
-        for row in _read_rows(folder / "sweep.jsonl", SweepCell)
-    }
+    epochs = {row.epoch: row for row in read_rows(folder / "train.jsonl", Epoch)}
+    cells = {(row.key, row.max_iter, row.tol): row for row in read_rows(folder / "sweep.jsonl", SweepCell)}
     return RunRecord(
         folder=folder,
         config=_read_config(folder / "config.yaml"),
@@ -39,7 +47,9 @@ def read_run(folder: Path | str) -> RunRecord:
         summary=_read_object(folder / "summary.json", Summary),
         epochs=tuple(epochs[key] for key in sorted(epochs)),
         sweep=tuple(cells.values()),
-        trajectories=_read_trajectories(folder / "trajectories.npz"),
+        trajectories=read_trajectories(folder / "trajectories.npz"),
+        breadth=tuple(read_rows(folder / "breadth.jsonl", BreadthRow)),
+        halting=tuple(read_rows(folder / "halting.jsonl", HaltingRow)),
     )
 
 
@@ -72,7 +82,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
     return _from_mapping(kind, content, f"'{path}'")
 
 
-def _read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
     if not path.is_file():
         return
@@ -119,17 +129,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value!r}, which is not {hint.__name__}.") from error
 
 
-def _read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
-    """Trajectories by (solver, start, split); one whose arrays are not all there is left out."""
+def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
+    """Trajectories by their keys; one whose arrays are not all there is left out."""
     if not path.is_file():
         return {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            stems = sorted({name.rpartition("/")[0] for name in arrays.files if name.count("/") == 3})
+            stems = sorted({name.rpartition("/")[0] for name in arrays.files if name.count("/") in (3, 5)})
             return {
-                (solver, start, split): _trajectory(arrays, stem, path)
+                TrajectoryKey.from_path(stem): _trajectory(arrays, stem, path)
                 for stem in stems
-                for solver, start, split in [stem.split("/")]
                 if all(f"{stem}/{part}" in arrays.files for part in ("residual", "nfe", "correct"))
             }
     except (zipfile.BadZipFile, EOFError) as error:
@@ -137,7 +146,8 @@ def _read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
 
 
 def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
-    residual = np.asarray(arrays[f"{stem}/residual"], dtype=np.float32)
+    residual = np.asarray(arrays[f"{stem}/residual"])
+    residual = residual if residual.dtype == np.float64 else residual.astype(np.float32)
     nfe = np.asarray(arrays[f"{stem}/nfe"], dtype=np.int32)
     correct = np.asarray(arrays[f"{stem}/correct"], dtype=np.bool_)
     if residual.ndim != 2 or not residual.shape == nfe.shape == correct.shape:
@@ -152,4 +162,8 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
     jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays.files else None
     if jvps is not None and jvps.shape != nfe.shape:
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, jvps {jvps.shape}; both are (T+1, n).")
-    return Trajectory(residual, nfe, correct, seconds, status, jvps)
+    signals = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in SIGNALS if f"{stem}/{name}" in arrays.files}
+    if any(signal.shape != nfe.shape for signal in signals.values()):
+        shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
+        raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")
+    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals)

@@ -190,7 +190,7 @@ def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None,
     cell = record.training_cell(split)
     if cell is not None:
         return cell.nfe_mean, cell.residual_median
-    trajectory = record.trajectories.get((record.main_solver or "", record.main_start, split))
+    trajectory = record.trajectory(record.main_solver or "", split)
     budget, tol, smallest = record.train_max_iter, record.train_tol, record.smallest_tol()
     if trajectory is None or budget is None or tol is None or smallest is None or tol < smallest:
         return None, None

@@ -14,7 +14,7 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep import cells, trace
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, ConvCell, MLPCell
-from deqrun.report.records import SweepCell, Trajectory
+from deqrun.report.records import SweepCell, Trajectory, TrajectoryKey
 from deqrun.solvers import Anderson, Budget, Picard, Solver
 
 ITERATIONS, TOLERANCES = [0, 1, 2, 3, 5, 8, 13], [1e-1, 1e-2, 1e-3]
@@ -47,7 +47,7 @@ def test_cells_equal_separate_solves(name: str, steep: bool, keep: str, split: S
     deq, dataset, solver = model(steep), Digits(), SOLVERS[name]
     largest = Budget(max(ITERATIONS), min(TOLERANCES), keep=keep)
     trajectory = trace(deq, dataset, split, solver, largest, batch_size=25)
-    derived = cells(trajectory, ITERATIONS, TOLERANCES, solver=name, start="zeros", split="test", keep=keep)
+    derived = cells(trajectory, ITERATIONS, TOLERANCES, key=TrajectoryKey(name, "zeros", "test"), keep=keep)
     assert [(cell.tol, cell.max_iter) for cell in derived] == list(product(TOLERANCES, ITERATIONS))
     for cell in derived:
         assert_equals_solve(cell, deq, dataset, split, solver, keep)
@@ -81,7 +81,7 @@ def test_prorated_seconds_and_fractions_by_hand() -> None:
         seconds=np.array([1.0, 3.0, 7.0]),
         status=np.array([0, 3], dtype=np.uint8),
     )
-    loose, one, two = cells(trajectory, [2, 1, 2], [0.1], solver="s", start="zeros", split="test", keep="last")
+    loose, one, two = cells(trajectory, [2, 1, 2], [0.1], key=TrajectoryKey("s", "zeros", "test"), keep="last")
     assert (loose.nfe_mean, loose.seconds, loose.converged, loose.diverged) == (2.5, 7.0, 0.5, 0.5)
     assert (one.nfe_mean, one.seconds, one.converged, one.diverged) == (2.0, 3.0, 0.5, 0.0)
     assert (two.accuracy, one.accuracy) == (0.5, 1.0)

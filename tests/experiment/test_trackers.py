@@ -15,7 +15,7 @@ import pytest
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.trackers import NoTracker, SafeTracker, accuracy_rows, make_tracker, residual_rows
 from deqrun.report import read_run
-from deqrun.report.records import Epoch, RunRecord, SweepCell, Trajectory
+from deqrun.report.records import Epoch, RunRecord, SweepCell, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 
 SettingsOf = Callable[..., Settings]
@@ -64,7 +64,7 @@ def test_curves_equal_the_sweep(offline: Path, records: list[dict]) -> None:
         (cell,) = record.cells("test", "anderson", "zeros", row["budget/iters"], 1e-3)
         assert row["accuracy/anderson/zeros/test"] == pytest.approx(cell.accuracy)
     curve = [row["residual/picard/zeros/test"] for row in history(records, "residual/iter")]
-    residual = record.trajectories["picard", "zeros", "test"].residual
+    residual = record.trajectories[TrajectoryKey("picard", "zeros", "test")].residual
     assert curve[0] == pytest.approx(float(np.median(residual[0])))
     assert curve == sorted(curve, reverse=True)
 
@@ -121,7 +121,7 @@ def test_disabled_tracks_nothing(settings_of: SettingsOf, override: str, tmp_pat
 def test_curve_rows_by_hand() -> None:
     residual = np.array([[1.0, 3.0, 2.0], [0.5, np.nan, 0.1]], dtype=np.float32)
     trajectory = Trajectory(residual, np.ones((2, 3), dtype=np.int32), residual > 0, np.zeros(2))
-    rows = residual_rows({("s", "zeros", "test"): trajectory})
+    rows = residual_rows({TrajectoryKey("s", "zeros", "test"): trajectory})
     assert [row["residual/iter"] for row in rows] == [0, 1]
     assert [row["residual/s/zeros/test"] for row in rows] == [2.0, 0.5]  # the stopped row keeps its 3
     cells = [SweepCell("s", "zeros", "test", 4, tol, 10, accuracy) for tol, accuracy in ((1e-1, 0.3), (1e-3, 0.7))]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory
+from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
 from deqrun.report.run_folder import read_run
 from tests.report.synthetic_run import write_synthetic_run
 
@@ -59,7 +59,10 @@ def tiny_record() -> RunRecord:
         ),
         epochs=(Epoch(1, val_accuracy=0.7), Epoch(2, val_accuracy=0.86, nfe=2.0, residual=0.05, adjoint_residual=2e-3)),
         sweep=sweep,
-        trajectories={("picard", "zeros", "test"): picard, ("anderson", "zeros", "test"): anderson},
+        trajectories={
+            TrajectoryKey(solver, "zeros", "test"): trajectory
+            for solver, trajectory in (("picard", picard), ("anderson", anderson))
+        },
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from deqrun.report.findings import Finding, accuracy_change, enough_cell, findings
-from deqrun.report.records import RunRecord, Summary, SweepCell, Trajectory
+from deqrun.report.records import RunRecord, Summary, SweepCell, Trajectory, TrajectoryKey
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:
@@ -108,9 +108,11 @@ def test_evaluations_saved_at_the_smallest_tolerance_both_reach(tiny_record: Run
 
 
 def test_solvers_without_a_shared_tolerance_are_not_compared(tiny_record: RunRecord) -> None:
-    picard = tiny_record.trajectories["picard", "zeros", "test"]
+    picard = tiny_record.trajectories[TrajectoryKey("picard", "zeros", "test")]
     stuck = replace(picard, residual=np.ones_like(picard.residual))
-    record = replace(tiny_record, trajectories={**tiny_record.trajectories, ("picard", "zeros", "test"): stuck})
+    record = replace(
+        tiny_record, trajectories={**tiny_record.trajectories, TrajectoryKey("picard", "zeros", "test"): stuck}
+    )
     assert sentences(record, "Evaluations saved by Anderson") == [
         "Not comparable: no tolerance of the grid is reached by both on 90 % of the 4 test samples."
     ]
@@ -128,7 +130,7 @@ def test_convergence_names_every_tolerance(tiny_record: RunRecord) -> None:
 
 def test_divergence_is_told_and_so_is_its_absence(tiny_record: RunRecord, record: RunRecord) -> None:
     assert sentences(tiny_record, "Divergence") == ["Nothing diverged with anderson, picard (test, n = 4)."]
-    lost = np.isinf(record.trajectories["broyden", "zeros", "test"].residual).any(axis=0).mean()
+    lost = np.isinf(record.trajectories[TrajectoryKey("broyden", "zeros", "test")].residual).any(axis=0).mean()
     assert lost > 0
     assert sentences(record, "Divergence") == [
         f"Diverged: broyden on {100 * lost:.1f} % of 360 test samples (within 64 iterations)."

@@ -44,7 +44,7 @@ def test_trajectories_give_back_the_sweep(record: RunRecord) -> None:
     """The sweep's cells were reckoned sample by sample in plain Python; the arrays must agree to the last sample."""
     checked = 0
     for cell in record.sweep:
-        trajectory = record.trajectories[cell.solver, cell.start, cell.split]
+        trajectory = record.trajectories[cell.key]
         columns = np.arange(trajectory.n)
         stop = trajectory.stop(cell.max_iter, cell.tol)
         kept = trajectory.returned(cell.max_iter, "best", cell.tol)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqrun.report.records import RunRecord
+from deqrun.report.records import RunRecord, TrajectoryKey
 from deqrun.report.run_folder import read_run
 from tests.report.synthetic_run import ITERATIONS, TOLERANCES
 
@@ -28,7 +28,7 @@ def test_a_whole_run(record: RunRecord) -> None:
     assert record.epochs[0].jacobian_penalty is None
     # Two splits of three solvers, less the one variant that is missing.
     assert len(record.sweep) == 5 * len(ITERATIONS) * len(TOLERANCES)
-    assert record.trajectories["picard", "zeros", "test"].residual.shape == (65, 360)
+    assert record.trajectories[TrajectoryKey("picard", "zeros", "test")].residual.shape == (65, 360)
     assert record.summary.versions["torch"] == "2.13.0"
 
 

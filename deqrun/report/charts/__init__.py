@@ -6,8 +6,11 @@ solvers.
 
 from collections.abc import Sequence
 
+from deqrun.report.charts.breadth import breadth_figures
 from deqrun.report.charts.budget import accuracy_against_budget
+from deqrun.report.charts.difficulty import accuracy_by_difficulty
 from deqrun.report.charts.frontier import accuracy_against_evaluations
+from deqrun.report.charts.halting import accuracy_by_halting
 from deqrun.report.charts.residual import residual_against_evaluations
 from deqrun.report.charts.style import Figure, png, specification
 from deqrun.report.charts.training import training_figures, training_overview
@@ -17,6 +20,9 @@ __all__ = [
     "Figure",
     "accuracy_against_budget",
     "accuracy_against_evaluations",
+    "accuracy_by_difficulty",
+    "accuracy_by_halting",
+    "breadth_figures",
     "png",
     "residual_against_evaluations",
     "specification",
@@ -34,5 +40,9 @@ def sweep_figures(records: Sequence[RunRecord], split: str = "test") -> list[Fig
         residual_against_evaluations(records, split),
         accuracy_against_evaluations(records, split),
         accuracy_against_evaluations(records, split, close=True),
+        accuracy_by_halting(records, split),
+        accuracy_by_halting(records, split, close=True),
+        accuracy_by_difficulty(records, split),
+        *breadth_figures(records, split),
     ]
     return [figure for figure in drawn if figure is not None]

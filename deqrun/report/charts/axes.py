@@ -9,13 +9,14 @@ import altair as alt
 
 from deqrun.report.charts.data import BudgetPoint, FrontierPoint
 from deqrun.report.charts.style import NEAR
+from deqrun.report.records import HaltingRow
 
 ROOM = 1.25
 """Factor left free beyond the smallest and the largest value."""
 
 
 def accuracy_axis(
-    points: Sequence[BudgetPoint | FrontierPoint], split: str, close: bool = False
+    points: Sequence[BudgetPoint | FrontierPoint | HaltingRow], split: str, close: bool = False
 ) -> dict[str, Any] | None:
     """Title, scale and axis of a split's accuracies.
 

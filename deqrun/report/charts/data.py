@@ -133,9 +133,10 @@ def residual_points(
     """Residual against evaluations from the trajectories of a split: median, 10 % and 90 % quantile."""
     return [
         point
-        for (solver, start, of), trajectory in sorted(record.trajectories.items())
-        if of == split and trajectory.residual.size and (not starts or start in starts)
-        for point in _trajectory_points(trajectory, label, solver, start)
+        for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
+        if key[2:] == (split, record.main_precision, record.main_difficulty)
+        if trajectory.residual.size and (not starts or key.start in starts)
+        for point in _trajectory_points(trajectory, label, key.solver, key.start)
     ]
 
 

@@ -19,7 +19,7 @@ from deqrun.report.charts.data import (
     residual_points,
     training_points,
 )
-from deqrun.report.records import RunRecord, Summary, Trajectory
+from deqrun.report.records import RunRecord, Summary, Trajectory, TrajectoryKey
 
 
 def known_after(trajectory: Trajectory, column: int, spent: int) -> float:
@@ -33,7 +33,7 @@ def known_after(trajectory: Trajectory, column: int, spent: int) -> float:
 
 @pytest.mark.parametrize("solver", ["picard", "broyden"])
 def test_residual_curve_is_the_quantiles_of_what_each_sample_knows(record: RunRecord, solver: str) -> None:
-    trajectory = record.trajectories[solver, "zeros", "test"]
+    trajectory = record.trajectories[TrajectoryKey(solver, "zeros", "test")]
     points = [point for point in residual_points(record, "run") if point.solver == solver]
     for point in points[::7]:
         values = sorted(known_after(trajectory, column, point.nfe) for column in range(trajectory.n))
@@ -85,7 +85,7 @@ def test_budget_curve_is_the_sweep_at_its_smallest_tolerance(record: RunRecord) 
     points = budget_points(record, "run")
     assert {point.tol for point in points} == {1e-5}
     for point in points:
-        trajectory = record.trajectories[point.solver, "zeros", "test"]
+        trajectory = record.trajectories[TrajectoryKey(point.solver, "zeros", "test")]
         assert point.accuracy == pytest.approx(trajectory.correct_at(point.max_iter).mean(), abs=1e-12)
     assert len(points) == 3 * 12
     assert {p.solver for p in budget_points(record, "run", "validation")} == {"anderson", "picard"}

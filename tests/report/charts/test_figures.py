@@ -19,7 +19,7 @@ from deqrun.report.charts import (
     training_overview,
 )
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.records import RunRecord
+from deqrun.report.records import RunRecord, TrajectoryKey
 
 
 def rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,9 +77,11 @@ def test_a_budget_of_zero_has_its_place(tiny_record: RunRecord) -> None:
 
 
 def test_residual_chart_draws_zero_at_the_floor_and_nothing_beyond_the_finite(tiny_record: RunRecord) -> None:
-    picard = tiny_record.trajectories["picard", "zeros", "test"]
+    picard = tiny_record.trajectories[TrajectoryKey("picard", "zeros", "test")]
     residual = np.array([[1.0] * 4, [1e-3] * 4, [0.0] * 4, [np.inf] * 4], dtype=np.float32)
-    record = replace(tiny_record, trajectories={("picard", "zeros", "test"): replace(picard, residual=residual)})
+    record = replace(
+        tiny_record, trajectories={TrajectoryKey("picard", "zeros", "test"): replace(picard, residual=residual)}
+    )
     figure = residual_against_evaluations([record])
     assert figure is not None
     spec = specification(figure.chart)

@@ -1,0 +1,31 @@
+"""The precisions in which a trained model can be asked."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from deqrun.models import DEQ
+
+__all__ = ["autocast", "cast", "in_precision"]
+
+
+def in_precision(deq: DEQ, precision: str) -> DEQ:
+    """The model itself, or for float64 a copy in double precision."""
+    return copy.deepcopy(deq).double() if precision == "float64" else deq
+
+
+def cast(x: Tensor, precision: str) -> Tensor:
+    """Inputs in the model's dtype."""
+    return x.double() if precision == "float64" else x
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """For bfloat16: within, cell and read-out compute in 16 bits where PyTorch's autocast deems it safe.
+
+    Weights and the solver's state stay float32, so that iterates are not rounded to 8 bits between steps.
+    """
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

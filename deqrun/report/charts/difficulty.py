@@ -1,0 +1,64 @@
+"""Accuracy against the budget, one line for each difficulty of the data."""
+
+from collections.abc import Sequence
+
+import altair as alt
+
+from deqrun.report import numbers
+from deqrun.report.charts.keys import scope
+from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
+from deqrun.report.records import RunRecord
+
+
+def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") -> Figure | None:
+    """Of one run that was asked at several difficulties, its main solver from the main start."""
+    if len(records) != 1 or len(records[0].difficulties) < 2:
+        return None
+    record = records[0]
+    cells = [
+        cell
+        for difficulty in record.difficulties
+        for cell in record.cells(
+            split, record.main_solver, record.main_start, tol=record.smallest_tol(), difficulty=difficulty
+        )
+    ]
+    if not cells:
+        return None
+    budgets = sorted({cell.max_iter for cell in cells})
+    names = [_name(difficulty) for difficulty in record.difficulties]
+    scale = alt.Scale(type="symlog", constant=1, domain=[budgets[0], budgets[-1]], nice=False, padding=8)
+    axis = alt.Axis(values=budgets, format="d", grid=False)
+    rows = [vars(cell) | {"of": _name(cell.difficulty)} for cell in cells]
+    colour = alt.Color(
+        "of:O", scale=alt.Scale(domain=names, scheme="viridis"), legend=alt.Legend(title="difficulty", columns=8)
+    )
+    line = alt.Chart(data(rows)).mark_line(strokeWidth=2, point={"size": 40, "filled": True}).encode(
+        x=alt.X("max_iter:Q", title="budget (iterations allowed)", scale=scale, axis=axis),
+        y=alt.Y("accuracy:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False),
+                axis=alt.Axis(format=".3~p", tickCount=6)),
+        color=colour,
+        tooltip=_tooltip(),
+    )  # fmt: skip
+    caption = (
+        f"{scope(records, cells, split)}; {record.main_solver}, tolerance {numbers.tolerance(record.smallest_tol())}. "
+        "Each difficulty has samples of its own; the weights are the same."
+    )
+    title = f"{split.capitalize()} accuracy against the iteration budget, by difficulty"
+    return Figure("accuracy_difficulty", title, caption, line.properties(width=WIDTH, height=HEIGHT))
+
+
+def _name(difficulty: int | None) -> str:
+    return "as trained" if difficulty is None else f"{difficulty:,}"
+
+
+def _tooltip() -> list[alt.Tooltip]:
+    return [
+        alt.Tooltip("of:O", title="difficulty"),
+        alt.Tooltip("max_iter:Q", title="budget", format=","),
+        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
+        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
+        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        alt.Tooltip("nfe_mean:Q", title="mean evaluations", format=".1f"),
+        alt.Tooltip("converged:Q", title="converged", format=".1%"),
+        alt.Tooltip("n:Q", title="samples", format=","),
+    ]
