@@ -114,6 +114,11 @@ def choices(cfg: DictConfig) -> dict[str, str]:
     return {key: str(target).rpartition(".")[2].lower() for key, target in targets.items() if target}
 
 
+def typed_overrides(cfg: DictConfig) -> list[str]:
+    """The overrides that a config was composed with, as they were typed; none where Hydra's node is missing."""
+    return [str(text) for text in OmegaConf.select(_hydra_node(cfg), "overrides.task") or []]
+
+
 def _hydra_node(cfg: DictConfig) -> DictConfig:
     if "hydra" in cfg:
         return cfg.hydra

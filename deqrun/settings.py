@@ -25,7 +25,8 @@ from pydantic import (
 
 from deqrun.component_settings import ComponentSettings
 from deqrun.config_sources import choices as choices_of
-from deqrun.config_sources import current_sources
+from deqrun.config_sources import current_sources, typed_overrides
+from deqrun.peer_settings import PeerSettings, require_explicit, with_peer
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
 from deqrun.study_settings import STUDY_KEYS
@@ -35,6 +36,7 @@ __all__ = [
     "BudgetSettings",
     "ComponentSettings",
     "Interrupted",
+    "PeerSettings",
     "Settings",
     "SweepSettings",
     "TrackerSettings",
@@ -211,6 +213,7 @@ class Settings(_Section):
     sweep: SweepSettings
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
+    peer: PeerSettings
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
@@ -221,6 +224,11 @@ class Settings(_Section):
                     f"{where}._target_={component.target} is outside of deqrun and torch, "
                     "and would run its code; if you trust it, give allow_foreign_targets=true"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _agrees_with_its_peer(self) -> Settings:
+        require_explicit(self.peer, self.sections())
         return self
 
     @model_validator(mode="after")
@@ -289,8 +297,10 @@ def load_settings(cfg: DictConfig) -> Settings:
     Solvers named by `sweep.solvers` are resolved from the config sources; a name that is the run's own solver
     takes the run's own parameters. Raises UserError: the whole dotted key, and the nearest valid thing.
     """
-    sections = sections_of(cfg)
-    sections["choices"] = choices_of(cfg)
+    try:
+        sections = with_peer(sections_of(cfg) | {"choices": choices_of(cfg)}, typed_overrides(cfg))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     own = {sections["choices"].get("solver"): sections.get("solver")}
     sections["sweep_solvers"] = sweep_solvers(cfg, sections.get("sweep"), own)
     return settings_from(sections)

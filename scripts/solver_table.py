@@ -7,7 +7,8 @@ Prints three tables in Markdown (docs/solvers.md holds them):
 1. problems of tests/problems.py, float64, 8 rows, to their tolerance: median evaluations (Jacobian products apart),
    and rows that did not converge within the budget;
 2. Anderson(20) on symmetric linear maps against the Chebyshev bound, and a linear map of radius 1.5 with outliers;
-3. trained cells on 256 test digits, to 1e-4 within 150 steps: median evaluations and unconverged rows, per solver.
+3. trained cells on 256 test samples (digits, strings of 16 bits, mazes of 9x9, sequences of 70 symbols), to 1e-4 within
+   150 steps: median evaluations and unconverged rows, per solver.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from deqrun.datasets import Digits
 from deqrun.experiment.build import build_dataset, build_deq
 from deqrun.experiment.checkpoint import load_checkpoint
 from deqrun.models import DEQ
@@ -53,6 +53,9 @@ CELLS: dict[str, list[str]] = {
     "conv": ["model=conv", "train.epochs=8", "train.jacobian_weight=0.5"],
     "conv, no penalty": ["model=conv", "train.epochs=8", "train.jacobian_weight=0"],
     "mlp, no penalty": ["model=mlp", "train.epochs=15", "train.jacobian_weight=0", "optimizer.lr=3e-3"],
+    "recall, prefix sums": ["study=prefix_sums", "train.epochs=12"],
+    "recall, mazes": ["study=mazes", "train.epochs=4"],
+    "transformer, copy memory": ["study=copy_memory"],
 }
 
 
@@ -121,12 +124,11 @@ def _solve_symmetric(spectrum: Tensor, solver: Solver, max_iter: int) -> Solutio
 
 
 def trained_cells(output: Path) -> None:
-    images = Digits().load("test").inputs[:256]
     columns: dict[str, list[str]] = {}
     for label, overrides in CELLS.items():
-        model, accuracy = trained(output / label.replace(", ", "-").replace(" ", "-"), overrides)
+        model, inputs, accuracy = trained(output / label.replace(", ", "-").replace(" ", "-"), overrides)
         with torch.no_grad(), model.cell.fixed_weights():
-            f = model.bind(images)
+            f = model.bind(inputs)
             z0 = model.start(f)
             solutions = [solve(f, z0, solver=solver, budget=Budget(150, 1e-4)) for solver in SOLVERS.values()]
         columns[f"{label} ({accuracy:.1%} val)"] = [_cell(found) for found in solutions]
@@ -135,17 +137,19 @@ def trained_cells(output: Path) -> None:
         print(f"| {label} | " + " | ".join(cells[i] for cells in columns.values()) + " |")
 
 
-def trained(folder: Path, overrides: list[str]) -> tuple[DEQ, float]:
-    """The best checkpoint of a deqrun run in `folder`, trained now if it is not there."""
+def trained(folder: Path, overrides: list[str]) -> tuple[DEQ, Tensor, float]:
+    """The best checkpoint of a deqrun run in `folder`, trained now if it is not there; 256 inputs; its accuracy."""
     if not (folder / "summary.json").is_file():
         again = ["resume=true"] if (folder / "config.yaml").is_file() else [*overrides, "sweep=none", "tracker=none"]
         command = [sys.executable, "-m", "deqrun", "train", f"run={folder}", *again]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     settings = Settings.from_yaml(folder / "config.yaml")
-    model = build_deq(settings, build_dataset(settings))
+    dataset = build_dataset(settings)
+    model = build_deq(settings, dataset)
     best = load_checkpoint(folder / "checkpoints" / "best.pt", torch.device("cpu"))
     model.load_state_dict(best.model)
-    return model.eval(), best.best_accuracy
+    inputs = dataset.encode(dataset.load("test").inputs[:256])
+    return model.eval(), inputs, best.best_accuracy
 
 
 if __name__ == "__main__":

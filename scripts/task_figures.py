@@ -21,6 +21,7 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from deqrun.datasets.copy_memory import CopyMemory
 from deqrun.report import read_run
 from deqrun.report.records import RunRecord, SweepCell
 
@@ -131,25 +132,19 @@ def _ask(budgets: Sequence[int], samples: int, tolerance: float = 1e-5) -> list[
 
 
 def overthinking(runs: Runs) -> None:
-    """With and without recall, by the same training, on their own 16 bits at up to 256 iterations."""
-    budgets = [4, 8, 16, 32, 64, 128, 256]
+    """With and without recall, on their own 16 bits at up to 256 iterations."""
+    budgets = [2, 4, 8, 16, 32, 64, 128, 256]
+    recipes = {
+        "settles": ("prefix_sums", ["study=prefix_sums"]),
+        "recall": ("deep_thinking", ["study=deep_thinking"]),
+        "recall, progressive": ("progressive", ["study=deep_thinking", "train.progressive_weight=1"]),
+        "no recall": ("no_recall", ["study=deep_thinking", "model.recall=false"]),
+    }
     groups = {}
-    for name, overrides in {
-        "settles (recall, norm)": ["study=prefix_sums"],
-        "recall": ["study=prefix_sums", *DEEP_THINKING],
-        "no recall": ["study=prefix_sums", *DEEP_THINKING, "model.recall=false"],
-    }.items():
-        label = "prefix_sums" if name.startswith("settles") else f"overthinking-{name.replace(' ', '-')}"
+    for name, (label, overrides) in recipes.items():
         runs.train(label, *overrides)
         groups[name] = runs.sweep(label, "256", *_ask(budgets, 500, tolerance=0.0))
     by_budget(groups, budgets)
-
-
-DEEP_THINKING = (
-    "model.norm=none", "model.start=projection", "gradient=unrolled", "budget.max_iter=16", "train.start=zeros",
-    "train.random_budget=null",
-)  # fmt: skip
-"""As the first deep-thinking networks are trained (arXiv 2106.04537): back-propagation through 16 iterations."""
 
 
 def mazes(runs: Runs) -> None:
@@ -171,8 +166,82 @@ def sudoku(runs: Runs) -> None:
     training_times(trained)
 
 
+def copy_memory(runs: Runs) -> None:
+    """The transformer on T = 50, its loss beside that of the best model without memory."""
+    trained = runs.train("copy_memory", "study=copy_memory")
+    baseline = CopyMemory().memoryless_loss
+    rows = [
+        [f"seed {seed}", f"{best_loss(record):.4f}", f"{best_loss(record) / baseline:.4f}",
+         f"{100 * (record.summary.test_accuracy or 0):.1f}"]
+        for seed, record in zip(runs.seeds, trained, strict=True)
+    ]  # fmt: skip
+    table(["", "validation loss, nats", "over the memoryless", "whole sequences right on test, %"], rows)
+    training_times(trained)
+
+
+def best_loss(record: RunRecord) -> float:
+    """Validation loss of the epoch whose checkpoint was kept."""
+    (row,) = [epoch for epoch in record.epochs if epoch.epoch == record.summary.best_epoch]
+    return row.val_loss or 0.0
+
+
+def monotone(runs: Runs) -> None:
+    """Test digits whose equilibrium is found to 1e-4 within 300 steps, per solver."""
+    splitting = "peaceman_rachford"
+    solvers = [splitting, "forward_backward", "picard", "anderson"]
+    groups = {}
+    for model in ("monotone", "monotone_conv"):
+        groups[model] = runs.train(
+            f"{model}-300", f"model={model}", f"solver={splitting}", f"solver@gradient.solver={splitting}",
+            "train.epochs=15", "train.jacobian_weight=0", "sweep.iterations=[10,30,100,300]",
+            "sweep.tolerances=[1e-2,1e-4]", f"sweep.solvers=[{','.join(solvers)}]", "sweep.splits=[test]",
+        )  # fmt: skip
+    rows = []
+    for model, records in groups.items():
+        for solver in solvers:
+            found = [cell_at(record, 300, 1e-4, solver) for record in records]
+            rows.append([
+                f"{model}, {solver}", over_seeds([cell.converged for cell in found]),
+                f"{statistics.mean(cell.nfe_mean for cell in found):.1f}",
+                over_seeds([cell.accuracy for cell in found]),
+            ])  # fmt: skip
+    table(["", "converged, %", "mean evaluations", "accuracy, %"], rows)
+
+
+def digits(runs: Runs) -> None:
+    """DEQs on the digits beside their explicit peers: accuracy, parameters, evaluations, time."""
+    models = {
+        "mlp": ["model=mlp", "optimizer.lr=3e-3", "train.epochs=20"],
+        "conv": ["model=conv", "train.epochs=12"],
+        "mdeq": ["study=demo", "train.epochs=12"],
+        "monotone": ["model=monotone", "train.epochs=15", "train.jacobian_weight=0"],
+    }
+    splitting = ["solver=peaceman_rachford", "solver@gradient.solver=peaceman_rachford"]
+    peers = {
+        "DEQ": [],
+        "tied, 8 layers": ["peer=tied", "peer.layers=8"],
+        "untied, 8 layers, as many parameters": ["peer=untied", "peer.layers=8", "peer.match=parameters"],
+        "untied, 8 layers, as many multiply-adds": ["peer=untied", "peer.layers=8", "peer.match=multiply_adds"],
+    }
+    rows = []
+    for model, recipe in models.items():
+        for peer, added in peers.items():
+            own = splitting if model == "monotone" and not added else []
+            label = f"digits-{model}-{peer.replace(',', '').replace(' ', '-')}"
+            records = runs.train(label, *recipe, *own, *added, "sweep=none")
+            summaries = [record.summary for record in records]
+            rows.append([
+                f"{model}, {peer}", over_seeds([summary.test_accuracy or 0 for summary in summaries]),
+                f"{summaries[0].parameters:,}",
+                f"{statistics.mean(record.epochs[-1].nfe or 0 for record in records):.1f}",
+                f"{statistics.mean(summary.train_seconds or 0 for summary in summaries):.0f}",
+            ])  # fmt: skip
+    table(["", "test accuracy, %", "parameters", "evaluations in training", "training, s"], rows)
+
+
 TASKS: dict[str, Callable[[Runs], None]] = {
     "prefix_sums": prefix_sums, "overthinking": overthinking, "mazes": mazes, "sudoku": sudoku,
+    "copy_memory": copy_memory, "monotone": monotone, "digits": digits,
 }  # fmt: skip
 
 

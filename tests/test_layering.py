@@ -17,6 +17,7 @@ SETTINGS = {
     "study_settings",
     "component_settings",
     "settings_errors",
+    "peer_settings",
     "config_sources",
     "sentences",
     "yaml_text",

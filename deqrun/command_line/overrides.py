@@ -16,7 +16,7 @@ from deqrun.config_sources import ConfigSources
 from deqrun.sentences import listing, nearest, one_line, unknown
 from deqrun.settings import UserError
 
-FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study")
+FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "peer")
 """Groups and keys of deqrun train that a sweep of the trained run takes as they were."""
 
 JOBS_CHECKED = 128

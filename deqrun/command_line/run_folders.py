@@ -113,13 +113,16 @@ def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) ->
     """Within: the options `solver=trained` and `dataset=trained` are those of a run, and `name` is its name.
 
     sweep.yaml builds on them, so that `solver.memory=3` changes the run's own solver. Without a run: empty.
+    Untied layers are swept one after the other, whatever the defaults ask of a fixed point.
     """
     saved = Settings.from_yaml(run / "config.yaml", allow_foreign_targets=allow_foreign_targets) if run else None
     sections = saved.sections() if saved else {"solver": {}, "dataset": {}, "name": "sweep"}
     store = ConfigStore.instance()
     for group in ("solver", "dataset"):
         store.store(group=group, name=TRAINED, node=sections[group])
-    store.store(name=TRAINED, node={"name": sections["name"]})
+    untied = saved is not None and saved.peer.kind == "untied"
+    own_sweep = {"sweep": {"tolerances": [0.0], "solvers": ["picard"]}} if untied else {}
+    store.store(name=TRAINED, node={"name": sections["name"]} | own_sweep)
     try:
         yield
     finally:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from deqrun.datasets.dataset import DataUnavailable, Split, stratified_split
 from deqrun.datasets.images import Images
-from deqrun.datasets.torchvision_import import torchvision_datasets, torchvision_functional
+from deqrun.datasets.torchvision_import import torchvision_datasets
 from deqrun.datasets.validation import require_at_least, require_share
 
 __all__ = ["ImageFolder", "Layout", "read_layout"]
@@ -35,19 +38,20 @@ class ImageFolder(Images):
 
     With a folder root/train, root/test is the test part, and root/val (or valid, or validation) validates; if only
     one of the two is there it is the test part, and one without class folders is none. Whatever part has no folder is
-    taken from the training part, at random within every class, by `split_seed`. Without root/train every part is
+    taken from the training part, at random within every class, by `split_seed`. Without root/train both parts are
     taken so from root/CLASS. The classes are the class folders of the training part, in the order of their names;
     pictures may lie at any depth below.
 
-    The shorter side of a picture is scaled to `size` pixels, bilinearly, and the middle size x size pixels are taken.
-    All pictures are decoded once, at the first load, into n · channels · size² bytes of memory.
+    Of each picture, turned upright as its EXIF entry says and laid on white where it is transparent, the largest
+    square in the middle is scaled to size x size pixels, bilinearly. All pictures are decoded once, at the first load,
+    into n · channels · size² bytes of memory.
 
     root              the folder
     size              pixels a side
     channels          3: colour; 1: grey
     split_seed        seed of the splits that the folder does not make
-    validation_share  share of the training part that validates, where no folder does
-    test_share        share of all that tests, where no folder does
+    validation_share  share of the pictures in root/train, or else in root, that validates, where no folder does
+    test_share        share of the same that tests, where no folder does
     augment           as in Images
     mean, std         per channel, of intensities in [0, 1]; null: ImageNet's, averaged if there is one channel
 
@@ -84,7 +88,7 @@ class ImageFolder(Images):
         self.input_shape = (channels, self.size, self.size)
         self.mean = _per_channel("mean", mean, IMAGENET_MEAN, channels)
         self.std = _per_channel("std", std, IMAGENET_STD, channels)
-        if min(self.std) <= 0:
+        if not all(0 < deviation < math.inf for deviation in self.std):
             raise ValueError(f"std={list(self.std)} is not allowed: deviations are above 0.")
 
     @cached_property
@@ -113,9 +117,10 @@ class ImageFolder(Images):
         """The pictures of one part, in the order of their paths."""
         loaders = torchvision_datasets().folder
         places = {name: place for place, name in enumerate(self.layout.classes) if (folder / name).is_dir()}
-        found = loaders.make_dataset(folder, places, extensions=loaders.IMG_EXTENSIONS, allow_empty=True)
+        listed = loaders.make_dataset(folder, places, extensions=loaders.IMG_EXTENSIONS, allow_empty=True)
+        found = [(path, label) for path, label in listed if not Path(path).name.startswith(".")]
         images = torch.empty(len(found), *self.input_shape, dtype=torch.uint8)
-        decode = partial(_decode, size=self.size, colour=self.input_shape[0] == 3)
+        decode = partial(read_picture, size=self.size, channels=self.input_shape[0])
         with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as threads:
             decoded = threads.map(decode, (path for path, _ in found))
             bar = tqdm(decoded, f"decoding {folder.name}", len(found), leave=False, dynamic_ncols=True, disable=None)
@@ -167,35 +172,51 @@ def read_layout(root: str | None) -> Layout:
 
 def _parts(folder: Path) -> dict[str, Path]:
     """The folders of class folders by split; root itself where there is no root/train with folders in it."""
-    named = [folder / name for name in ("train", *VALIDATION_NAMES, "test")]
-    held_out = [part for part in named if part.is_dir() and _subfolders(part)]
-    train = held_out.pop(0) if held_out and held_out[0].name == "train" else None
-    if train is None and held_out:
+
+    def present(*names: str) -> list[Path]:
+        return [folder / name for name in names if (folder / name).is_dir() and _subfolders(folder / name)]
+
+    train, validation, test = present("train"), present(*VALIDATION_NAMES), present("test")
+    held_out = validation + test
+    if held_out and not train:
         raise DataUnavailable(f"{folder} holds {held_out[0].name}/ but no train/ with class folders in it; add that.")
-    if len(held_out) > 2:
-        given = ", ".join(f"{part.name}/" for part in held_out)
-        raise DataUnavailable(f"{folder} holds {given}; beside train/ allowed are test/ and one more, as in val/.")
-    names = ("validation", "test")[-len(held_out) :]
-    return {"train": train or folder} | dict(zip(names, held_out, strict=False))
+    if len(validation) > 1:
+        given = " and ".join(f"{part.name}/" for part in validation)
+        raise DataUnavailable(f"{folder} holds {given}; one of them is to validate, beside train/ and test/.")
+    parts = {"train": train[0] if train else folder}
+    if validation and test:
+        parts["validation"] = validation[0]
+    if held_out:
+        parts["test"] = held_out[-1]
+    return parts
 
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _decode(path: str, size: int, colour: bool) -> Tensor:
-    """(channels, size, size) uint8 of one picture."""
-    from PIL import Image
-
-    operations = torchvision_functional()
+def read_picture(path: str, size: int, channels: int) -> Tensor:
+    """(channels, size, size) uint8 of one picture; raises DataUnavailable where it can't be read."""
     try:
         with Image.open(path) as file:
-            image = file.convert("RGB" if colour else "L")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataUnavailable(f"{path} can't be read as a picture ({' '.join(str(error).split())}).") from error
-    image = operations.center_crop(operations.resize(image, [size]), [size, size])
-    pixels: Tensor = operations.pil_to_tensor(image)
-    return pixels
+            picture = _flat(ImageOps.exif_transpose(file)).convert("RGB" if channels == 3 else "L")
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise DataUnavailable(f"{path} can't be read as a picture ({reason}); repair it, or take it away.") from error
+    fitted = ImageOps.fit(picture, (size, size), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(fitted))
+    return pixels.permute(2, 0, 1) if channels == 3 else pixels[None]
+
+
+def _flat(picture: Image.Image) -> Image.Image:
+    """A picture of 8 bits without transparency: what is transparent shows white, as on a page."""
+    if picture.mode.startswith("I;16"):  # Pillow's conversion would cut off what is above 255
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"its numbers, of mode {picture.mode}, have no known range")
+    if not picture.has_transparency_data:
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
 
 
 def _require_every_class(layout: Layout, targets: Tensor) -> None:

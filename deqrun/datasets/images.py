@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
-import socket
+import tarfile
+import zlib
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cache, cached_property
 from http.client import HTTPException
 from pathlib import Path
-from tempfile import mkdtemp
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deqrun.datasets.augmentation import crop_flip, require_augmentation
 from deqrun.datasets.dataset import Dataset, DataUnavailable, Split, require_split, stratified_split
+from deqrun.datasets.fetching import folder_aside, impatient, move_files
 from deqrun.datasets.torchvision_import import torchvision_datasets
 from deqrun.datasets.validation import require_share
 
@@ -27,8 +28,14 @@ __all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "Images", "To
 SILENCE = 30.0
 """Seconds without a byte after which a download is given up."""
 
-FAILURES = (RuntimeError, OSError, HTTPException, ValueError, LookupError, AssertionError, EOFError)
-"""What torchvision's loaders raise where files are missing, of another form, or out of reach."""
+MISSING = (RuntimeError, OSError, HTTPException)
+"""What torchvision's loaders raise where files are missing, have another checksum, or are out of reach."""
+
+DAMAGED = (
+    ValueError, TypeError, LookupError, AssertionError, EOFError, pickle.UnpicklingError, tarfile.TarError, zlib.error,
+)  # fmt: skip
+"""What they raise, besides, where a file has another form than they take for granted: of MNIST's, only the archives'
+checksums are compared."""
 
 
 class Images(Dataset):
@@ -36,7 +43,7 @@ class Images(Dataset):
 
     Encoded they are (x / 255 − mean) / std, per channel.
 
-    mean, std         per channel, of intensities in [0, 1]
+    mean, std         per channel, of intensities in [0, 1], over all pixels
     split_seed        seed of the stratified splits, apart from that of the training
     validation_share  share of the training part that validates, above 0, below 1
     augment           'none', or 'crop_flip': in training each image is shifted by up to 4 pixels both ways, black
@@ -62,8 +69,9 @@ class Images(Dataset):
         empty = [name for name, split in splits.items() if len(split) == 0]
         if empty:
             raise DataUnavailable(
-                f"The {empty[0]} split of {self.name} holds no image: {sum(map(len, splits.values()))} images are too "
-                "few to be split, or too small a share is asked for with dataset.validation_share."
+                f"The {empty[0]} split of {self.name} holds no image: its share of the "
+                f"{sum(map(len, splits.values()))} images, taken within every class, comes to none; add images, or "
+                "change the shares."
             )
         return splits
 
@@ -130,9 +138,10 @@ class TorchvisionImages(Images):
 
     def _parts(self) -> tuple[Split, Split]:
         """Training and test part as torchvision reads them, checksums compared where it has any."""
+        loaders = torchvision_datasets()
         try:
-            return self._part(self.root, train=True), self._part(self.root, train=False)
-        except FAILURES as error:
+            return self._part(loaders, self.root, train=True), self._part(loaders, self.root, train=False)
+        except (*MISSING, *DAMAGED) as error:
             there = any((self.root / name).exists() for name in self.files)
             raise DataUnavailable(
                 f"The data set {self.name} {'is incomplete or damaged' if there else 'was not found'} in "
@@ -140,12 +149,15 @@ class TorchvisionImages(Images):
                 f"or name the folder that holds it with dataset.root=FOLDER."
             ) from error
 
-    def _part(self, root: Path, *, train: bool, download: bool = False) -> Split:
-        loader = getattr(torchvision_datasets(), self.loader)
-        data = loader(root, download=download, **self._choice(train))
-        images = torch.as_tensor(np.asarray(data.data))
-        labels = torch.as_tensor(np.asarray(getattr(data, "targets", getattr(data, "labels", None))))
-        return Split(self._channels_first(images).contiguous(), labels.long())
+    def _part(self, loaders: ModuleType, root: Path, *, train: bool, download: bool = False) -> Split:
+        data = getattr(loaders, self.loader)(root, download=download, **self._choice(train))
+        images = self._channels_first(torch.as_tensor(np.asarray(data.data))).contiguous()
+        labels = torch.as_tensor(np.asarray(getattr(data, "targets", getattr(data, "labels", None)))).long()
+        if images.shape != (len(labels), *self.input_shape):
+            raise ValueError(f"{len(labels)} labels and images of shape {tuple(images.shape)}")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())}")
+        return Split(images, labels)
 
     def _choice(self, train: bool) -> dict[str, Any]:
         return {"train": train}
@@ -155,24 +167,26 @@ class TorchvisionImages(Images):
 
     def _fetch(self) -> None:
         """Download aside, and move the files into `root` once all are there and have been read."""
+        loaders = torchvision_datasets()
         try:
             with folder_aside(self.root) as aside, impatient(SILENCE):
-                for archive in [path for pattern in self.archives for path in self.root.glob(pattern)]:
-                    copy = aside / archive.relative_to(self.root)
-                    copy.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(archive, copy)
+                self._copy_archives(aside)
                 for train in (True, False):
-                    self._part(aside, train=train, download=True)
-                for file in sorted(path for path in aside.rglob("*") if path.is_file()):
-                    place = self.root / file.relative_to(aside)
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    file.replace(place)
-        except FAILURES as error:
+                    self._part(loaders, aside, train=train, download=True)
+                move_files(aside, self.root)
+        except (*MISSING, *DAMAGED) as error:
             raise DataUnavailable(
                 f"The data set {self.name} could not be fetched into {self.root.resolve()} "
-                f"({' '.join(str(error).split()) or type(error).__name__}); try again with a network, or copy "
-                f"{' and '.join(self.files)} there from a machine that has one."
+                f"({' '.join(str(error).split()).rstrip('.') or type(error).__name__}); try again with a network, or "
+                f"copy {' and '.join(self.files)} there from a machine that has one."
             ) from error
+
+    def _copy_archives(self, folder: Path) -> None:
+        """What was downloaded before is unpacked anew, not downloaded, if its checksum is right."""
+        for archive in [path for pattern in self.archives for path in self.root.glob(pattern)]:
+            copy = folder / archive.relative_to(self.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(archive, copy)
 
 
 class MNIST(TorchvisionImages):
@@ -226,31 +240,3 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], device: torch.devic
     """255 · mean and 255 · std, each (channels, 1, 1), on a device."""
     per_channel = torch.tensor((mean, std), device=device) * 255
     return per_channel[0, :, None, None], per_channel[1, :, None, None]
-
-
-@contextmanager
-def folder_aside(root: Path) -> Iterator[Path]:
-    """An empty folder in `root`, gone afterwards; so are `root` and its parents if they were made for it alone."""
-    made = [folder for folder in (root, *root.parents) if not folder.exists()]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        aside = Path(mkdtemp(prefix=".fetching-", dir=root))
-        try:
-            yield aside
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    finally:
-        for folder in made:
-            with suppress(OSError):  # raised where something is in it
-                folder.rmdir()
-
-
-@contextmanager
-def impatient(seconds: float) -> Iterator[None]:
-    """Sockets opened within the context give up after this long without an answer; else they may wait for ever."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

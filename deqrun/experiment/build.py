@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.gradients import Gradient
-from deqrun.models import DEQ, Cell
+from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
 from deqrun.sentences import nearest, one_line, unknown
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, UserError
 from deqrun.solvers import Budget, Solver
@@ -48,7 +49,21 @@ def build_dataset(settings: Settings) -> Dataset:
 
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
-    """The cell, its input shape, number of classes and of answers those of the data set."""
+    """The cell, or the net of untied layers in its place; its input shape, number of classes and of answers are those
+    of the data set."""
+    peer, make = settings.peer, partial(build_own_cell, settings, dataset)
+    if peer.kind != "untied" or peer.layers is None or peer.match is None:
+        return make()
+    try:
+        return untied_peer(make, peer.layers, peer.match)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(one_line(f"peer: {error}")) from error
+
+
+def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell:
+    """The cell that `model` describes, whatever its peer; changes take the place of its own parameters."""
     try:
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
@@ -62,7 +77,8 @@ def build_cell(settings: Settings, dataset: Dataset) -> Cell:
             f"{' x '.join(map(str, dataset.output_shape))} answers; allowed are models that answer at every position, "
             "as model=recall does."
         )
-    return construct(settings.model, Cell, "model", settings, **shape)
+    model = settings.model.model_copy(update={"parameters": settings.model.parameters | changes})
+    return construct(model, Cell, "model", settings, **shape)
 
 
 def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
@@ -123,10 +139,21 @@ def build_deq(settings: Settings, dataset: Dataset) -> DEQ:
     return deq
 
 
-def order_channels_last(model: nn.Module) -> None:
-    """Put every convolution's weight into channels-last order; what it computes then has that order, too.
+def describe_model(settings: Settings, dataset: Dataset, cell: Cell) -> tuple[CellDescription, PeerDescription | None]:
+    """Size and cost of the cell that is trained and, of an explicit peer, beside the DEQ's."""
+    trained = describe(cell)
+    if settings.peer.layers is None:
+        return trained, None
+    with torch.device("meta"):
+        own = build_own_cell(settings, dataset)
+    return trained, describe_peer(trained, describe(own), settings.peer.layers)
 
-    PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed.
+
+def order_channels_last(model: nn.Module) -> None:
+    """Put the weights of 2-d convolutions into channels-last order; what they compute then has that order, too.
+
+    PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed. Where a weight
+    has the same numbers in both orders, as of a single channel or a single pixel, it takes the input's.
     """
     for weight in (parameter for parameter in model.parameters() if parameter.dim() == 4):
         weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -146,9 +173,11 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
         f"budget {settings.budget}": lambda: build_budget(settings),
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, [nn.Parameter(torch.zeros(1))]),
-        f"model {settings.model} {settings.dataset}": lambda: build_cell(settings, build_dataset(settings)),
-        f"all {settings.model} {settings.dataset} {settings.solver} {settings.sweep_solvers}": lambda: _check_adapts(
-            settings
+        f"model {settings.model} {settings.dataset} {settings.peer}": lambda: build_cell(
+            settings, build_dataset(settings)
+        ),
+        f"all {settings.model} {settings.dataset} {settings.peer} {settings.solver} {settings.sweep_solvers}": (
+            lambda: _check_adapts(settings)
         ),
         f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
             settings

@@ -21,7 +21,7 @@ from rich.console import Console
 from deqrun import __version__
 from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
-from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer
+from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
@@ -30,7 +30,7 @@ from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
 from deqrun.experiment.trained import load_best
-from deqrun.models import DEQ, describe
+from deqrun.models import DEQ
 from deqrun.report import read_run, write_comparison, write_report
 from deqrun.report.bootstrap import accuracy_interval
 from deqrun.report.records import Summary
@@ -103,8 +103,8 @@ def run_compare(folders: list[Path], output: Path) -> None:
 def run_describe(settings: Settings) -> None:
     """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
     dataset = build_dataset(settings)
-    cell = build_cell(settings, dataset)
-    Console().print(description_table(describe(cell), settings.choices.get("dataset", dataset.name)))
+    described, peer = describe_model(settings, dataset, build_cell(settings, dataset))
+    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), peer))
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
@@ -185,12 +185,14 @@ def _finish(
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
-    described = describe(deq.cell)
+    described, peer = describe_model(settings, dataset, deq.cell)
     choices = settings.choices
     return Summary(
         name=settings.name, command=command, config_hash=settings.fingerprint(),
         seed=settings.seed, versions=_versions(), model=choices.get("model"), dataset=choices.get("dataset"),
-        solver=choices.get("solver"), gradient=choices.get("gradient"), parameters=described.parameters,
+        solver=choices.get("solver"), gradient=choices.get("gradient"), peer=settings.peer.kind,
+        peer_layers=settings.peer.layers, parameters=described.parameters,
+        deq_parameters=peer.deq_parameters if peer else None, net_multiply_adds=peer.multiply_adds if peer else None,
         state_size=described.state_size, multiply_adds=described.multiply_adds,
         train_max_iter=settings.budget.max_iter, train_tol=settings.budget.tol, n_train=len(dataset.load("train")),
         n_validation=len(dataset.load("validation")), n_test=len(dataset.load("test")), best_epoch=done.best_epoch,

@@ -17,10 +17,12 @@ class Account:
 
     budget   its norm and tolerance are used
     observe  called as by `solve`, at every iterate with all rows
+    depth    number of layers of an f that is `Layers`, behind which nothing is evaluated
     """
 
     budget: Budget
     observe: Observer | None = None
+    depth: int | None = None
     residuals: list[Tensor] = field(default_factory=list)
     scale: Tensor | None = None  # (batch,) of the start
     unbounded: Tensor | None = None  # (batch,)
@@ -44,13 +46,14 @@ class Account:
         assert self.unbounded is not None
         residuals = torch.stack(self.residuals)
         steps = torch.full(residuals.shape[1:], len(residuals) - 1, dtype=torch.long, device=z.device)
-        nfes = torch.arange(1, len(residuals) + 1, device=z.device)[:, None].expand(residuals.shape)
+        nfes = torch.arange(1, len(residuals) + 1, device=z.device).clamp(max=self.depth or len(residuals))
+        nfes = nfes[:, None].expand(residuals.shape)
         status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
         status[self.unbounded] = int(Status.DIVERGED)
         tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals)
         status[residuals[-1] <= tol] = int(Status.CONVERGED)
         return Solution(
-            z=z.detach(), residual=residuals[-1].clone(), steps=steps, kept=steps.clone(), nfe=steps + 1,
+            z=z.detach(), residual=residuals[-1].clone(), steps=steps, kept=steps.clone(), nfe=nfes[-1].clone(),
             jvps=torch.zeros_like(steps), status=status, residuals=residuals, nfes=nfes.clone(),
             products=torch.zeros_like(nfes),
         )  # fmt: skip

@@ -12,6 +12,7 @@ from deqrun.gradients.account import Account
 from deqrun.gradients.gradient import Gradient, Map, forget_casts, relax, state_dtype
 from deqrun.gradients.validation import require_count, require_damping
 from deqrun.solvers import Budget, Perturbed, Solution, Solver
+from deqrun.solvers.layers import depth_of, value_at
 from deqrun.solvers.loop import Observer
 
 
@@ -31,6 +32,8 @@ class Unrolled(Gradient):
     last        None, or the number >= 1 of last steps that are differentiated, those before being run without a graph:
                 truncated back-propagation (Williams & Peng 1990). At a fixed point it gives the first `last` terms of
                 the Neumann series of (I − J)⁻¹; from there the start gets no gradient.
+
+    f may be `Layers`, each of which takes the place of f at one iterate: then the network's weights are not tied.
 
     Memory grows with the differentiated steps: all of them, `last`, or K / checkpoint + checkpoint.
     solution.nfe is K + 1: the K evaluations that are z, recorded or not, and one more that tells its residual; what a
@@ -65,7 +68,7 @@ class Unrolled(Gradient):
             raise ValueError("Unrolled takes the same steps in every row, but the budget has a max_iter per row.")
         steps = budget.max_iter if self.steps is None else self.steps
         free = 0 if self.last is None else max(0, steps - self.last)
-        account = Account(budget, observe)
+        account = Account(budget, observe, depth_of(f))
         perturbed = solver if isinstance(solver, Perturbed) else None
         iteration = _Iteration(f, self.damping, z0.dtype, account, perturbed)
         z = z0.to(state_dtype(z0))
@@ -74,7 +77,7 @@ class Unrolled(Gradient):
         forget_casts()
         z = self._record(iteration, z, free, steps)
         with torch.no_grad():
-            account.note(steps, z, f(z.to(z0.dtype)))
+            account.note(steps, z, value_at(f, z.to(z0.dtype), steps))
         return z.to(z0.dtype), account.solution(z)
 
     def _record(self, iteration: _Iteration, z: Tensor, begin: int, end: int) -> Tensor:
@@ -102,7 +105,7 @@ class _Iteration:
     def advance(self, z: Tensor, begin: int, end: int) -> Tensor:
         """Iterate `end` from iterate `begin`."""
         for k in range(begin, end):
-            fz = self.f(z.to(self.dtype))
+            fz = value_at(self.f, z.to(self.dtype), k)
             self.account.note(k, z, fz)
             taken = relax(z, fz, self.damping)
             z = taken if self.perturbed is None else self.perturbed.move(k, z, taken)

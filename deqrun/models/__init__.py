@@ -3,11 +3,13 @@
 from deqrun.models.cell import BoundCell, Cell
 from deqrun.models.conv import ConvCell
 from deqrun.models.deq import DEQ
-from deqrun.models.describe import CellDescription, describe
+from deqrun.models.describe import CellDescription, PeerDescription, describe, describe_peer
 from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
 from deqrun.models.recall import RecallCell
+from deqrun.models.transformer import TransformerCell
+from deqrun.models.untied import UntiedCell, untied_peer
 
 __all__ = [
     "DEQ",
@@ -19,6 +21,11 @@ __all__ = [
     "MLPCell",
     "MonotoneCell",
     "MonotoneConvCell",
+    "PeerDescription",
     "RecallCell",
+    "TransformerCell",
+    "UntiedCell",
     "describe",
+    "describe_peer",
+    "untied_peer",
 ]

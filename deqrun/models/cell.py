@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,15 @@ class Cell(nn.Module, ABC):
     @abstractmethod
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes, *output_shape) of the state z (batch, *state_shape)."""
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Constructor arguments that make this cell narrower, and its own: each dictionary replaces some of them.
+
+        Of these an untied net takes the layers with which it has as many parameters as the DEQ (see `UntiedCell`).
+        Depth, norms, injection and read-out are to stay as they are but for their widths. The base class knows of
+        none.
+        """
+        return ()
 
     def fixed_weights(self) -> AbstractContextManager[None]:
         """Within the context, weights that are functions of parameters (weight norm) are computed once.

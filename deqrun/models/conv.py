@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,6 +58,8 @@ class ConvCell(Cell):
         stride = require_at_least("stride", stride, 1)
         self.state_shape = (channels, -(-height // stride), -(-width // stride))
         self.pool = require_pool(pool, self.state_shape)
+        self.groups = groups
+        self.inner_channels = inner_channels
 
         encode = nn.Conv2d(image_channels, channels, kernel_size, stride=stride, padding=padding)
         self.encoder = nn.Sequential(encode, nn.BatchNorm2d(channels))
@@ -80,6 +83,14 @@ class ConvCell(Cell):
         y = self.narrow(self.inner_norm(F.relu_(self.widen(z))))
         value: Tensor = self.output_norm(F.relu_(self.sum_norm(y.add_(features)).add_(z)))
         return value
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Channels and inner channels in multiples of `groups`, their proportion from half to twice its own."""
+        own, groups = self.inner_channels / self.state_shape[0], self.groups
+        for channels in range(groups, self.state_shape[0] + 1, groups):
+            for inner in range(groups, int(2 * own * channels) + 1, groups):
+                if 2 * inner >= own * channels:
+                    yield {"channels": channels, "inner_channels": inner}
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes) of the state (batch, *state_shape)."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from deqrun.models.cell import Cell
+from deqrun.models.cell_parts import Part, abstract_parts, names_behind
+from deqrun.models.untied import UntiedCell
 
-__all__ = ["CellDescription", "describe"]
+__all__ = ["CellDescription", "PeerDescription", "describe", "describe_peer"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class CellDescription:
 
     multiply_adds of one evaluation of f, injection_multiply_adds, readout_multiply_adds: per sample, in
     evaluation mode; convolutions and matrix products only. Norms, activations, sums, biases are not counted.
+
+    untied_layers: the number of layers of a net of untied layers, whose multiply_adds are those of one; else None.
+    narrowed: constructor arguments by which these are narrower than the cell whose peer they are.
     """
 
     name: str
@@ -39,10 +43,43 @@ class CellDescription:
     multiply_adds: int
     injection_multiply_adds: int
     readout_multiply_adds: int
+    untied_layers: int | None = None
+    narrowed: Mapping[str, Any] = field(default_factory=dict)
 
     def answer_multiply_adds(self, nfe: float) -> float:
         """Multiply-adds per sample of an answer from `nfe` evaluations: injection + nfe · f + read-out."""
         return self.injection_multiply_adds + nfe * self.multiply_adds + self.readout_multiply_adds
+
+
+@dataclass(frozen=True)
+class PeerDescription:
+    """An explicit net beside the DEQ whose peer it is.
+
+    parameters and multiply_adds are those of the whole net, deq_parameters those of the DEQ, and deq_multiply_adds
+    those of its answer from as many evaluations as the net has layers; multiply-adds are per sample, with injection
+    and read-out. narrowed: constructor arguments by which the net's layers are narrower than the DEQ's cell.
+    """
+
+    kind: str
+    layers: int
+    narrowed: Mapping[str, Any]
+    parameters: int
+    deq_parameters: int
+    multiply_adds: int
+    deq_multiply_adds: int
+
+
+def describe_peer(net: CellDescription, deq: CellDescription, layers: int) -> PeerDescription:
+    """The net of `layers` layers beside the DEQ."""
+    return PeerDescription(
+        kind="tied" if net.untied_layers is None else "untied",
+        layers=layers,
+        narrowed=net.narrowed,
+        parameters=net.parameters,
+        deq_parameters=deq.parameters,
+        multiply_adds=int(net.answer_multiply_adds(layers)),
+        deq_multiply_adds=int(deq.answer_multiply_adds(layers)),
+    )
 
 
 def describe(cell: Cell, input_shape: Sequence[int] | None = None) -> CellDescription:
@@ -56,48 +93,31 @@ def describe(cell: Cell, input_shape: Sequence[int] | None = None) -> CellDescri
         raise ValueError(
             f"input_shape={list(input_shape)} is not what this cell was built for: allowed is {list(shape)}."
         )
-    abstract = copy.deepcopy(cell).to("meta", torch.float32).eval().requires_grad_(True)
-    x = torch.zeros(1, *shape, device="meta")
-    z = torch.zeros(1, *cell.state_shape, device="meta")
-    injection = tuple(part.detach() for part in abstract.inject(x))
-    parts: tuple[Callable[[], tuple[Tensor, ...]], ...] = (
-        lambda: (abstract(z, injection),),
-        lambda: abstract.inject(x),
-        lambda: (abstract.readout(z),),
-    )
-    with torch.enable_grad(), abstract.fixed_weights():  # what is computed once per solve is no cost of an evaluation
-        of_map, of_injection, of_readout = (_parameters_behind(abstract, part) for part in parts)
+    with abstract_parts(cell) as (abstract, parts):
+        names = names_behind(cell, abstract, parts)
         multiply_adds, injection_multiply_adds, readout_multiply_adds = (_multiply_adds(part) for part in parts)
+    untied = cell if isinstance(cell, UntiedCell) else None
+    sizes = {name: parameter.numel() for name, parameter in cell.named_parameters()}
     return CellDescription(
-        name=type(cell).__name__,
+        name=f"{untied.depth} untied layers of {type(untied.layers[0]).__name__}" if untied else type(cell).__name__,
         input_shape=shape,
         num_classes=cell.num_classes,
         state_shape=cell.state_shape,
         state_shapes=cell.state_shapes,
         state_size=cell.state_size,
-        parameters=sum(parameter.numel() for parameter in cell.parameters()),
-        map_parameters=of_map,
-        injection_parameters=of_injection,
-        readout_parameters=of_readout,
-        multiply_adds=multiply_adds,
+        parameters=sum(sizes.values()),
+        map_parameters=sum(sizes[name] for name in names.of_map),
+        injection_parameters=sum(sizes[name] for name in names.of_injection),
+        readout_parameters=sum(sizes[name] for name in names.of_readout),
+        multiply_adds=multiply_adds // untied.depth if untied else multiply_adds,
         injection_multiply_adds=injection_multiply_adds,
         readout_multiply_adds=readout_multiply_adds,
+        untied_layers=untied.depth if untied else None,
+        narrowed=untied.narrowed if untied else {},
     )
 
 
-def _parameters_behind(module: nn.Module, part: Callable[[], tuple[Tensor, ...]]) -> int:
-    """Numbers in the parameters that part's output has a gradient to: as autograd sees it, undeclared."""
-    parameters = list(module.parameters())
-    with torch.enable_grad():
-        outputs = [output.sum() for output in part() if output.requires_grad]
-    if not outputs:
-        return 0
-    gradients = torch.autograd.grad(outputs, parameters, allow_unused=True, retain_graph=True)
-    pairs = zip(parameters, gradients, strict=True)
-    return sum(parameter.numel() for parameter, gradient in pairs if gradient is not None)
-
-
-def _multiply_adds(part: Callable[[], tuple[Tensor, ...]]) -> int:
+def _multiply_adds(part: Part) -> int:
     # The counter's unit is one multiplication or one addition: two to a multiply-add.
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,7 +90,9 @@ class MDEQCell(Cell):
         require_at_least("expansion", expansion, 1)
         finest = _halved((height, width), downsampling)
         self.resolutions = fitting_resolutions(finest, len(channels))
-        self.channels = _checked_channels(channels, groups)[: len(self.resolutions)]
+        self.given_channels = _checked_channels(channels, groups)
+        self.channels = self.given_channels[: len(self.resolutions)]
+        self.expansion, self.groups = expansion, groups
         self.dropout = require_fraction("dropout", dropout)
         self.state_shape = (sum(self._sizes),)
 
@@ -144,6 +147,14 @@ class MDEQCell(Cell):
         # torch.split and not slices: its backward is one concatenation, theirs a full-size zero tensor each.
         parts = torch.split(z, self._sizes, dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.state_shapes, strict=True)]
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """All branches narrower by one factor, in multiples of `groups`; `expansion` from half to twice its own."""
+        steps = math.gcd(*self.given_channels) // self.groups
+        for step in range(1, steps + 1):
+            channels = [width // steps * step for width in self.given_channels]
+            for expansion in range(-(-self.expansion // 2), 2 * self.expansion + 1):
+                yield {"channels": channels, "expansion": expansion}
 
     def fixed_weights(self) -> AbstractContextManager[None]:
         """Within the context, the weight-normalised weights are computed once, in the grad mode at entry."""

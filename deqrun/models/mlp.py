@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -71,6 +72,10 @@ class MLPCell(Cell):
         for layer in others:
             h = self.activation(layer(h))
         return h
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every width up to its own."""
+        return ({"width": width} for width in range(1, self.state_size + 1))
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes) of the state (batch, width)."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +184,10 @@ class MonotoneCell(MonotoneMap):
         """W (width, width) of the present parameters."""
         return MonotoneMatrix(self.A, self.B, self.m)
 
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every width up to its own."""
+        return ({"width": width} for width in range(1, self.state_size + 1))
+
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes) of the state (batch, width)."""
         logits: Tensor = self.classifier(z)
@@ -233,6 +238,10 @@ class MonotoneConvCell(MonotoneMap):
     def operator(self) -> MonotoneConvolution:
         """W, a periodic convolution, of the present parameters."""
         return MonotoneConvolution(self.A, self.B, self.m, (self.state_shape[1], self.state_shape[2]))
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every number of channels up to its own."""
+        return ({"channels": channels} for channels in range(1, self.state_shape[0] + 1))
 
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes) of the state (batch, *state_shape)."""

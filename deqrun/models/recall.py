@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,7 +108,9 @@ class RecallCell(Cell):
         if self.mix is not None:
             u = self.mix(z).add_(injection[0])
             u = F.relu_(u) if self.is_string else u
-        for first, second in self.blocks:  # type: ignore[misc]
+        for block in self.blocks:
+            assert isinstance(block, nn.ModuleList)
+            first, second = block
             u = F.relu_(second(F.relu_(first(u))).add_(u))
         return u if self.norm == "none" else _rms_norm(u)
 
@@ -118,6 +121,10 @@ class RecallCell(Cell):
             z = F.relu_(convolution(z))
         logits: Tensor = last(z)
         return logits if self.output_shape else logits.flatten(2).mean(2)
+
+    def narrower(self) -> Iterable[dict[str, Any]]:
+        """Every width up to its own."""
+        return ({"width": width} for width in range(1, self.state_shape[0] + 1))
 
 
 def _rms_norm(u: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ __all__ = [
     "require_divisor",
     "require_fraction",
     "require_image",
+    "require_multiple",
     "require_odd",
     "require_output",
     "require_pool",
@@ -68,6 +69,15 @@ def require_divisor(name: str, value: int, totals: Mapping[str, int]) -> int:
         given = " and ".join(f"{total_name}={total}" for total_name, total in totals.items())
         allowed = ", ".join(map(str, divisors))
         raise ValueError(f"{name}={value} does not divide {given}: allowed are {allowed} (nearest: {nearest}).")
+    return whole
+
+
+def require_multiple(name: str, value: int, factor: int) -> int:
+    """`value` if it is a positive multiple of `factor`; raises ValueError otherwise."""
+    whole = require_at_least(name, value, 1)
+    if whole % factor:
+        nearest = max(1, round(whole / factor)) * factor
+        raise ValueError(f"{name}={value} is not allowed here: it must be a multiple of {factor} (nearest: {nearest}).")
     return whole
 
 

@@ -1,6 +1,6 @@
-"""Convolution with weight normalisation, whose weight can be computed once for a whole solve.
+"""Layers with weight normalisation, whose weight can be computed once for a whole solve.
 
-An equilibrium evaluates the same convolution dozens of times per solve with the same parameters. PyTorch's
+An equilibrium evaluates the same layer dozens of times per solve with the same parameters. PyTorch's
 own parametrisation recomputes the weight at each call, or caches what the first call computed: a cache
 filled by the solver's no-grad evaluations would silently cut the gradient of the one that needs it.
 """
@@ -14,14 +14,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["WeightNormConv2d", "weight_norm_fixed"]
+__all__ = ["WeightNorm", "WeightNormConv2d", "WeightNormLinear", "weight_norm_fixed"]
 
 
-class WeightNormConv2d(nn.Module):
-    """Size-preserving 2-d convolution without bias; output channel o has the weight gain_o · v_o / ‖v_o‖₂.
+class WeightNorm(nn.Module):
+    """A layer whose output o has the weight gain_o · v_o / ‖v_o‖₂; at first v is `initial` and gain_o = ‖v_o‖₂.
 
-    Starts as an `nn.Conv2d` with PyTorch's default initialisation: v is its weight and gain_o = ‖v_o‖₂.
     Source: Salimans & Kingma 2016, Weight Normalization (arXiv 1602.07868), equation 2.
+
+    Arguments
+        initial   (outputs, …), the weight to start from
+    """
+
+    def __init__(self, initial: Tensor) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(initial.detach().clone())
+        self.gain = nn.Parameter(self._norms().detach().clone())
+        self.fixed_weight: Tensor | None = None
+
+    def _norms(self) -> Tensor:
+        return torch.linalg.vector_norm(self.direction, dim=tuple(range(1, self.direction.dim())), keepdim=True)
+
+    def weight(self) -> Tensor:
+        """The weight, in the shape of `initial`, of the present parameters."""
+        return self.direction * (self.gain / self._norms())
+
+    def present_weight(self) -> Tensor:
+        """The weight that was fixed, or else that of the present parameters."""
+        return self.weight() if self.fixed_weight is None else self.fixed_weight
+
+
+class WeightNormConv2d(WeightNorm):
+    """Size-preserving, weight-normalised 2-d convolution without bias, at first PyTorch's default one.
 
     Arguments
         in_channels, out_channels   channels of input and output
@@ -29,39 +53,44 @@ class WeightNormConv2d(nn.Module):
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        super().__init__()
-        plain = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False)
-        self.direction = nn.Parameter(plain.weight.detach().clone())
-        self.gain = nn.Parameter(self._norms().detach().clone())
+        super().__init__(nn.Conv2d(in_channels, out_channels, kernel_size, bias=False).weight)
         self.padding = kernel_size // 2
-        self.fixed_weight: Tensor | None = None
-
-    def _norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.direction, dim=(1, 2, 3), keepdim=True)
-
-    def weight(self) -> Tensor:
-        """The weight (out_channels, in_channels, kernel_size, kernel_size) of the present parameters."""
-        return self.direction * (self.gain / self._norms())
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, H, W) -> (batch, out_channels, H, W)."""
-        weight = self.weight() if self.fixed_weight is None else self.fixed_weight
-        return F.conv2d(x, weight, padding=self.padding)
+        return F.conv2d(x, self.present_weight(), padding=self.padding)
+
+
+class WeightNormLinear(WeightNorm):
+    """Weight-normalised linear layer, at first PyTorch's default one with a bias of 0, or none.
+
+    Arguments
+        in_features, out_features   last dimension of input and output
+        bias                        whether there is one
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(nn.Linear(in_features, out_features, bias=False).weight)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_features) -> (…, out_features)."""
+        return F.linear(x, self.present_weight(), self.bias)
 
 
 @contextmanager
 def weight_norm_fixed(module: nn.Module) -> Iterator[None]:
-    """Within the context, every `WeightNormConv2d` of `module` uses the weight of its parameters at entry.
+    """Within the context, every `WeightNorm` of `module` uses the weight of its parameters at entry.
 
     The weight is computed in the grad mode at entry: if gradients are enabled there, its history reaches the
     parameters, whatever evaluations inside run without. Contexts nest: each restores what it found.
     """
-    convolutions = [part for part in module.modules() if isinstance(part, WeightNormConv2d)]
-    before = [convolution.fixed_weight for convolution in convolutions]
+    layers = [part for part in module.modules() if isinstance(part, WeightNorm)]
+    before = [layer.fixed_weight for layer in layers]
     try:
-        for convolution in convolutions:
-            convolution.fixed_weight = convolution.weight()
+        for layer in layers:
+            layer.fixed_weight = layer.weight()
         yield
     finally:
-        for convolution, weight in zip(convolutions, before, strict=True):
-            convolution.fixed_weight = weight
+        for layer, weight in zip(layers, before, strict=True):
+            layer.fixed_weight = weight

@@ -23,6 +23,7 @@ def findings(record: RunRecord) -> list[Finding]:
     """All that this run's records can support, in the order a reader asks for it."""
     return [
         *accuracy_at_training_budget(record),
+        *explicit_net(record),
         *training_solves(record),
         *enough_iterations(record),
         *longer_thinking(record),
@@ -43,7 +44,7 @@ def accuracy_at_training_budget(record: RunRecord) -> list[Finding]:
     if summary.test_accuracy is None:
         return []
     budget = "" if record.train_max_iter is None else f" of at most {numbers.iterations(record.train_max_iter)}"
-    tol = "" if record.train_tol is None else f" to tolerance {numbers.tolerance(record.train_tol)}"
+    tol = "" if not record.train_tol else f" to tolerance {numbers.tolerance(record.train_tol)}"
     epoch = "" if summary.best_epoch is None else f" of epoch {summary.best_epoch}"
     chosen = ""
     if summary.val_accuracy is not None:
@@ -54,10 +55,38 @@ def accuracy_at_training_budget(record: RunRecord) -> list[Finding]:
     return [Finding("Accuracy at the training budget", sentence)]
 
 
+def explicit_net(record: RunRecord) -> list[Finding]:
+    """What a net is that solves for nothing, and what the words of a solve mean of it."""
+    kind, layers = record.peer
+    last = record.epochs[-1] if record.epochs else None
+    if kind == "tied":
+        sentence = (
+            f"The net is the cell applied {layers:,} times with one set of weights; training solved for nothing, and "
+            f"budgets above {layers:,} apply the same cell further."
+        )
+        if last is not None and last.residual is not None:
+            sentence += (
+                f" In epoch {last.epoch} one more application changed the median state by the share "
+                f"{numbers.residual(last.residual)}: its residual."
+            )
+        return [Finding("An explicit net", sentence)]
+    if kind == "untied":
+        sentence = (
+            f"The net has {layers:,} layers with weights of their own and solves for nothing. Iterate k is the state "
+            "after k layers, its residual the share by which the next layer changes it, and 0 after the last: "
+            "'converged' says that all layers are through."
+        )
+        ours, deq = record.summary.parameters, record.summary.deq_parameters
+        if ours is not None and deq is not None:
+            sentence += f" It has {ours:,} parameters, and the DEQ of this cell {deq:,}."
+        return [Finding("An explicit net", sentence)]
+    return []
+
+
 def training_solves(record: RunRecord) -> list[Finding]:
     """Whether the median solve of the last epoch, forward and adjoint, ended at its tolerance or above it."""
     last = record.epochs[-1] if record.epochs else None
-    if last is None or last.residual is None or record.train_tol is None:
+    if last is None or last.residual is None or record.train_tol is None or record.peer[0]:
         return []
     ended = "within" if last.residual <= record.train_tol else "above"
     sentence = (
@@ -111,6 +140,8 @@ def longer_thinking(record: RunRecord) -> list[Finding]:
         budget = record.train_max_iter
         trajectory = _trajectory(record, solver)
         if trajectory is None or budget is None or largest is None or largest <= budget:
+            continue
+        if record.peer[0] == "untied":  # behind its last layer nothing changes
             continue
         change = accuracy_change(trajectory, budget, largest, record.keep)
         sentence = (
@@ -193,8 +224,8 @@ def convergence(record: RunRecord) -> list[Finding]:
     for solver in record.solvers:
         largest = _largest_budget(record, solver)
         cells = record.cells("test", solver, record.main_start, largest)
-        cells = [cell for cell in cells if not math.isnan(cell.converged)]
-        if largest is None or not cells:
+        cells = [cell for cell in cells if not math.isnan(cell.converged) and cell.tol > 0]
+        if largest is None or not cells or record.peer[0] == "untied":
             continue
         if all(cell.converged == 1 for cell in cells):
             shares = f"all samples to every tolerance down to {numbers.tolerance(cells[-1].tol)}"

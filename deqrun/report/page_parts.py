@@ -56,6 +56,8 @@ def subtitle(record: RunRecord) -> str:
     """'mdeq on digits, solver anderson, gradient implicit, seed 0'."""
     model, dataset = record.choice("model"), record.choice("dataset")
     parts = [" on ".join(name for name in (model, dataset) if name)]
+    kind, layers = record.peer
+    parts += [f"{layers} {kind} layers"] if kind else []
     parts += [f"{group} {name}" for group in ("solver", "gradient") if (name := record.choice(group))]
     seed = record.summary.seed if record.summary.seed is not None else record.config.get("seed")
     parts += [] if seed is None else [f"seed {seed}"]

@@ -265,7 +265,11 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class Summary:
-    """summary.json: the run in one row. All None while the run is still training."""
+    """summary.json: the run in one row. All None while the run is still training.
+
+    multiply_adds are those of one evaluation. peer is none, tied or untied; of an explicit peer there are its layers,
+    the parameters of the DEQ beside which it stands, and the multiply-adds of the whole net per sample.
+    """
 
     name: str | None = None
     command: str | None = None
@@ -276,9 +280,13 @@ class Summary:
     dataset: str | None = None
     solver: str | None = None
     gradient: str | None = None
+    peer: str | None = None
+    peer_layers: int | None = None
     parameters: int | None = None
     state_size: int | None = None
     multiply_adds: float | None = None
+    deq_parameters: int | None = None
+    net_multiply_adds: float | None = None
     train_max_iter: int | None = None
     train_tol: float | None = None
     n_train: int | None = None
@@ -331,6 +339,13 @@ class RunRecord:
         """What the run took for model, dataset, solver or gradient: from the summary, else from the config."""
         chosen = getattr(self.summary, group) or self.setting("choices", group)
         return None if chosen is None else str(chosen)
+
+    @property
+    def peer(self) -> tuple[str | None, int | None]:
+        """'tied' or 'untied' and the number of layers of an explicit net; None of a DEQ."""
+        kind = self.summary.peer or self.setting("peer", "kind")
+        layers = self.summary.peer_layers or self.setting("peer", "layers")
+        return (str(kind), int(layers)) if kind in ("tied", "untied") and layers else (None, None)
 
     @property
     def train_max_iter(self) -> int | None:

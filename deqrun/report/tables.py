@@ -18,7 +18,7 @@ from deqrun.report.charts.data import labels
 from deqrun.report.records import RunRecord, SweepCell
 
 if TYPE_CHECKING:  # the description is made beside the models, which need torch; this package doesn't
-    from deqrun.models import CellDescription
+    from deqrun.models import CellDescription, PeerDescription
 
 WIDTH = 80
 
@@ -153,7 +153,7 @@ def _comparison_row(record: RunRecord, label: str) -> ComparisonRow:
     last = record.epochs[-1].val_accuracy if record.epochs else None
     return ComparisonRow(
         name=label,
-        model=record.choice("model"),
+        model=_model(record),
         solver=record.choice("solver"),
         parameters=summary.parameters,
         best_solver=best_solver(record),
@@ -165,6 +165,12 @@ def _comparison_row(record: RunRecord, label: str) -> ComparisonRow:
         residual=residual,
         seconds=summary.train_seconds,
     )
+
+
+def _model(record: RunRecord) -> str | None:
+    """'conv', 'conv tied 8'."""
+    model, (kind, layers) = record.choice("model"), record.peer
+    return f"{model} {kind} {layers}" if model and kind else model
 
 
 def best_solver(record: RunRecord) -> str | None:
@@ -235,26 +241,41 @@ def _cell_markdown(text: str) -> str:
     return text
 
 
-def description_table(description: "CellDescription", dataset: str) -> Table:
-    """What a model costs before anything is trained."""
+def description_table(description: "CellDescription", dataset: str, peer: "PeerDescription | None" = None) -> Table:
+    """What a model costs before anything is trained; a peer also beside the DEQ."""
     table = _table(f"{description.name} on {dataset}, input {' × '.join(map(str, description.input_shape))}")
     table.add_column("")
     table.add_column("", justify="right")
     table.show_header = False
+    once = "layer" if description.untied_layers else "evaluation"
     shapes = ", ".join("×".join(map(str, shape)) for shape in description.state_shapes)
     for name, value in (
         ("parameters", f"{description.parameters:,}"),
-        ("  of the map f", f"{description.map_parameters:,}"),
+        (f"  of the {'layers' if description.untied_layers else 'map f'}", f"{description.map_parameters:,}"),
         ("  of the injection", f"{description.injection_parameters:,}"),
         ("  of the read-out", f"{description.readout_parameters:,}"),
         ("state, numbers per sample", f"{description.state_size:,}"),
         ("state, shapes", shapes),
-        ("multiply-adds of one evaluation, per sample", f"{description.multiply_adds:,}"),
+        (f"multiply-adds of one {once}, per sample", f"{description.multiply_adds:,}"),
         ("multiply-adds of the injection, per sample", f"{description.injection_multiply_adds:,}"),
         ("multiply-adds of the read-out, per sample", f"{description.readout_multiply_adds:,}"),
+        *_beside_the_deq(peer),
     ):
         table.add_row(name, value)
     return table
+
+
+def _beside_the_deq(peer: "PeerDescription | None") -> list[tuple[str, str]]:
+    if peer is None:
+        return []
+    narrowed = [("layers narrowed to", ", ".join(f"{name}={value}" for name, value in peer.narrowed.items()))]
+    return [
+        (f"{peer.kind} layers", f"{peer.layers:,}"),
+        *(narrowed if peer.narrowed else []),
+        ("parameters of the DEQ beside it", f"{peer.deq_parameters:,}"),
+        ("multiply-adds of the net, per sample", f"{peer.multiply_adds:,}"),
+        (f"multiply-adds of {peer.layers:,} evaluations of the DEQ", f"{peer.deq_multiply_adds:,}"),
+    ]
 
 
 def interval_text(value: float | None, low: float | None, high: float | None) -> str:

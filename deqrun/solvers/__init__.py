@@ -10,6 +10,7 @@
 from deqrun.solvers.anderson import Anderson
 from deqrun.solvers.broyden import Broyden
 from deqrun.solvers.cycles import Cycles, limit_cycles
+from deqrun.solvers.layers import Layers
 from deqrun.solvers.loop import solve
 from deqrun.solvers.newton import NewtonKrylov
 from deqrun.solvers.perturbed import Perturbed
@@ -26,6 +27,7 @@ __all__ = [
     "Constants",
     "Cycles",
     "ForwardBackward",
+    "Layers",
     "NewtonKrylov",
     "PeacemanRachford",
     "Perturbed",

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deqrun.solvers.layers import Layers
+
 
 class FlatMap:
     """f on flat float32-or-wider states: reshapes, casts, and checks what f gives back.
@@ -54,6 +56,10 @@ class FlatMap:
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.part("__call__", z.to(self._dtype))
+
+    def at(self, z: Tensor, k: int) -> Tensor:
+        """f(z), or layer k of z where f is `Layers`."""
+        return self.part("layer", z.to(self._dtype), k) if isinstance(self.f, Layers) else self(z)
 
     def part(self, name: str, z: Tensor, *arguments: object) -> Tensor:
         """f's method `name`, a map of states as f is, on flat states and further arguments: (rows, D) -> (rows, D).

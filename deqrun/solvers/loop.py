@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
+from deqrun.solvers.layers import Layers, depth_of
 from deqrun.solvers.picard import Picard
 from deqrun.solvers.precision import warn_if_unreachable
 from deqrun.solvers.solution import Budget, Solution
@@ -39,8 +40,8 @@ def solve(
 ) -> Solution:
     """Find z = f(z), each row of the batch by itself.
 
-    f        (batch, …) -> (batch, …). If it has `take(rows)`, returning f for those rows only, finished rows are
-             dropped from the batch; otherwise they ride along unused.
+    f        (batch, …) -> (batch, …), or `Layers`. If it has `take(rows)`, returning f for those rows only, finished
+             rows are dropped from the batch; otherwise they ride along unused.
     z0       (batch, …) start, any float dtype; the solver's state is float32 or wider.
     solver   default Picard().
     budget   default Budget().
@@ -53,6 +54,7 @@ def solve(
     _check_start(z0)
     solver, budget = solver or Picard(), budget or Budget()
     _check_rows(budget, len(z0))
+    _check_layers(f, solver)
     work = _Work.start(solver.adapt(f, z0), z0, solver, budget)
     for k in range(budget.max_iter + 1):
         point = work.evaluate(k)
@@ -81,6 +83,14 @@ def _check_rows(budget: Budget, batch: int) -> None:
         value = getattr(budget, f"row_{name}")
         if value is not None and len(value) != batch:
             raise ValueError(f"Budget {name} has {len(value)} rows, but the batch has {batch}.")
+
+
+def _check_layers(f: object, solver: Solver) -> None:
+    if isinstance(f, Layers) and not solver.takes_layers:
+        raise TypeError(
+            f"{solver} looks for a fixed point, but this {type(f).__name__} is {f.depth} layers that follow one "
+            "another; only Picard(damping=1.0) goes through them."
+        )
 
 
 def _check_start(z0: Tensor) -> None:
@@ -130,7 +140,7 @@ class _Work:
             diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
             kept_z=z, kept_residual=inf, kept_k=zeros, out_z=z.clone(), out_kept=zeros.clone(),
             out_diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
-            trace=Trace(), tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
+            trace=Trace(depth=depth_of(f.f)), tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
             all_active=True, anchor=inf.clone() if budget.patience else None,
             anchor_k=zeros.clone() if budget.patience else None,
@@ -138,7 +148,7 @@ class _Work:
 
     def evaluate(self, k: int) -> Point:
         """Evaluate f at iterate k and measure its residual."""
-        fz = self.f(self.z)
+        fz = self.f.at(self.z, k)
         g = fz - self.z
         norm_g = torch.linalg.vector_norm(g, dim=1)
         norm_f = torch.linalg.vector_norm(fz, dim=1)

@@ -27,6 +27,10 @@ class Picard(Solver):
         if not 0 < self.damping <= 2:
             raise ValueError(f"Picard damping must be in (0, 2], got {self.damping}.")
 
+    @property
+    def takes_layers(self) -> bool:
+        return self.damping == 1
+
     def init(self, z: Tensor) -> None:
         return None
 

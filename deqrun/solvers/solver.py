@@ -47,6 +47,11 @@ class SolverState(ABC):
 class Solver(ABC):
     """Turns the residual at iterate k into iterate k+1."""
 
+    @property
+    def takes_layers(self) -> bool:
+        """Whether iterate k+1 is f(z_k) and nothing else, so that f may be `Layers`."""
+        return False
+
     def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
         """f on flat states, as the loop evaluates it; a solver that needs more of f than f(z) looks for it here.
 

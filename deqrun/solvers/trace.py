@@ -13,12 +13,16 @@ from deqrun.solvers.solver import SolverState
 
 @dataclass
 class Trace:
-    """Per iterate, of the rows then in the batch: their place, residual, and what the solver spent besides the loop."""
+    """Per iterate, of the rows then in the batch: their place, residual, and what the solver spent besides the loop.
+
+    depth   number of layers of an f that is `Layers`, behind which nothing is evaluated
+    """
 
     rows: list[Tensor] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
     nfe: list[Tensor] = field(default_factory=list)
     jvps: list[Tensor] = field(default_factory=list)
+    depth: int | None = None
 
     def add(self, rows: Tensor, residual: Tensor, state: SolverState | None) -> None:
         """Record iterate k: residual (rows,), NaN in rows that had stopped before it."""
@@ -35,7 +39,7 @@ class Trace:
         steps = ((~residuals.isnan()).sum(0) - 1).clamp(min=0)
         residuals = residuals[: int(steps.max()) + 1 if len(steps) else 1]
         iterate = torch.minimum(torch.arange(len(residuals), device=steps.device)[:, None], steps)
-        nfes = iterate + 1
+        nfes = (iterate + 1).clamp(max=self.depth or len(residuals))
         if self.nfe:
             nfes = nfes + self._spread(self.nfe, 0, len(kept)).gather(0, iterate)
         products = torch.zeros_like(nfes)

@@ -16,6 +16,7 @@ from deqrun.models import (
     MonotoneCell,
     MonotoneConvCell,
     RecallCell,
+    TransformerCell,
 )
 
 IMAGE = (2, 8, 8)
@@ -49,6 +50,10 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "monotone": lambda: MonotoneCell(input_shape=IMAGE, num_classes=CLASSES, width=12),
     "monotone, convolutional": lambda: MonotoneConvCell(
         input_shape=(2, 6, 7), num_classes=CLASSES, channels=4, m=0.5, pool=3
+    ),
+    "transformer": lambda: TransformerCell(input_shape=(2, 9), num_classes=CLASSES, width=8, heads=2, inner=12),
+    "transformer, picture": lambda: TransformerCell(
+        input_shape=(2, 4, 5), num_classes=CLASSES, width=8, heads=2, inner=12, dropout=0.2, weight_norm=False
     ),
     "mlp, depth 3": lambda: MLPCell(input_shape=IMAGE, num_classes=CLASSES, width=12, depth=3, activation="relu"),
     "recall, string": lambda: RecallCell(input_shape=(2, 7), num_classes=CLASSES, output_shape=(7,), width=6),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqrun.models.weight_norm import WeightNormConv2d, weight_norm_fixed
+from deqrun.models.weight_norm import WeightNormConv2d, WeightNormLinear, weight_norm_fixed
 from tests.models.cells import bound, build, states
 
 
@@ -39,6 +39,19 @@ def test_equals_pytorchs_weight_norm(convolution: WeightNormConv2d, images: Tens
         gain.copy_(convolution.gain)
         direction.copy_(convolution.direction)
     torch.testing.assert_close(convolution(images), theirs(images))
+
+
+def test_linear_equals_pytorchs_weight_norm() -> None:
+    torch.manual_seed(0)
+    theirs = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    ours, x = WeightNormLinear(3, 4), torch.randn(2, 5, 3)
+    with torch.no_grad():
+        ours.gain.copy_(theirs.parametrizations.weight.original0.mul_(torch.tensor([[0.5], [1.0], [2.0], [3.0]])))
+        ours.direction.copy_(theirs.parametrizations.weight.original1)
+        assert ours.bias is not None
+        ours.bias.copy_(theirs.bias)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert WeightNormLinear(3, 4, bias=False).bias is None
 
 
 def test_gain_is_the_norm_of_each_output_channels_weight(convolution: WeightNormConv2d) -> None:

@@ -155,3 +155,40 @@ def test_every_finding_of_a_split_says_how_many_samples(record: RunRecord) -> No
     assert len(spoken) > 10
     assert all(isinstance(f, Finding) and ("360" in f.sentence or "180" in f.sentence) for f in spoken)
     assert not any(str(math.nan) in finding.sentence for finding in spoken)
+
+
+def explicit(record: RunRecord, kind: str) -> RunRecord:
+    """The record as that of a net of two layers, of 1,000 parameters beside a DEQ of 1,234."""
+    summary = replace(
+        record.summary, solver="picard", peer=kind, peer_layers=2, parameters=1000, deq_parameters=1234, train_tol=0.0
+    )
+    return replace(record, summary=summary)
+
+
+def test_a_tied_net_is_said_to_solve_nothing(tiny_record: RunRecord) -> None:
+    record = explicit(tiny_record, "tied")
+    assert sentences(record, "An explicit net") == [
+        "The net is the cell applied 2 times with one set of weights; training solved for nothing, and budgets above 2 "
+        "apply the same cell further. In epoch 2 one more application changed the median state by the share 5.0e-2: "
+        "its residual."
+    ]
+    assert sentences(record, "Solves in training") == []
+    assert sentences(record, "Convergence") == sentences(tiny_record, "Convergence") != []
+    [accuracy] = sentences(record, "Accuracy at the training budget")
+    assert "tolerance" not in accuracy
+
+
+def test_an_untied_net_is_said_to_have_no_fixed_point(tiny_record: RunRecord) -> None:
+    record = explicit(tiny_record, "untied")
+    assert sentences(record, "An explicit net") == [
+        "The net has 2 layers with weights of their own and solves for nothing. Iterate k is the state after k layers, "
+        "its residual the share by which the next layer changes it, and 0 after the last: 'converged' says that all "
+        "layers are through. It has 1,000 parameters, and the DEQ of this cell 1,234."
+    ]
+    for title in ("Solves in training", "Convergence", "Thinking longer than in training"):
+        assert sentences(record, title) == []
+        assert title == "Solves in training" or sentences(tiny_record, title) != []
+
+
+def test_a_deq_is_not_said_to_be_explicit(tiny_record: RunRecord) -> None:
+    assert sentences(tiny_record, "An explicit net") == []

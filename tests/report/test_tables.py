@@ -1,11 +1,13 @@
 """Tables fit the terminal and say the record's numbers."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from deqrun.models import MLPCell, UntiedCell, describe, describe_peer
 from deqrun.report.records import RunRecord
 from deqrun.report.tables import (
     best_solver,
@@ -99,9 +101,31 @@ def test_description_says_what_was_measured() -> None:
     description: Any = SimpleNamespace(
         name="MLPCell", input_shape=(1, 8, 8), state_shapes=((16,), (4, 4)), state_size=32, parameters=1500,
         map_parameters=1000, injection_parameters=400, readout_parameters=100, multiply_adds=12345,
-        injection_multiply_adds=678, readout_multiply_adds=90,
+        injection_multiply_adds=678, readout_multiply_adds=90, untied_layers=None,
     )  # fmt: skip
     text = plain_text(description_table(cast(Any, description), "digits"))
     assert "MLPCell on digits, input 1 × 8 × 8" in text
     for number in ("1,500", "12,345", "16, 4×4", "678"):
         assert number in text
+
+
+def test_description_of_a_peer_has_the_deq_beside_it() -> None:
+    net = UntiedCell([MLPCell(input_shape=(6,), num_classes=2, width=3) for _ in range(4)], narrowed={"width": 3})
+    deq = MLPCell(input_shape=(6,), num_classes=2, width=5)
+    peer = describe_peer(describe(net), describe(deq), 4)
+    lines = plain_text(description_table(describe(net), "vectors", peer)).splitlines()
+    rows = dict(re.split(r"  +", line.strip()) for line in lines if re.search(r"\S  +\S", line))
+    assert lines[0].startswith("4 untied layers of MLPCell on vectors")
+    assert rows["parameters"] == f"{4 * 9 + 7 * 3 + 4 * 2}"
+    assert rows["of the layers"] == "36"
+    assert rows["layers narrowed to"] == "width=3"
+    assert rows["parameters of the DEQ beside it"] == f"{25 + 7 * 5 + 6 * 2}"
+    assert rows["multiply-adds of one layer, per sample"] == "9"
+    assert rows["multiply-adds of the net, per sample"] == f"{6 * 3 + 4 * 9 + 3 * 2}"
+    assert rows["multiply-adds of 4 evaluations of the DEQ"] == f"{6 * 5 + 4 * 25 + 5 * 2}"
+
+
+def test_a_comparison_tells_peers_apart(record: RunRecord) -> None:
+    peer = replace(record, summary=replace(record.summary, peer="untied", peer_layers=8))
+    models = [row.model for row in comparison_rows([record, peer])]
+    assert models == ["mdeq", "mdeq untied 8"]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,14 +130,25 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> set[int]:
 def residual_points(
     record: RunRecord, label: str, split: str = "test", starts: Sequence[str] = ()
 ) -> list[ResidualPoint]:
-    """Residual against evaluations from the trajectories of a split: median, 10 % and 90 % quantile."""
+    """Residual against evaluations from the trajectories of a split: median, 10 % and 90 % quantile.
+
+    Of untied layers the curve ends with the change that the last layer makes, and leaves out that none follows it.
+    """
     return [
         point
         for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
         if key[2:] == (split, record.main_precision, record.main_difficulty)
         if trajectory.residual.size and (not starts or key.start in starts)
-        for point in _trajectory_points(trajectory, label, key.solver, key.start)
+        for point in _trajectory_points(_layers(record, trajectory), label, key.solver, key.start)
     ]
+
+
+def _layers(record: RunRecord, trajectory: Trajectory) -> Trajectory:
+    """The trajectory; of untied layers without the iterates behind the last of them."""
+    kind, layers = record.peer
+    if kind != "untied" or layers is None:
+        return trajectory
+    return replace(trajectory, residual=trajectory.residual[:layers], nfe=trajectory.nfe[:layers])
 
 
 def _trajectory_points(trajectory: Trajectory, label: str, solver: str, start: str) -> list[ResidualPoint]:

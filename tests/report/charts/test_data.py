@@ -1,6 +1,7 @@
 """The numbers that the charts draw, against a second way of reckoning them."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,3 +109,16 @@ def test_runs_of_one_name_are_told_apart() -> None:
 
     records = [run("mdeq", "mon/a"), run("mdeq", "mon/b"), run("mlp", "tue/a"), run("mdeq", "wed/a")]
     assert labels(records) == ["mdeq (a) #1", "mdeq (b)", "mlp", "mdeq (a) #4"]
+
+
+def test_the_residual_curve_of_untied_layers_ends_with_the_last_layers_change(tiny_record: RunRecord) -> None:
+    """Three layers, which change the state by 1, 0.5 and 0.25; iterate 3 is the answer, behind which there is none."""
+    residual = np.array([[1.0], [0.5], [0.25], [0.0], [np.nan]], dtype=np.float32)
+    trajectory = Trajectory(
+        residual, np.array([[1], [2], [3], [3], [3]], dtype=np.int32), np.zeros((5, 1), dtype=bool), np.zeros(5)
+    )
+    trajectories = {("picard", "zeros", "test"): trajectory}
+    net = replace(tiny_record, trajectories=trajectories, summary=Summary(peer="untied", peer_layers=3))
+    assert [(point.nfe, point.median) for point in residual_points(net, "run")] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    deq = replace(net, summary=Summary())
+    assert residual_points(deq, "run")[-1].median == 0.0
