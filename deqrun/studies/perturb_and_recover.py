@@ -1,9 +1,9 @@
 """Does a state that is disturbed midway find back, and in how many steps?
 
 Every test sample is iterated to its end, then taken to one iterate and disturbed there: reset to its start, moved by
-noise of the state's own size, or swapped for another sample's state (`deqrun.analysis.perturbation`). It has returned if
-it stays near its former end, and its answer if the read-out is again that of the end; the undisturbed control says what
-it takes without.
+noise of the state's own size, or swapped for another sample's state (`deqrun.analysis.perturbation`). It has returned
+if it stays near its former end, and its answer if the read-out is again that of the end; the undisturbed control says
+what it takes without.
 """
 
 from __future__ import annotations
