@@ -31,20 +31,20 @@ from deqrun.studies.answering.wording import number, significant
 
 SOLVERS: dict[str, Solver] = {
     "picard": Picard(),
-    "picard, damped 0.5": Picard(damping=0.5),
-    "anderson, memory 1": Anderson(memory=1),
-    "anderson, memory 5": Anderson(memory=5),
-    "anderson, memory 10": Anderson(memory=10),
-    "anderson, delayed": Anderson(memory=5, start=0.05),
+    "damped picard": Picard(damping=0.5),
+    "anderson 1": Anderson(memory=1),
+    "anderson 5": Anderson(memory=5),
+    "anderson 10": Anderson(memory=10),
+    "delayed anderson": Anderson(memory=5, start=0.05),
     "broyden": Broyden(),
     "newton": NewtonKrylov(),
 }
 COLOURS = {
-    "picard": SOLVER_COLOURS["picard"], "picard, damped 0.5": "#56B4E9", "anderson, memory 1": "#E69F00",
-    "anderson, memory 5": SOLVER_COLOURS["anderson"], "anderson, memory 10": "#7A5195",
-    "anderson, delayed": "#5B5B5B", "broyden": SOLVER_COLOURS["broyden"], "newton": SOLVER_COLOURS["newton"],
+    "picard": SOLVER_COLOURS["picard"], "damped picard": "#56B4E9", "anderson 1": "#E69F00",
+    "anderson 5": SOLVER_COLOURS["anderson"], "anderson 10": "#7A5195",
+    "delayed anderson": "#5B5B5B", "broyden": SOLVER_COLOURS["broyden"], "newton": SOLVER_COLOURS["newton"],
 }  # fmt: skip
-DRAWN = ("picard", "picard, damped 0.5", "anderson, memory 1", "anderson, memory 5", "broyden", "newton")
+DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "newton")
 """Curves of the figures; the others lie so near to these that they would hide them."""
 
 FINEST = 1e-5

@@ -38,16 +38,16 @@ from deqrun.studies.answering.wording import enumeration, points, share
 
 SOLVERS: dict[str, Solver] = {
     "picard": Picard(),
-    "picard, damped 0.5": Picard(damping=0.5),
+    "damped picard": Picard(damping=0.5),
     "anderson": Anderson(memory=5),
-    "anderson, damped 0.5": Anderson(memory=5, mixing=0.5),
-    "anderson, capped": Anderson(memory=5, cap=10.0),
+    "damped anderson": Anderson(memory=5, mixing=0.5),
+    "capped anderson": Anderson(memory=5, cap=10.0),
     "broyden": Broyden(),
     "newton": NewtonKrylov(line_search=True),
 }
 COLOURS = {
-    "picard": SOLVER_COLOURS["picard"], "picard, damped 0.5": "#56B4E9", "anderson": SOLVER_COLOURS["anderson"],
-    "anderson, damped 0.5": "#E69F00", "anderson, capped": "#7A5195", "broyden": SOLVER_COLOURS["broyden"],
+    "picard": SOLVER_COLOURS["picard"], "damped picard": "#56B4E9", "anderson": SOLVER_COLOURS["anderson"],
+    "damped anderson": "#E69F00", "capped anderson": "#7A5195", "broyden": SOLVER_COLOURS["broyden"],
     "newton": SOLVER_COLOURS["newton"],
 }  # fmt: skip
 EDGES = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, np.inf)
