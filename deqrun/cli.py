@@ -21,7 +21,7 @@ from deqrun.command_line.request import read_request
 from deqrun.command_line.run_folders import OUTPUTS, find_runs, is_run, require_run
 from deqrun.config_sources import open_sources
 from deqrun.sentences import one_line, unknown
-from deqrun.settings import Interrupted, UserError
+from deqrun.settings import Interrupted, Settings, UserError
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -122,5 +122,6 @@ def _describe(arguments: Sequence[str]) -> int:
     from deqrun.experiment.launch import run_describe
 
     for settings in every_job:
+        assert isinstance(settings, Settings)  # a study's own settings are described, not its runs
         run_describe(settings)
     return 0

@@ -143,11 +143,20 @@ def _legible(overrides: str) -> str:
     return f"-{text[:SUBFOLDER_LENGTH]}" if text else ""
 
 
+def _sized(small: Any, full: Any, *, _root_: DictConfig) -> Any:
+    return full if _root_.get("size") == "full" else small
+
+
 def register_resolvers() -> None:
-    """`${choice:model}`: the option taken; `${first:a,b}`: the first not null; `${legible:…}`: in a path."""
+    """What the YAML files may use.
+
+    `${choice:model}`: the option taken; `${first:a,b}`: the first not null; `${legible:…}`: in a path;
+    `${sized:8,100}`: 8 with size=small, 100 with size=full.
+    """
     OmegaConf.register_new_resolver("choice", _choice, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("legible", _legible, replace=True)
+    OmegaConf.register_new_resolver("sized", _sized, replace=True)
 
 
 register_resolvers()

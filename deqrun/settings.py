@@ -29,6 +29,7 @@ from deqrun.config_sources import current_sources, typed_overrides
 from deqrun.peer_settings import PeerSettings, require_explicit, with_peer
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
+from deqrun.study_settings import STUDY_KEYS
 from deqrun.yaml_text import read_yaml, write_yaml
 
 __all__ = [
@@ -314,9 +315,9 @@ def settings_from(sections: Mapping[str, Any]) -> Settings:
 
 
 def sections_of(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain dicts with every interpolation resolved, Hydra's node left out."""
+    """The config of a run as plain dicts with every interpolation resolved; Hydra's node and a study's left out."""
     try:
-        resolved = {str(key): cfg[key] for key in cfg if key != "hydra"}
+        resolved = {str(key): cfg[key] for key in cfg if key not in ("hydra", *STUDY_KEYS)}
         return {
             key: OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
             if OmegaConf.is_config(value)

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "deqrun"
 # Of each package or root module, the packages and root modules of deqrun that it may import.
 SETTINGS = {
     "settings",
+    "study_settings",
     "component_settings",
     "settings_errors",
     "peer_settings",
@@ -30,7 +31,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
     "experiment": {"report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
-    "command_line": {"experiment", *SETTINGS},
+    "studies": {"experiment", "report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
+    "command_line": {"studies", "experiment", *SETTINGS},
     "cli": {"command_line", "experiment", *SETTINGS},
     "__main__": {"cli"},
 }

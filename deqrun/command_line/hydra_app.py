@@ -23,7 +23,8 @@ from deqrun.command_line.completion import complete
 from deqrun.command_line.preflight import Plan, check_jobs, check_shown, settings_of, sources_of
 from deqrun.command_line.request import read_request
 from deqrun.command_line.run_folders import is_complete, is_run, trained_options
-from deqrun.config_sources import HYDRA_VERSION_BASE, packaged_configs
+from deqrun.command_line.studies import require_free_for_study, study_of
+from deqrun.config_sources import HYDRA_VERSION_BASE, current_sources, packaged_configs
 from deqrun.sentences import one_line
 from deqrun.settings import Interrupted, Settings, UserError
 
@@ -47,21 +48,25 @@ def run_app(command: str, argv: Sequence[str]) -> int:
     with sources_of(request) as sources:
         plan = Plan(request, sources)
         if request.runs:
-            every_job = check_jobs(plan)
-            done = _already_complete(every_job)
+            check_jobs(plan)
+            done = _already_complete(plan)
             if done is not None:
                 print(f"{done} is complete: nothing is left to train. Its report is {done / 'report.html'}.")
                 return 0
-            added = plan.naming()
+            added = [*plan.naming(), *plan.folders()]
         elif not request.flags.hydra_help:
             check_shown(plan)
         with _without_global_hydra():
-            return _hydra_main(request.config_name, request.for_hydra(added), _JOBS[command])
+            job = ask_job if request.asks_run else _JOBS[command]
+            return _hydra_main(request.config_name, request.for_hydra(added), job)
 
 
-def _already_complete(every_job: Sequence[Settings]) -> Path | None:
-    """The folder of a run that was to go on but has come to its end."""
-    resumed = [settings.run for settings in every_job if settings.resume and settings.run is not None]
+def _already_complete(plan: Plan) -> Path | None:
+    """The folder of a run or a study that was to go on but has come to its end."""
+    if plan.request.command != "train" or all(override.key_or_group != "resume" for override in plan.overrides):
+        return None
+    configs = [job.cfg for job in plan.jobs()]
+    resumed = [Path(str(cfg.run)) for cfg in configs if cfg.resume is True and cfg.run is not None]
     return resumed[0] if resumed and is_complete(resumed[0]) else None
 
 
@@ -145,8 +150,10 @@ def _without_global_hydra() -> Iterator[None]:
 
 
 def train_job(cfg: DictConfig) -> None:
-    """One training run; called by Hydra, in whatever process its launcher chose."""
+    """One training run, or one study; called by Hydra, in whatever process its launcher chose."""
     with _ends():
+        if _made_study("train", cfg):
+            return
         settings, folder = _settings_and_folder("train", cfg)
         if is_run(folder) and not settings.resume:
             raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
@@ -163,6 +170,28 @@ def sweep_job(cfg: DictConfig) -> None:
         from deqrun.experiment.launch import run_sweep
 
         run_sweep(settings, settings.run, folder, _command("sweep"))
+
+
+def ask_job(cfg: DictConfig) -> None:
+    """A study's question, put to a trained run; called by Hydra."""
+    with _ends():
+        _made_study("sweep", cfg)
+
+
+def _made_study(command: str, cfg: DictConfig) -> bool:
+    """Make the study that the config describes; False where it describes a plain run."""
+    node = HydraConfig.get()
+    overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
+    with current_sources(cfg) as sources:
+        study = study_of(command, cfg, overrides, sources, _added_folders())
+    if study is None:
+        return False
+    folder = Path(node.runtime.output_dir)
+    require_free_for_study(folder, cfg.resume is True)
+    from deqrun.studies.answering.make import make_study
+
+    make_study(study, folder, _command(command))
+    return True
 
 
 _JOBS = {"train": train_job, "sweep": sweep_job}
@@ -195,7 +224,11 @@ def _settings_and_folder(command: str, cfg: DictConfig) -> tuple[Settings, Path]
 
 def _command(command: str) -> str:
     """The command line that repeats this job."""
-    node = HydraConfig.get()
-    added = [source.path for source in node.runtime.config_sources if source.provider == "command-line"]
-    flags = [word for path in added for word in ("--config-dir", path)]
-    return shlex.join(["deqrun", command, *node.overrides.task, *flags])
+    return shlex.join(["deqrun", command, *HydraConfig.get().overrides.task, *_added_folders()])
+
+
+def _added_folders() -> list[str]:
+    """The --config-dir flags of this command line."""
+    sources = HydraConfig.get().runtime.config_sources
+    added = [source.path for source in sources if source.provider == "command-line"]
+    return [word for path in added for word in ("--config-dir", path)]

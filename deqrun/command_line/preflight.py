@@ -30,9 +30,11 @@ from deqrun.command_line.run_folders import (
     resumed,
     trained_options,
 )
+from deqrun.command_line.studies import require_free_for_study, study_of
 from deqrun.config_sources import ConfigSources, open_sources, quoted
 from deqrun.sentences import unknown
 from deqrun.settings import Settings, UserError, load_settings
+from deqrun.studies.answering.study import Study
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def sources_of(request: Request) -> Iterator[ConfigSources]:
     with open_sources(request.config_dir) as sources:
         typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
         sources = replace(sources, search=(*sources.search, *typed))
-        if request.command != "sweep":
+        if request.command != "sweep" or request.asks_run:
             yield sources
             return
         overrides = parse(request.overrides, sources)
@@ -126,6 +128,13 @@ class Plan:
         fixed = sorted({override.key_or_group for override in overrides} - swept)
         return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"]
 
+    def folders(self) -> list[str]:
+        """The overrides that say where the answer of a run that is only asked goes."""
+        if not self.request.asks_run:
+            return []
+        asked = "outputs/sweep/${now:%Y-%m-%d}/${now:%H-%M-%S}"
+        return [f"hydra.run.dir={quoted(asked + '-${name}')}", f"hydra.sweep.dir={quoted(asked + '-multirun')}"]
+
 
 def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) -> Settings:
     """The settings of one job of a command: composed, read back from a run, or both."""
@@ -137,25 +146,48 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
     return resumed(settings, overrides) if settings.resume else settings
 
 
-def check_jobs(plan: Plan) -> list[Settings]:
-    """The settings of every job, each known to compose, to be in range, and to build. Raises UserError."""
-    every_job = []
-    for job in plan.jobs():
-        settings = settings_of(plan.request.command, job.cfg, job.overrides)
-        if plan.request.command == "train" and settings.run is not None and not settings.resume:
-            require_free(settings.run)
-        every_job.append(settings)
+def check_jobs(plan: Plan) -> list[Settings | Study]:
+    """What every job is, a run or a study, known to compose, to be in range, and to build. Raises UserError."""
+    every_job = [_checked(plan, job) for job in plan.jobs()]
     _check_builds(every_job)
     return every_job
 
 
-def _check_builds(every_job: Sequence[Settings]) -> None:
+def _checked(plan: Plan, job: Job) -> Settings | Study:
+    command, cfg = plan.request.command, job.cfg
+    if command == "train" or plan.request.asks_run:
+        study = study_of(command, cfg, job.overrides, plan.sources)
+        if study is not None:
+            if study.asked is None and cfg.run is not None:
+                require_free_for_study(Path(str(cfg.run)), cfg.resume is True)
+            return study
+    settings = settings_of(command, cfg, job.overrides)
+    if command == "train" and settings.run is not None and not settings.resume:
+        require_free(settings.run)
+    return settings
+
+
+def _check_builds(every_job: Sequence[Settings | Study]) -> None:
     """Every component accepts its parameters; each distinct one is built once. This imports torch."""
     from deqrun.experiment.build import check_components
 
     seen: set[str] = set()
-    for settings in every_job:
-        check_components(settings, seen)
+    for job in every_job:
+        if isinstance(job, Study):
+            _check_question(job)
+        for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
+            check_components(settings, seen)
+
+
+def _check_question(study: Study) -> None:
+    from deqrun.studies.answering.question import load_question
+
+    question = load_question(study.question, study.ask)
+    if study.asked is not None and not question.of_any_run:
+        raise UserError(
+            f"study={study.name} compares runs that it trains itself, and can't ask a single one; "
+            f"give deqrun train study={study.name}."
+        )
 
 
 def check_shown(plan: Plan) -> None:

@@ -35,7 +35,12 @@ class Request:
     @property
     def config_name(self) -> str:
         """The primary config; that of the command, unless --config-name says otherwise."""
-        return self.flags.config_name or ("sweep" if self.command == "sweep" else "train")
+        return self.flags.config_name or ("sweep" if self.command == "sweep" and not self.asks_run else "train")
+
+    @property
+    def asks_run(self) -> bool:
+        """Whether a study's question is put to a trained run: `deqrun sweep study=NAME run=DIR`."""
+        return self.command == "sweep" and any(text.startswith("study=") for text in self.flags.overrides)
 
     @property
     def config_dir(self) -> Path | None:

@@ -30,8 +30,8 @@ def is_run(folder: Path) -> bool:
 
 
 def find_runs(root: Path = OUTPUTS) -> list[Path]:
-    """The training runs below a folder, newest last; down to train/<date>/<multirun>/<job>, sweeps left out."""
-    patterns = ("*/" * depth + "config.yaml" for depth in range(5))
+    """The training runs below a folder, newest last; down to train/<date>/<study>/runs/<run>, sweeps left out."""
+    patterns = ("*/" * depth + "config.yaml" for depth in range(6))
     found = {path.parent for pattern in patterns for path in root.glob(pattern)}
     outermost = (folder for folder in found if found.isdisjoint(folder.parents))  # W&B writes config.yaml too
     return sorted(folder for folder in outermost if folder.relative_to(root).parts[:1] != ("sweep",))

@@ -22,13 +22,14 @@ from deqrun import __version__
 from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
-from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
+from deqrun.experiment.trained import load_best
 from deqrun.models import DEQ
 from deqrun.report import read_run, write_comparison, write_report
 from deqrun.report.bootstrap import accuracy_interval
@@ -40,8 +41,8 @@ from deqrun.settings import Interrupted, Settings, UserError
 def run_train(settings: Settings, folder: Path, command: str) -> None:
     """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
     run = RunFolder(folder)
-    device = _prepare(settings)
-    with _recorded(run, f"deqrun train run={folder} resume=true"):
+    device = prepare(settings.device, settings.threads)
+    with recorded(run, f"deqrun train run={folder} resume=true"):
         dataset = build_dataset(settings)
         _require_data(dataset)
         torch.manual_seed(settings.seed)
@@ -61,12 +62,12 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
     """
     out = RunFolder(folder)
     _require_same_sweep(folder, settings)
-    device = _prepare(settings)
-    with _recorded(out, _in_the_same_folder(command, folder)):
+    device = prepare(settings.device, settings.threads)
+    with recorded(out, _in_the_same_folder(command, folder)):
         dataset = build_dataset(settings)
         _require_data(dataset)
         deq = build_deq(settings, dataset).to(device)
-        done = _load_best(deq, run)
+        done = load_best(deq, run)
         out.write_config(settings.to_yaml())
         tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
         _finish(settings, out, deq, dataset, done, tracker, command)
@@ -106,12 +107,13 @@ def run_describe(settings: Settings) -> None:
     Console().print(description_table(described, settings.choices.get("dataset", dataset.name), peer))
 
 
-def _prepare(settings: Settings) -> torch.device:
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    if settings.device == "cuda" and not torch.cuda.is_available():
+def prepare(device: str, threads: int | None) -> torch.device:
+    """Set PyTorch's threads, and say which device is meant. Raises UserError where it isn't there."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for, but PyTorch sees no CUDA device; device=auto takes what there is.")
-    wanted = "cuda" if settings.device == "auto" and torch.cuda.is_available() else settings.device
+    wanted = "cuda" if device == "auto" and torch.cuda.is_available() else device
     return torch.device("cpu" if wanted == "auto" else wanted)
 
 
@@ -123,7 +125,7 @@ def _require_data(dataset: Dataset) -> None:
 
 
 @contextmanager
-def _recorded(run: RunFolder, resume: str) -> Iterator[None]:
+def recorded(run: RunFolder, resume: str) -> Iterator[None]:
     """Leave the folder's status true whatever happens inside; SIGTERM ends a run as Ctrl-C does."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -147,24 +149,12 @@ def _epoch(run: RunFolder) -> int | None:
     return read_run(run.path).status.epoch if (run.path / "config.yaml").is_file() else None
 
 
-def _load_best(deq: DEQ, run: Path) -> Checkpoint:
-    """Put the checkpoint that validation chose into the model."""
-    path = run / "checkpoints" / "best.pt"
-    if not path.is_file():
-        raise UserError(
-            f"'{run}' has no checkpoint to sweep yet; go on training it with: deqrun train run={run} resume=true"
-        )
-    best = load_checkpoint(path, next(deq.parameters()).device)
-    deq.load_state_dict(best.model)
-    return best
-
-
 def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
 ) -> None:  # fmt: skip
     """Test once, sweep, summarise, report."""
     if (run.checkpoints / "best.pt").is_file():
-        _load_best(deq, run.path)
+        load_best(deq, run.path)
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
     began = time.perf_counter()

@@ -1,17 +1,9 @@
 """One self-contained page of a run, and one of a comparison: no network, no server, all charts inside."""
 
-import json
-import re
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import vl_convert
-from markupsafe import Markup, escape
-
-from deqrun.report import numbers
 from deqrun.report.charts import (
     Figure,
     png,
@@ -21,9 +13,10 @@ from deqrun.report.charts import (
     training_overview,
 )
 from deqrun.report.charts.data import labels
-from deqrun.report.charts.style import run_colours, vega_lite_version
+from deqrun.report.charts.style import run_colours
 from deqrun.report.files import write_whole
 from deqrun.report.findings import findings
+from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import differences, grouped, headline, origin, subtitle, sweep_columns
 from deqrun.report.records import RunRecord
 from deqrun.report.run_folder import read_run
@@ -35,9 +28,6 @@ from deqrun.report.tables import (
     comparison_table,
     plain_text,
 )
-
-_NUMBER = re.compile(r"n = [\d,]+|[+\N{MINUS SIGN}]?\d[\d.,]*(?:e-\d+| %)")
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(folder: Path | str) -> Path:
@@ -106,9 +96,9 @@ def _render(template: str, records: Sequence[RunRecord], **values: Any) -> str:
     sweep, training = sweep_figures(records), training_figures(records)
     specs = {figure.name: specification(figure.chart, container=True) for figure in [*sweep, *training]}
     return (
-        _environment()
+        environment()
         .get_template(template)
-        .render(sweep_figures=sweep, training_figures=training, specs=specs, bundle=_vega_bundle(), **values)
+        .render(sweep_figures=sweep, training_figures=training, specs=specs, bundle=vega_bundle(), **values)
     )
 
 
@@ -117,43 +107,6 @@ def _write_figures(folder: Path, records: Sequence[RunRecord]) -> None:
     drawn: list[Figure] = sweep_figures(records) + ([overview] if overview else [])
     for figure in drawn:
         write_whole(folder / f"{figure.name}.png", png(figure))
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["embedded"] = embedded_json
-    environment.filters["unbroken"] = unbroken
-    for name in ("percent", "tolerance", "residual", "mean", "duration", "count"):
-        environment.filters[name] = getattr(numbers, name)
-    return environment
-
-
-def embedded_json(value: Any) -> Markup:
-    """JSON that can stand inside a <script> element whatever text it holds.
-
-    '<', '>' and '&' become \\u escapes: neither '</script>' nor '<!--' can appear. NaN and inf raise
-    ValueError.
-    """
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def unbroken(text: str) -> Markup:
-    """Text for HTML in which no line breaks inside '97.2 %', '1e-3' or 'n = 360'."""
-    return Markup(_NUMBER.sub(r'<span class="number">\g<0></span>', str(escape(text))))
-
-
-@cache
-def _vega_bundle() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script, safe inside a <script> element."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
-    return Markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 def _config_text(record: RunRecord) -> str:

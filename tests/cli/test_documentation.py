@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from deqrun.config_sources import open_sources
 from deqrun.settings import Settings
 from deqrun.settings_errors import DERIVED
+from deqrun.study_settings import STUDY_KEYS
 from tests.cli.conftest import Launches, Outcome
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -25,7 +26,7 @@ def typed_keys() -> set[str]:
             keys |= {f"{name}.{key}" for key in kind.model_fields if kind.__name__ != "ComponentSettings"}
         elif name not in DERIVED:
             keys.add(name)
-    return keys
+    return keys | set(STUDY_KEYS)
 
 
 def test_every_key_and_group_is_documented() -> None:

@@ -12,14 +12,8 @@ from typing import Any
 
 import pytest
 
-from deqrun.report.page import (
-    comparison_html,
-    embedded_json,
-    report_html,
-    unbroken,
-    write_comparison,
-    write_report,
-)
+from deqrun.report.html import embedded_json, unbroken
+from deqrun.report.page import comparison_html, report_html, write_comparison, write_report
 from deqrun.report.page_parts import differences, flattened
 from deqrun.report.records import RunRecord
 from tests.report.synthetic_run import write_synthetic_run

@@ -1,0 +1,55 @@
+"""What every page needs: the templates, JSON and text that are safe in them, and the drawing of charts."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup, escape
+
+from deqrun.report import numbers
+from deqrun.report.charts.style import vega_lite_version
+
+_NUMBER = re.compile(r"n = [\d,]+|[+\N{MINUS SIGN}]?\d[\d.,]*(?:e-\d+| %)")
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, and how they write numbers and what comes from elsewhere."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters["embedded"] = embedded_json
+    made.filters["unbroken"] = unbroken
+    for name in ("percent", "tolerance", "residual", "mean", "duration", "count"):
+        made.filters[name] = getattr(numbers, name)
+    return made
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that can stand inside a <script> element whatever text it holds.
+
+    '<', '>' and '&' become \\u escapes: neither '</script>' nor '<!--' can appear. NaN and inf raise
+    ValueError.
+    """
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def unbroken(text: str) -> Markup:
+    """Text for HTML in which no line breaks inside '97.2 %', '1e-3' or 'n = 360'."""
+    return Markup(_NUMBER.sub(r'<span class="number">\g<0></span>', str(escape(text))))
+
+
+@cache
+def vega_bundle() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script, safe inside a <script> element."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
+    return Markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))

@@ -1,0 +1,53 @@
+"""What a question is, and which there are."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deqrun.report.answer import Answer
+from deqrun.sentences import unknown
+from deqrun.settings import UserError
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, and the function that answers it.
+
+    asks        the question, in words
+    answer      answer(context, **parameters) -> Answer, with a `deqrun.studies.answering.context.Context`; its
+                keyword parameters are those of `ask` in the study's config
+    of_any_run  whether a single trained run can be asked, by `deqrun sweep study=NAME run=DIR`
+    """
+
+    asks: str
+    answer: Callable[..., Answer]
+    of_any_run: bool = False
+
+    @property
+    def parameters(self) -> list[str]:
+        """The keyword parameters of `answer`."""
+        found = inspect.signature(self.answer).parameters.values()
+        return [parameter.name for parameter in found if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def questions() -> list[str]:
+    """The names of all questions: the modules of deqrun.studies. Imports none of them."""
+    folder = Path(__file__).parents[1]
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_question(name: str, ask: Mapping[str, Any]) -> Question:
+    """The question of this name, which takes these parameters. Raises UserError."""
+    if name not in questions():
+        raise UserError(unknown(f"question={name}", "a question", questions(), name))
+    question = importlib.import_module(f"deqrun.studies.{name}").QUESTION
+    assert isinstance(question, Question)
+    for key, value in ask.items():
+        if key not in question.parameters:
+            raise UserError(unknown(f"ask.{key}={value}", f"a parameter of {name}", question.parameters, key))
+    return question

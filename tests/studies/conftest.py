@@ -1,0 +1,118 @@
+"""Studies of a few seconds: tiny cells on the real digits, and a question that only counts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deqrun.cli import main
+from deqrun.report.answer import Answer
+from deqrun.report.charts.answers import Axis, Point, curves
+from deqrun.studies.answering.context import Context
+from deqrun.studies.answering.question import Question
+
+TINY = """\
+# @package _global_
+defaults:
+  - override /model: mlp
+  - override /sweep: none
+  - override /tracker: none
+name: tiny
+question: counting
+model: {width: 16}
+threads: 1
+train: {epochs: "${sized:1,2}", batch_size: 512, jacobian_weight: 0}
+variants:
+  slow: [optimizer.lr=1e-4]
+  fast: [optimizer.lr=1e-2, solver=picard]
+  left_out: ${sized:null,['optimizer.lr=1']}
+ask: {times: 2}
+"""
+
+
+@dataclass
+class Counting:
+    """The question `counting`: how many runs there are. `contexts` are those it was given; `fails` it raises."""
+
+    contexts: list[Context] = field(default_factory=list)
+    fails: BaseException | None = None
+
+    def answer(self, context: Context, *, times: int) -> Answer:
+        self.contexts.append(context)
+        if self.fails is not None:
+            raise self.fails
+        count = times * len(context.runs)
+        figure = curves("count", "Runs", "So many.", [Point("a", 1, 1), Point("a", 2, count)], Axis("x"), Axis("y"))
+        return Answer(
+            (f"There are {count}.", "No more.", "No less."), "Another run.", [figure], numbers={"count": count}
+        )
+
+
+@pytest.fixture
+def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    """A question beside the real ones."""
+    made, module = Counting(), ModuleType("deqrun.studies.counting")
+    module.QUESTION = Question("How many runs?", made.answer, of_any_run=True)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deqrun.studies.counting", module)
+    monkeypatch.setattr("deqrun.studies.answering.question.questions", lambda: ["counting", "demanding"])
+    return made
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, beside one with the config of the study `tiny`."""
+    (tmp_path / "mine" / "study").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "tiny.yaml").write_text(TINY)
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def deqrun(workspace: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """deqrun(*arguments) in this process, with the study `tiny` at hand."""
+
+    def call(command: str, *arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main([command, "--config-dir", str(workspace.parent / "mine"), *arguments])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(deqrun: Callable[..., Outcome], workspace: Path) -> Callable[..., str]:
+    """The one line on stderr of a call that must end with code 2 and touch nothing."""
+
+    def call(*arguments: str) -> str:
+        before = sorted(workspace.rglob("*"))
+        outcome = deqrun(*arguments)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err.count("\n") == 1
+        assert "Traceback" not in outcome.err
+        assert sorted(workspace.rglob("*")) == before
+        return outcome.err
+
+    return call
+
+
+def answered(folder: Path) -> dict[str, Any]:
+    import json
+
+    content: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    return content

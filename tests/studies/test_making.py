@@ -1,0 +1,142 @@
+"""A study from its command to its answer: which runs it trains, what it leaves behind, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deqrun.report import read_run
+from deqrun.settings import UserError
+from tests.studies.conftest import Counting, Outcome, answered
+
+Deqrun = Callable[..., Outcome]
+
+
+@pytest.fixture
+def made(deqrun: Deqrun, counting: Counting) -> Path:
+    """The study `tiny`, finished."""
+    outcome = deqrun("train", "study=tiny", "run=here", "seed=3")
+    assert (outcome.code, outcome.err) == (0, "")
+    return Path("here")
+
+
+def test_every_variant_is_an_ordinary_run_with_its_overrides(made: Path, counting: Counting) -> None:
+    (context,) = counting.contexts
+    assert [run.label for run in context.runs] == context.kinds == ["slow", "fast"]
+    slow, fast = (read_run(made / "runs" / label) for label in ("slow", "fast"))
+    assert slow.status.status == fast.status.status == "completed"
+    assert (slow.name, slow.config["optimizer"]["lr"], slow.choice("solver")) == ("slow", 1e-4, "anderson")
+    assert (fast.name, fast.config["optimizer"]["lr"], fast.choice("solver")) == ("fast", 1e-2, "picard")
+    assert slow.config["seed"] == fast.config["seed"] == 3
+    assert "question" not in slow.config
+    assert (made / "runs" / "slow" / "report.html").is_file()
+
+
+def test_the_answer_is_told_in_every_form(made: Path) -> None:
+    assert answered(made)["numbers"] == {"count": 4}
+    assert answered(made)["answer"] == ["There are 4.", "No more.", "No less."]
+    text = (made / "answer.md").read_text(encoding="utf-8")
+    assert text.startswith("# How many runs?\n\nThere are 4. No more. No less.\n\n![Runs](figures/count.png)")
+    assert "**What would change it.** Another run." in text
+    assert "    deqrun train study=tiny " in text
+    assert (made / "figures" / "count.png").read_bytes().startswith(b"\x89PNG")
+    page = (made / "report.html").read_text(encoding="utf-8")
+    assert page.index("How many runs?") < page.index("There are 4.") < page.index('data-spec="spec-count"')
+    assert 'href="runs/slow/report.html"' in page
+
+
+def test_each_runs_own_command_makes_that_run(made: Path, deqrun: Deqrun, workspace: Path) -> None:
+    import shlex
+
+    command = read_run(made / "runs" / "fast").summary.command
+    assert command is not None
+    words = shlex.split(command)
+    assert words[:2] == ["deqrun", "train"]
+    assert deqrun("train", "run=alone", *words[2:]).code == 0
+    alone, one = read_run(workspace / "alone"), read_run(made / "runs" / "fast")
+    assert alone.summary.config_hash == one.summary.config_hash
+    assert [row.loss for row in alone.epochs] == [row.loss for row in one.epochs]
+
+
+def test_runs_that_are_complete_are_not_trained_again(made: Path, deqrun: Deqrun, counting: Counting) -> None:
+    """As if it had been killed while it was being answered, and the second run while it was being reported."""
+    for file in ("status.json", "answer.json", "report.html", "runs/fast/report.html"):
+        (made / file).unlink()
+    checkpoints = [made / "runs" / label / "checkpoints" / "last.pt" for label in ("slow", "fast")]
+    before = [path.stat().st_mtime_ns for path in checkpoints]
+    assert deqrun("train", "study=tiny", "run=here", "seed=3", "resume=true").code == 0
+    assert [path.stat().st_mtime_ns for path in checkpoints] == before
+    assert answered(made)["numbers"] == {"count": 4}
+    assert (made / "runs" / "fast" / "report.html").is_file()
+
+
+def test_what_is_complete_says_so(made: Path, deqrun: Deqrun, counting: Counting) -> None:
+    outcome = deqrun("train", "run=here", "resume=true")
+    assert outcome.code == 0
+    assert "here is complete" in outcome.out
+    assert len(counting.contexts) == 1
+
+
+def test_a_compared_study_is_its_runs(made: Path, deqrun: Deqrun, workspace: Path) -> None:
+    from deqrun.cli import main
+
+    assert main(["compare", "here", "--output", "compared"]) == 0
+    assert "slow" in (workspace / "compared" / "compare.md").read_text(encoding="utf-8")
+
+
+def test_a_study_goes_on_as_it_began(made: Path, refused: Callable[..., str]) -> None:
+    assert "already holds a study" in refused("train", "study=tiny", "run=here")
+    assert "the settings of its run fast" in refused("train", "study=tiny", "run=here", "resume=true", "seed=4")
+    assert "ask={'times': 3}" in refused("train", "study=tiny", "run=here", "resume=true", "ask.times=3", "seed=3")
+    assert "can't be compared" in refused("train", "run=here", "resume=true", "train.epochs=2")
+
+
+def test_an_interruption_while_answering_is_told_with_the_studys_command(deqrun: Deqrun, counting: Counting) -> None:
+    counting.fails = KeyboardInterrupt()
+    outcome = deqrun("train", "study=tiny", "run=here")
+    assert outcome.code == 130
+    assert outcome.err.endswith("Go on with: deqrun train run=here resume=true.\n") or "run=" in outcome.err
+    counting.fails = None
+    assert deqrun("train", "run=here", "resume=true").code == 0
+    assert answered(Path("here"))["numbers"] == {"count": 4}
+
+
+def test_a_trained_run_can_be_asked(made: Path, deqrun: Deqrun, counting: Counting, workspace: Path) -> None:
+    outcome = deqrun("sweep", "study=tiny", "run=here/runs/slow", "ask.times=5")
+    assert (outcome.code, outcome.err) == (0, "")
+    (folder,) = (workspace / "outputs" / "sweep").glob("*/*-tiny")
+    assert answered(folder)["numbers"] == {"count": 5}
+    (run,) = counting.contexts[-1].runs
+    assert run.folder == (workspace / "here" / "runs" / "slow")
+    deq, _ = run.model()
+    assert deq.cell.state_shape == (16,)
+    assert not deq.training
+
+
+def test_seeds_are_runs_of_their_own(deqrun: Deqrun, counting: Counting) -> None:
+    assert deqrun("train", "study=tiny", "run=here", "seeds=2", "seed=5", "variants.slow=null").code == 0
+    (context,) = counting.contexts
+    assert [(run.label, run.kind, run.settings.seed) for run in context.runs] == [
+        ("fast-5", "fast", 5),
+        ("fast-6", "fast", 6),
+    ]
+
+
+def test_what_was_measured_is_kept(deqrun: Deqrun, counting: Counting, made: Path) -> None:
+    (context,) = counting.contexts
+    assert context.once("part", lambda: {"a": (1, 2)}) == {"a": [1, 2]}
+    assert context.once("part", lambda: {"a": "measured again"}) == {"a": [1, 2]}
+
+
+def test_an_error_of_a_run_says_which_and_how_to_go_on(
+    deqrun: Deqrun, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> None:
+        raise UserError("The loss is not finite.")
+
+    monkeypatch.setattr("deqrun.studies.answering.make.run_train", fails)
+    outcome = deqrun("train", "study=tiny", "run=here")
+    assert outcome.code == 2
+    assert "run slow of study=tiny: The loss is not finite. Go on with:" in outcome.err
