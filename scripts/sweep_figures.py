@@ -26,7 +26,7 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.halting import halting_rows
 from deqrun.experiment.sweep import cells, trace
 from deqrun.models import DEQ
-from deqrun.report.records import Trajectory, TrajectoryKey
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver
 
 BUDGETS = list(range(1, 65))

@@ -23,7 +23,8 @@ from scipy.stats import t as student
 
 from deqrun.datasets.copy_memory import CopyMemory
 from deqrun.report import read_run
-from deqrun.report.records import RunRecord, SweepCell
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import SweepCell
 
 FRESH = ("tracker=none", "threads=1")
 

@@ -17,7 +17,8 @@ from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
 from deqrun.report.bootstrap import accuracy_interval
-from deqrun.report.records import BreadthRow, TrajectoryKey
+from deqrun.report.sweep_rows import BreadthRow
+from deqrun.report.trajectory import TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
 
 __all__ = ["Starts", "breadth_rows", "solve_starts"]

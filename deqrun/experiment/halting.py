@@ -18,7 +18,8 @@ from deqrun.analysis.halting import (
     thresholds,
 )
 from deqrun.report.bootstrap import mean_interval, share_interval
-from deqrun.report.records import HaltingRow, Trajectory, TrajectoryKey
+from deqrun.report.sweep_rows import HaltingRow
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 __all__ = ["halting_rows"]
 

@@ -14,16 +14,9 @@ import numpy as np
 
 from deqrun.experiment.sweep_parts import trajectory_arrays
 from deqrun.report.files import write_whole
-from deqrun.report.records import (
-    BreadthRow,
-    Epoch,
-    HaltingRow,
-    RunStatus,
-    Summary,
-    SweepCell,
-    Trajectory,
-    TrajectoryKey,
-)
+from deqrun.report.records import Epoch, RunStatus, Summary
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 
 class RunFolder:

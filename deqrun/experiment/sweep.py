@@ -19,7 +19,8 @@ from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
 from deqrun.report.bootstrap import accuracy_interval
-from deqrun.report.records import SIGNALS, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
 from deqrun.solvers.precision import warn_if_unreachable
 

@@ -20,7 +20,8 @@ from deqrun.experiment.sweep import cells, trace
 from deqrun.experiment.sweep_parts import SweepParts
 from deqrun.experiment.sweep_starts import StartKind, SweepStart
 from deqrun.models import DEQ
-from deqrun.report.records import SIGNALS, BreadthRow, HaltingRow, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Solution
 

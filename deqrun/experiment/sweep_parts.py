@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.report.files import write_whole
-from deqrun.report.records import BreadthRow, Trajectory, TrajectoryKey
 from deqrun.report.run_folder import read_rows, read_trajectories
+from deqrun.report.sweep_rows import BreadthRow
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 __all__ = ["SweepParts", "fingerprint_of", "trajectory_arrays"]
 

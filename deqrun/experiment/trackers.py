@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from deqrun.report.records import Epoch, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import Epoch, Summary
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import TrackerSettings
 
 

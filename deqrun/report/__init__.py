@@ -5,8 +5,10 @@ Everything here is a view of the files in a run folder; nothing is measured, and
 
 from deqrun.report.findings import Finding, findings
 from deqrun.report.page import write_comparison, write_report
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory
+from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
 from deqrun.report.run_folder import read_run
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory
 
 __all__ = [
     "Epoch",

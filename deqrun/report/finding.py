@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deqrun.report import numbers
 from deqrun.report.bootstrap import MeanInterval
-from deqrun.report.records import SweepCell
+from deqrun.report.sweep_rows import SweepCell
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ import numpy as np
 from deqrun.report import numbers
 from deqrun.report.bootstrap import MeanInterval, mean_interval
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-from deqrun.report.records import RunRecord, SweepCell, Trajectory
+from deqrun.report.records import RunRecord
 from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory
 
 SHARED_TOLERANCE = 0.9
 """Two solvers are compared at a tolerance that at least this share of the samples reaches with both."""

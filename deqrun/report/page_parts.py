@@ -7,7 +7,8 @@ from typing import Any
 
 from deqrun.report import numbers
 from deqrun.report.findings import Finding
-from deqrun.report.records import RunRecord, SweepCell
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.tables import interval_text, training_cost
 
 

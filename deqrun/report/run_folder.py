@@ -11,18 +11,9 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.report.records import (
-    SIGNALS,
-    BreadthRow,
-    Epoch,
-    HaltingRow,
-    RunRecord,
-    RunStatus,
-    Summary,
-    SweepCell,
-    Trajectory,
-    TrajectoryKey,
-)
+from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.yaml_text import read_yaml
 
 Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)

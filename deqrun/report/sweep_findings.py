@@ -8,7 +8,9 @@ import numpy as np
 from deqrun.report import numbers
 from deqrun.report.bootstrap import MeanInterval, mean_interval
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-from deqrun.report.records import BreadthRow, HaltingRow, RunRecord, TrajectoryKey
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow
+from deqrun.report.trajectory import TrajectoryKey
 
 RULES = {
     "residual": "on the residual",

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from deqrun.report import numbers
 from deqrun.report.charts.data import labels
-from deqrun.report.records import RunRecord, SweepCell
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import SweepCell
 
 if TYPE_CHECKING:  # the description is made beside the models, which need torch; this package doesn't
     from deqrun.models import CellDescription, PeerDescription

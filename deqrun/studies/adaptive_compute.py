@@ -23,7 +23,8 @@ from deqrun.report.answer import Answer, AnswerTable, plain
 from deqrun.report.bootstrap import MeanInterval
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.page_parts import Column
-from deqrun.report.records import HaltingRow, TrajectoryKey
+from deqrun.report.sweep_rows import HaltingRow
+from deqrun.report.trajectory import TrajectoryKey
 from deqrun.solvers import Budget
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question

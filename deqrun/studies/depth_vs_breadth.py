@@ -15,7 +15,7 @@ from deqrun.report import numbers
 from deqrun.report.answer import Answer, AnswerTable
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
-from deqrun.report.records import BreadthRow
+from deqrun.report.sweep_rows import BreadthRow
 from deqrun.settings import UserError
 from deqrun.studies.answering.context import Context
 from deqrun.studies.answering.question import Question

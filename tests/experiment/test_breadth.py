@@ -19,7 +19,7 @@ from deqrun.experiment.sweep import trace
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ
-from deqrun.report.records import TrajectoryKey
+from deqrun.report.trajectory import TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Picard, Solution, solve
 from tests.experiment.position_cell import PositionCell

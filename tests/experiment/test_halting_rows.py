@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from deqrun.experiment.halting import halting_rows
-from deqrun.report.records import Trajectory, TrajectoryKey
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 
 def trajectory(kl: list[list[float]], correct: list[list[int]]) -> Trajectory:

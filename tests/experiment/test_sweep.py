@@ -14,7 +14,8 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep import cells, trace
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, ConvCell, MLPCell
-from deqrun.report.records import SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.solvers import Anderson, Budget, Picard, Solver
 
 ITERATIONS, TOLERANCES = [0, 1, 2, 3, 5, 8, 13], [1e-1, 1e-2, 1e-3]

@@ -17,7 +17,7 @@ from deqrun.experiment.launch import run_sweep
 from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep_grid import Sweep, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
-from deqrun.report.records import Trajectory, TrajectoryKey
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Interrupted, Settings, UserError
 from deqrun.solvers import Budget, Picard, solve
 

@@ -22,7 +22,7 @@ from deqrun.experiment.sweep import cells, trace
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, Cell, ConvCell, MonotoneCell
-from deqrun.report.records import Trajectory, TrajectoryKey
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.solvers import (
     Anderson,
     Broyden,

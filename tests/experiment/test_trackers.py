@@ -15,7 +15,9 @@ import pytest
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.trackers import NoTracker, SafeTracker, accuracy_rows, make_tracker, residual_rows
 from deqrun.report import read_run
-from deqrun.report.records import Epoch, RunRecord, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import Epoch, RunRecord
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 
 SettingsOf = Callable[..., Settings]

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
 from deqrun.report.run_folder import read_run
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from tests.report.synthetic_run import write_synthetic_run
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from deqrun.report.findings import Finding, accuracy_change, enough_cell, findings
-from deqrun.report.records import RunRecord, Summary, SweepCell, Trajectory, TrajectoryKey
+from deqrun.report.records import RunRecord, Summary
+from deqrun.report.sweep_rows import SweepCell
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from deqrun.report.records import RunRecord, Trajectory
+from deqrun.report.records import RunRecord
+from deqrun.report.trajectory import Trajectory
 from tests.report.synthetic_run import ITERATIONS
 
 INF, NAN = np.inf, np.nan

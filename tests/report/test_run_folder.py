@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deqrun.report.records import RunRecord, TrajectoryKey
+from deqrun.report.records import RunRecord
 from deqrun.report.run_folder import read_run
+from deqrun.report.trajectory import TrajectoryKey
 from tests.report.synthetic_run import ITERATIONS, TOLERANCES
 
 

@@ -11,7 +11,9 @@ import pytest
 from deqrun.report.charts import accuracy_by_difficulty, accuracy_by_halting, breadth_figures, specification
 from deqrun.report.findings import findings
 from deqrun.report.page_parts import sweep_columns
-from deqrun.report.records import BreadthRow, HaltingRow, RunRecord, SweepCell, TrajectoryKey
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.report.trajectory import TrajectoryKey
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:

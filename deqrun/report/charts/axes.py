@@ -9,7 +9,7 @@ import altair as alt
 
 from deqrun.report.charts.data import BudgetPoint, FrontierPoint
 from deqrun.report.charts.style import NEAR
-from deqrun.report.records import HaltingRow
+from deqrun.report.sweep_rows import HaltingRow
 
 ROOM = 1.25
 """Factor left free beyond the smallest and the largest value."""

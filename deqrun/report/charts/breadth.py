@@ -7,7 +7,8 @@ import altair as alt
 
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, Figure, data
-from deqrun.report.records import BreadthRow, RunRecord
+from deqrun.report.records import RunRecord
+from deqrun.report.sweep_rows import BreadthRow
 
 AGGREGATIONS = {
     "mean": "the mean of their read-outs",

@@ -20,7 +20,8 @@ from deqrun.report.charts.data import (
     residual_points,
     training_points,
 )
-from deqrun.report.records import RunRecord, Summary, Trajectory, TrajectoryKey
+from deqrun.report.records import RunRecord, Summary
+from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 
 def known_after(trajectory: Trajectory, column: int, spent: int) -> float:

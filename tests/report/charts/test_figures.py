@@ -19,7 +19,8 @@ from deqrun.report.charts import (
     training_overview,
 )
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.records import RunRecord, TrajectoryKey
+from deqrun.report.records import RunRecord
+from deqrun.report.trajectory import TrajectoryKey
 
 
 def rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
