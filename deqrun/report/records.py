@@ -1,7 +1,7 @@
 """What a run folder holds, as typed values: epochs, the summary, and the run that has them.
 
-Residuals are relative unless the run's budget says otherwise; accuracies and
-shares are fractions in [0, 1]; times are seconds.
+Residuals are relative unless the run's budget says otherwise; accuracies and shares are fractions in [0, 1]; times
+are seconds.
 """
 
 import math
