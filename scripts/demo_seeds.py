@@ -15,10 +15,8 @@ import sys
 from pathlib import Path
 
 from deqrun.report import read_run
+from deqrun.report.bootstrap import student_interval
 from deqrun.report.records import RunRecord
-
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""97.5 % quantiles of Student's t by number of runs (degrees of freedom: one less)."""
 
 
 def main() -> None:
@@ -32,10 +30,8 @@ def main() -> None:
     accuracies = [100 * (record.summary.test_accuracy or 0) for record in records]
     n, mean = len(accuracies), statistics.mean(accuracies)
     if n > 1:
-        half = T_975[n] * statistics.stdev(accuracies) / n**0.5
-        print(
-            f"test accuracy over {n} seeds: mean {mean:.2f} %, 95 % interval {mean - half:.2f} to {mean + half:.2f} %"
-        )
+        found = student_interval(accuracies)
+        print(f"test accuracy over {n} seeds: mean {mean:.2f} %, 95 % interval {found.low:.2f} to {found.high:.2f} %")
 
 
 def trained(seed: int, folder: Path, overrides: list[str]) -> RunRecord:

@@ -60,7 +60,8 @@ Examples
   deqrun train -m solver=picard,anderson seed=0,1,2
   deqrun train run=outputs/train/mine model=mlp seed=3
 {flags}
-Overriding, multirun and resuming are explained in docs/cli.md.
+Overriding, multirun and resuming are explained in docs/cli.md; studies, which
+train several runs and end in an answer, in docs/studies.md.
 """
 
 SWEEP = """\

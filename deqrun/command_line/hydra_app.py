@@ -190,7 +190,7 @@ def _made_study(command: str, cfg: DictConfig) -> bool:
     require_free_for_study(folder, cfg.resume is True)
     from deqrun.studies.answering.make import make_study
 
-    make_study(study, folder, _command(command))
+    make_study(study, folder, _command(command, () if command == "sweep" else ("run=", "resume=")))
     return True
 
 
@@ -222,9 +222,10 @@ def _settings_and_folder(command: str, cfg: DictConfig) -> tuple[Settings, Path]
     return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)
 
 
-def _command(command: str) -> str:
-    """The command line that repeats this job."""
-    return shlex.join(["deqrun", command, *HydraConfig.get().overrides.task, *_added_folders()])
+def _command(command: str, but: tuple[str, ...] = ()) -> str:
+    """The command line that repeats this job; `but` for overrides that begin so."""
+    words = [word for word in HydraConfig.get().overrides.task if not but or not word.startswith(but)]
+    return shlex.join(["deqrun", command, *words, *_added_folders()])
 
 
 def _added_folders() -> list[str]:

@@ -120,8 +120,8 @@ def _picks(found: Sequence[Grid]) -> str:
             others = [f"{name} {numbers.percent(r.accuracy)}" for name, r in widest.items() if name != "residual"]
             parts.append(
                 f"{numbers.percent(row.accuracy)} on {one.label}, where the mean single start has "
-                f"{numbers.percent(row.starts_mean)}, some start is right for {numbers.percent(row.some_right)}, and "
-                f"{enumeration(others)}"
+                f"{numbers.percent(row.starts_mean)} and some start is right for {numbers.percent(row.some_right)} "
+                f"(other ways of putting together: {enumeration(others)})"
             )
     return (
         f"Of the most starts after the most iterations the lowest residual picks an answer that is right for "

@@ -179,8 +179,8 @@ def _dtypes(found: Sequence[Ends]) -> str:
             worst = max(settled, key=lambda one: one.reachable)
             best = min(settled, key=lambda one: one.reached.mean)
             parts.append(
-                f"{dtype} a residual of {significant(best.reached.mean, 2)} in the median sample at best, and in the "
-                f"least exact of those solves {significant(worst.reachable, 2)} for 95 % of the samples"
+                f"{dtype} reaches a residual of {significant(best.reached.mean, 2)} in the median sample at best, and "
+                f"in the least exact of these solves {significant(worst.reachable, 2)} for 95 % of the samples"
             )
     if not parts:
         return "No solve brings 95 % of its samples to rest, so that no tolerance can be asked of them."

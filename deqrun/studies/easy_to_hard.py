@@ -29,6 +29,9 @@ from deqrun.studies.answering.wording import enumeration, number, share, signifi
 
 RESAMPLES = 2000
 
+NEARLY = 0.1
+"""An exponent so near to 1 is told as nearly proportional."""
+
 
 @dataclass(frozen=True, eq=False)
 class Length:
@@ -159,13 +162,9 @@ def _growth(found: Sequence[Length]) -> str:
     b = exponent(found)
     if not np.isfinite(b.mean):
         return "Too few lengths are solved to say how evaluations grow with length."
-    word = (
-        "in proportion to the length"
-        if b.low <= 1 <= b.high
-        else "slower than the length"
-        if b.mean < 1
-        else "faster than the length"
-    )
+    other = "slower than the length" if b.mean < 1 else "faster than the length"
+    near = "nearly in proportion to the length" if abs(b.mean - 1) <= NEARLY else other
+    word = "in proportion to the length" if b.low <= 1 <= b.high else near
     ends = [one for one in (found[0], found[-1]) if np.isfinite(np.median(one.settled))]
     medians = [f"{significant(float(np.median(one.settled)))} for {one.length} bits" for one in ends]
     return (

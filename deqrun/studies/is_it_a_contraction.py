@@ -163,7 +163,7 @@ def _radius_holds(every: Spectra) -> str:
     """Whether ρ < 1 does better as a reason."""
     right, norm_right = every.agreement, accuracy_interval((every.norm < 1) == every.converged)
     if right.mean > 0.9:
-        return f"ρ < 1 is the reason, and says rightly for {share(right)} whether they arrive"
+        return f"what holds there is ρ < 1, which says rightly for {share(right)} whether they arrive"
     better = "better than" if right.mean > norm_right.mean else "no better than"
     return (
         f"ρ < 1 says rightly for {share(right)} whether they arrive, {better} ‖J‖ < 1 with "

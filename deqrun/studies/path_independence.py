@@ -150,6 +150,8 @@ def _recipes(nets: Sequence[Net], length: int) -> str:
     """The best and the worst recipe, with Student's interval over their seeds."""
     kinds = list(dict.fromkeys(net.kind for net in nets))
     found = {kind: student_interval([net.harder for net in nets if net.kind == kind]) for kind in kinds}
+    if len({found[kind].mean for kind in kinds}) == 1:
+        return f"All {len(kinds)} recipes get the same share of {length} bits right."
     best, worst = max(kinds, key=lambda kind: found[kind].mean), min(kinds, key=lambda kind: found[kind].mean)
     aligned = {kind: float(np.mean([net.aligned for net in nets if net.kind == kind])) for kind in kinds}
     return (

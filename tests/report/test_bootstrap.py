@@ -1,10 +1,19 @@
 """Intervals against the exact distribution and against published values."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from deqrun.report.bootstrap import accuracy_interval, mean_interval
+from deqrun.report.bootstrap import (
+    MeanInterval,
+    accuracy_interval,
+    mean_interval,
+    median_interval,
+    student_interval,
+    student_quantile,
+)
 
 
 @pytest.mark.parametrize(("right", "n"), [(18, 25), (97, 100), (12, 40)])
@@ -42,3 +51,30 @@ def test_accuracy_interval_is_wilsons(right: int, n: int, low: float, high: floa
 def test_nothing_has_no_mean() -> None:
     with pytest.raises(ValueError, match="at least one"):
         mean_interval([])
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30])
+def test_students_quantile_is_that_of_scipy(freedom: int) -> None:
+    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-10)
+
+
+def test_students_interval_of_three_seeds() -> None:
+    found = student_interval([1.0, 2.0, 3.0])
+    assert (found.mean, found.high - found.mean) == (2.0, pytest.approx(4.302652730 / 3**0.5))
+    assert student_interval([5.0]) == MeanInterval(5.0, -math.inf, math.inf, 1)
+
+
+def test_a_medians_interval_has_the_ranks_of_the_binomial() -> None:
+    """Of ten values P(Binomial(10, 1/2) <= 1) = 11/1024 <= 2.5 % < 56/1024: the second and the ninth."""
+    assert median_interval(range(10, 0, -1)) == MeanInterval(5.5, 2.0, 9.0, 10)
+    assert median_interval([1.0, math.inf, math.inf]) == MeanInterval(math.inf, -math.inf, math.inf, 3)
+    assert median_interval([3.0] * 7 + [math.inf]) == MeanInterval(3.0, 3.0, math.inf, 8)
+    with pytest.raises(ValueError, match="NaN"):
+        median_interval([math.nan])
+
+
+def test_a_medians_interval_covers_it_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(0).exponential(size=(2000, 25))
+    found = [median_interval(row) for row in draw]
+    covered = np.mean([one.low <= math.log(2) <= one.high for one in found])
+    assert 0.95 <= covered <= 0.985

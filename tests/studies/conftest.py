@@ -54,13 +54,19 @@ class Counting:
         )
 
 
+def put_in_place(counting: Counting, patch: pytest.MonkeyPatch) -> None:
+    """The question `counting`, as if it were a module of deqrun.studies."""
+    module = ModuleType("deqrun.studies.counting")
+    module.QUESTION = Question("How many runs?", counting.answer, of_any_run=True)  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, "deqrun.studies.counting", module)
+    patch.setattr("deqrun.studies.answering.question.questions", lambda: ["counting", "demanding"])
+
+
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
     """A question beside the real ones."""
-    made, module = Counting(), ModuleType("deqrun.studies.counting")
-    module.QUESTION = Question("How many runs?", made.answer, of_any_run=True)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "deqrun.studies.counting", module)
-    monkeypatch.setattr("deqrun.studies.answering.question.questions", lambda: ["counting", "demanding"])
+    made = Counting()
+    put_in_place(made, monkeypatch)
     return made
 
 
@@ -69,6 +75,19 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the study `tiny`, made once with seed 3, in `here`; tests work on copies of it."""
+    root = tmp_path_factory.mktemp("finished")
+    (root / "mine" / "study").mkdir(parents=True)
+    (root / "mine" / "study" / "tiny.yaml").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        put_in_place(Counting(), patch)
+        patch.chdir(root)
+        assert main(["train", "--config-dir", str(root / "mine"), "study=tiny", "run=here", "seed=3"]) == 0
+    return root / "here"
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from typing import Any
 
 import altair as alt
 
-from deqrun.report.charts.axes import LogAxis
+from deqrun.report.charts.axes import ROOM, LogAxis
 from deqrun.report.charts.keys import SHORT_LABEL
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, WIDTH, AnyChart, Figure, data, run_colours
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (1, 3), (6, 2, 2, 2), (12, 3))
+FEW_PLACES = 12
+"""Up to so many whole numbers on a log axis each has its tick."""
 ROW = 24
 """Height of a row of values with their intervals."""
 
@@ -34,6 +36,13 @@ class Axis:
     def encoding(self, field: str, values: Sequence[float], kind: type[Any]) -> Any:
         """alt.X or alt.Y of the field."""
         known = [value for value in values if math.isfinite(value) and (value > 0 or not self.log)]
+        whole = sorted({value for value in known if value == round(value)})
+        if self.log and kind is alt.X and len(whole) == len(set(known)) <= FEW_PLACES and self.domain is None:
+            ends = [whole[0] / ROOM, whole[-1] * ROOM]
+            ticks = alt.Axis(values=whole, format=",d", grid=False)
+            return alt.X(
+                f"{field}:Q", title=self.title, scale=alt.Scale(type="log", domain=ends, nice=False), axis=ticks
+            )
         if self.log:
             axis = LogAxis.around(known) if self.domain is None else LogAxis(*self.domain)
             return kind(f"{field}:Q", title=self.title, scale=axis.scale, axis=axis.axis())
@@ -75,7 +84,7 @@ def curves(
     look = _Look(points, x, y, colours)
     chart = alt.Chart(data(points))
     band = chart.mark_area(opacity=BAND, clip=True).encode(
-        x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(legend=False), detail="series:N"
+        x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(), detail="series:N"
     )
     line = chart.mark_line(strokeWidth=2, clip=True).encode(
         x=look.x, y=look.y, color=look.colour(), strokeDash=look.dash(), order="x:Q"
@@ -149,7 +158,10 @@ def values(
 class _Look:
     """The encodings of a chart's series."""
 
-    def __init__(self, points: Sequence[Point], x: Axis, y: Axis, colours: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, points: Sequence[Point], x: Axis, y: Axis, colours: Mapping[str, str] | None, filled: bool = True
+    ) -> None:
+        self.filled = filled
         self.series = list(dict.fromkeys(point.series for point in points))
         given = run_colours(len(self.series))
         self.colours = [(colours or {}).get(name, colour) for name, colour in zip(self.series, given, strict=True)]
@@ -164,15 +176,15 @@ class _Look:
 
     def _legend(self) -> Any:
         columns = 2 if self.series and max(map(len, self.series)) > SHORT_LABEL else 4
-        return (
-            alt.Legend(title=None, columns=columns, symbolOpacity=1, symbolDash=[1, 0])
-            if len(self.series) > 1
-            else None
-        )
+        if len(self.series) == 1:
+            return None
+        # Without their outlines, which would take on the dashes of the lines.
+        outline: Any = 0 if self.filled else alt.Undefined
+        return alt.Legend(title=None, columns=columns, symbolOpacity=1, symbolStrokeWidth=outline)
 
-    def colour(self, legend: bool = True) -> alt.Color:
+    def colour(self) -> alt.Color:
         scale = alt.Scale(domain=self.series, range=self.colours)
-        return alt.Color("series:N", scale=scale, sort=self.series, legend=self._legend() if legend else None)
+        return alt.Color("series:N", scale=scale, sort=self.series, legend=self._legend())
 
     def shape(self) -> alt.Shape:
         shapes = [SHAPES[i % len(SHAPES)] for i in range(len(self.series))]

@@ -67,5 +67,7 @@ def all_some_none(fraction: float) -> str:
 
 
 def enumeration(parts: Sequence[str]) -> str:
-    """'a, b and c'."""
+    """'a, b and c'; 'none' of nothing."""
+    if not parts:
+        return "none"
     return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
