@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deqrun.analysis.fates import Fate
-from deqrun.report.records import BreadthRow, HaltingRow
+from deqrun.report.sweep_rows import BreadthRow, HaltingRow
 from deqrun.studies import (
     adaptive_compute,
     depth_vs_breadth,
