@@ -213,7 +213,7 @@ class Settings(_Section):
     sweep: SweepSettings
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
-    peer: PeerSettings
+    peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:

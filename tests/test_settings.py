@@ -259,3 +259,11 @@ def test_an_own_solver_is_swept_with_its_own_parameters(sources: ConfigSources) 
     assert settings.sweep.solvers == ("anderson", "picard")
     assert settings.sweep_solvers["anderson"] == settings.solver
     assert OmegaConf.is_config(cfg)
+
+
+def test_a_run_of_before_there_were_peers_is_a_deq(default: Settings, tmp_path: Path) -> None:
+    """A config.yaml that was written without the section `peer` is still read, as what it was."""
+    sections = default.sections()
+    del sections["peer"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    assert Settings.from_yaml(tmp_path / "config.yaml") == default
