@@ -23,8 +23,14 @@ def deqrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "deqrun", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=_heeds_interrupts,
+    )  # fmt: skip
+
+
+def _heeds_interrupts() -> None:
+    """A suite that runs in a shell's background has SIGINT ignored, and its children would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:

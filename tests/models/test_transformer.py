@@ -371,7 +371,7 @@ def test_without_biases_permuted_symbols_without_distances_are_permuted_answers(
             {"input_shape": (64,), "output_shape": ()},
             r"input_shape=\[64\] is neither a sequence nor a picture",
         ),
-        ({"output_shape": (6,)}, r"output_shape=\[6\] is not that of the input's positions: allowed are \[7\]"),
+        ({"output_shape": (6,)}, r"output_shape=\[6\] is not what this model answers: allowed are \[7\]"),
     ],
 )
 def test_a_bad_parameter_is_refused_with_what_is_allowed(wrong: dict[str, object], sentence: str) -> None:
