@@ -3,7 +3,7 @@
     python scripts/demo_seeds.py [--seeds 0 1 2] [--output FOLDER] [overrides of deqrun train …]
 
 Runs `deqrun train study=demo seed=S` for each seed, one after the other, then prints a table. The interval over
-seeds is Student's (mean ± t · s/√n): it says how the recipe does; each run's own interval says how its model does.
+seeds is Student's (mean ± t · s/√n), cut to what a share can be: it says how the recipe does; each run's own interval says how its model does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def main() -> None:
     n, mean = len(accuracies), statistics.mean(accuracies)
     if n > 1:
         found = student_interval(accuracies)
-        print(f"test accuracy over {n} seeds: mean {mean:.2f} %, 95 % interval {found.low:.2f} to {found.high:.2f} %")
+        low, high = max(0.0, found.low), min(100.0, found.high)
+        print(f"test accuracy over {n} seeds: mean {mean:.2f} %, 95 % interval {low:.2f} to {high:.2f} %")
 
 
 def trained(seed: int, folder: Path, overrides: list[str]) -> RunRecord:

@@ -19,10 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.stats import t as student
-
 from deqrun.datasets.copy_memory import CopyMemory
 from deqrun.report import read_run
+from deqrun.report.bootstrap import student_interval
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_rows import SweepCell
 
@@ -71,11 +70,10 @@ def _deqrun(*words: str) -> None:
 
 def over_seeds(values: Sequence[float]) -> str:
     """Mean [low, high] in percent of shares in [0, 1], one per seed."""
-    mean = statistics.mean(values)
     if len(values) == 1:
-        return f"{100 * mean:.1f}"
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{100 * mean:.1f} [{100 * max(0.0, mean - half):.1f}, {100 * min(1.0, mean + half):.1f}]"
+        return f"{100 * values[0]:.1f}"
+    found = student_interval(values)
+    return f"{100 * found.mean:.1f} [{100 * max(0.0, found.low):.1f}, {100 * min(1.0, found.high):.1f}]"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
