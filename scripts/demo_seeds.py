@@ -3,7 +3,8 @@
     python scripts/demo_seeds.py [--seeds 0 1 2] [--output FOLDER] [overrides of deqrun train …]
 
 Runs `deqrun train study=demo seed=S` for each seed, one after the other, then prints a table. The interval over
-seeds is Student's (mean ± t · s/√n), cut to what a share can be: it says how the recipe does; each run's own interval says how its model does.
+seeds is Student's (mean ± t · s/√n), cut to what a share can be: it says how the recipe does; each run's own interval
+says how its model does.
 """
 
 from __future__ import annotations
