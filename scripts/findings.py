@@ -65,6 +65,9 @@ def page(folders: list[Path], size: str, beside: Path) -> str:
         picture = Path("images") / "findings" / f"{answer['study']}.png"
         write_whole(beside / picture, (folder / "figures" / f"{first['name']}.png").read_bytes())
         parts.append(section(answer, first, picture))
+    made = {json.loads((folder / "answer.json").read_text(encoding="utf-8"))["study"] for folder in folders}
+    if missing := [name for name in questions() if name not in made]:
+        parts.append(f"## Not made yet\n\n{', '.join(f'`{name}`' for name in missing)}.\n")
     return "\n".join(parts)
 
 
