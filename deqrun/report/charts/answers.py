@@ -101,7 +101,7 @@ def cloud(
     colours: Mapping[str, str] | None = None, diagonal: bool = False,
 ) -> Figure:  # fmt: skip
     """One mark for each point, its series told by colour and shape; `diagonal` draws y = x."""
-    look = _Look(points, x, y, colours)
+    look = _Look(points, x, y, colours, filled=False)
     dots = alt.Chart(data(points)).mark_point(size=36, opacity=0.65, clip=True, strokeWidth=1.4).encode(
         x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip
     )  # fmt: skip

@@ -55,3 +55,12 @@ def test_a_series_keeps_the_colour_it_is_given() -> None:
 )
 def test_each_is_drawn(figure: Figure) -> None:
     assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_clouds_legend_shows_its_open_marks() -> None:
+    """Points without a fill are their outlines: a legend that leaves outlines out would show nothing beside the names."""
+    spec = specification(cloud("d", "t", "", POINTS, Axis("x"), Axis("y")).chart)
+    dots = spec["layer"][-1]
+    assert not dots["mark"].get("filled", False)
+    for channel in ("color", "shape"):
+        assert dots["encoding"][channel]["legend"].get("symbolStrokeWidth", 1) > 0
