@@ -58,7 +58,7 @@ def test_each_is_drawn(figure: Figure) -> None:
 
 
 def test_a_clouds_legend_shows_its_open_marks() -> None:
-    """Points without a fill are their outlines: a legend that leaves outlines out would show nothing beside the names."""
+    """Points without a fill are their outlines: a legend that leaves outlines out shows nothing beside the names."""
     spec = specification(cloud("d", "t", "", POINTS, Axis("x"), Axis("y")).chart)
     dots = spec["layer"][-1]
     assert not dots["mark"].get("filled", False)
