@@ -66,12 +66,13 @@ def _accuracy_layers(keys: Keys, points: list[BudgetPoint], x: alt.X, axis: dict
     y = alt.Y("accuracy:Q", **axis)
     line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, opacity=keys.picked(), **keys.line())
     dots = base.mark_point(filled=True, size=55, clip=True).encode(
-        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *_tooltip()], **keys.point()
+        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *cell_tooltip()], **keys.point()
     )
     return [*([band] if keys.banded else []), line, dots.add_params(keys.pick)]
 
 
-def _tooltip() -> list[alt.Tooltip]:
+def cell_tooltip() -> list[alt.Tooltip]:
+    """What a point that is a cell of the sweep tells of itself."""
     return [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
         alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 
 from deqrun.report import numbers
+from deqrun.report.charts.budget import cell_tooltip
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
 from deqrun.report.records import RunRecord
@@ -37,7 +38,7 @@ def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") ->
         y=alt.Y("accuracy:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False),
                 axis=alt.Axis(format=".3~p", tickCount=6)),
         color=colour,
-        tooltip=_tooltip(),
+        tooltip=[alt.Tooltip("of:O", title="difficulty"), *cell_tooltip()],
     )  # fmt: skip
     caption = (
         f"{scope(records, cells, split)}; {record.main_solver}, tolerance {numbers.tolerance(record.smallest_tol())}. "
@@ -49,16 +50,3 @@ def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") ->
 
 def _name(difficulty: int | None) -> str:
     return "as trained" if difficulty is None else f"{difficulty:,}"
-
-
-def _tooltip() -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("of:O", title="difficulty"),
-        alt.Tooltip("max_iter:Q", title="budget", format=","),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
-        alt.Tooltip("nfe_mean:Q", title="mean evaluations", format=".1f"),
-        alt.Tooltip("converged:Q", title="converged", format=".1%"),
-        alt.Tooltip("n:Q", title="samples", format=","),
-    ]
