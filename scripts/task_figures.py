@@ -175,6 +175,8 @@ def copy_memory(runs: Runs) -> None:
         for seed, record in zip(runs.seeds, trained, strict=True)
     ]  # fmt: skip
     table(["", "validation loss, nats", "over the memoryless", "whole sequences right on test, %"], rows)
+    by_seed = {f"seed {seed}": [record] for seed, record in zip(runs.seeds, trained, strict=True)}
+    by_budget(by_seed, [1, 2, 3, 4, 6, 8, 16, 64])
     training_times(trained)
 
 
