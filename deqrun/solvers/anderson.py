@@ -67,27 +67,28 @@ class Anderson(Solver):
         if self.reject is not None:
             g, fz = state.reject(g, fz, self.reject)
         state.push(g, fz)
-        if state.pushed == 1:
+        if not state.count:
             return fz if self.mixing == 1 else torch.sub(fz, g, alpha=1 - self.mixing)
-        weights = self._weights(state, point.residual)
-        z = state.f.combination(weights)
-        return z if self.mixing == 1 else z.sub_(state.g.combination(weights), alpha=1 - self.mixing)
+        state.least_squares()
+        self._guard(state, point.residual)
+        weights = state.weights if state.f.padded else state.weights[:, : state.count]
+        z = state.f.combination(weights, onto=fz)
+        if self.mixing != 1:
+            z.sub_(state.g.combination(weights, onto=g), alpha=1 - self.mixing)
+        return z
 
-    def _weights(self, state: AndersonState, residual: Tensor) -> Tensor:
-        """Of the slots in z_{k+1}, (rows, slots): 1 of f(z_k), −γ_j of Δf_j; γ is 0 where a row takes a plain step."""
-        gamma = state.least_squares()
-        usable = None if state.on_host and math.isfinite(float(gamma.sum())) else gamma.isfinite().all(1)
-        for further in (self._capped(gamma), self._begun(state, residual)):
+    def _guard(self, state: AndersonState, residual: Tensor) -> None:
+        """A plain step, all γ 0, in rows whose γ are not finite, are beyond the cap, or have not begun."""
+        weights = state.weights
+        usable = None if state.on_host and math.isfinite(float(weights.sum())) else weights.isfinite().all(1)
+        for further in (self._capped(weights), self._begun(state, residual)):
             if further is not None:
                 usable = further if usable is None else usable & further
         if usable is not None:
-            gamma = torch.where(usable[:, None], gamma, 0.0)
-        weights = gamma.to(residual.dtype).neg_()
-        weights[:, state.now] = 1
-        return weights
+            weights.masked_fill_(~usable[:, None], 0.0)
 
-    def _capped(self, gamma: Tensor) -> Tensor | None:
-        return None if self.cap is None else gamma.abs().sum(1) <= self.cap
+    def _capped(self, weights: Tensor) -> Tensor | None:
+        return None if self.cap is None else weights.abs().sum(1) <= self.cap
 
     def _begun(self, state: AndersonState, residual: Tensor) -> Tensor | None:
         if self.start is None:
@@ -97,51 +98,57 @@ class Anderson(Solver):
 
 
 class AndersonState(SolverState):
-    """Two rings of memory + 1 slots. Slot k % (memory + 1) takes in g_k and f(z_k); a step later, in their place,
-    Δg_k and Δf_k. So nothing is copied, and one combination of the ring of f is the next iterate.
+    """Two rings of `memory` slots: slot k % memory holds Δg_k, and Δf_k. That of g has two slots more behind it, in
+    which the g_k come in by turns. So no g is copied, and its slot and that of the newest Δg are read by one product.
 
     The products Δg_j · g_k are taken anew in each step. They could be had without, from Δg_j · g_{k−1} + Δg_j · Δg_k,
     but to the rounding of the larger g only. Where differences are nearly dependent the digits lost are the ones that
     count: small nonlinear problems took several times the steps.
 
-    g, f   the rings
-    unit   (rows, slots, slots) float64; Gram matrix of the Δg scaled to unit length, its diagonal 1 + ridge; of the
-           identity in the slot of g_k
-    scale  (rows, slots) float64; 1/‖Δg_j‖, 0 in the slot of g_k
-    fresh  (rows,) how many of the latest differences a row may use; None while all rows may use all
-    pushed how many g_k have come in
+    g, f     the rings
+    last_f   (rows, D); f(z_k), in the memory that the loop has it in
+    gram     (rows, memory, memory) float64; Δg_i · Δg_j
+    right    (rows, count); Δg_j · g_k
+    weights  (rows, slots of f); −γ_j
+    fresh    (rows,) how many of the latest differences a row may use; None while all rows may use all
+    pushed   how many g_k have come in
     """
 
     def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
         rows = len(z)
         self.memory, self.ridge, self.on_host = memory, ridge, z.device.type == "cpu"
         self.tiny = torch.finfo(z.dtype).tiny
-        self.g, self.f = (History(memory + 1 if memory else 0, z) for _ in range(2))
-        self.unit = torch.eye(memory + 1, dtype=torch.float64, device=z.device).repeat(rows, 1, 1)
-        self.scale = torch.zeros(rows, memory + 1, dtype=torch.float64, device=z.device)
+        self.g, self.f = History(memory + 2 if memory else 0, z), History(memory, z)
+        self.last_f = z
+        self.gram = torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device)
+        self.weights = z.new_zeros(rows, self.f.width)
         self.begun = torch.zeros(rows, dtype=torch.bool, device=z.device)
         self.fresh: Tensor | None = None
         self.pushed = 0
 
     @property
     def count(self) -> int:
-        """Slots that have been filled."""
-        return min(self.pushed, self.memory + 1)
+        """Differences at hand."""
+        return min(self.pushed - 1, self.memory)
 
     @property
-    def now(self) -> int:
-        """The slot of the latest g_k."""
-        return (self.pushed - 1) % (self.memory + 1)
+    def newest(self) -> int:
+        """The slot of the newest difference."""
+        return (self.pushed - 2) % self.memory
+
+    def _slot(self, k: int) -> int:
+        """That of g_k."""
+        return self.memory + k % 2
 
     def room(self) -> Tensor | None:
-        return self.g[self.pushed % (self.memory + 1)] if self.memory else None
+        return self.g[self._slot(self.pushed)] if self.memory else None
 
     def reject(self, g: Tensor, fz: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """(g, f) to go on from: those before, in rows whose residual grew by more than `factor`."""
         if self.fresh is None:
             self.fresh = torch.zeros(len(g), dtype=torch.long, device=g.device)
             return g, fz
-        last_g, last_f = self.g[self.now], self.f[self.now]
+        last_g, last_f = self.g[self._slot(self.pushed - 1)], self.last_f
         before, after = (torch.linalg.vector_norm(v, dim=1) for v in (last_g, g))
         grew = ~(after <= factor * before) & (self.fresh > 0)  # a plain step is not undone: it would come again
         self.fresh = (self.fresh + 1).clamp(max=self.memory).masked_fill(grew, 0)
@@ -150,54 +157,40 @@ class AndersonState(SolverState):
         return torch.where(grew[:, None], last_g, g), torch.where(grew[:, None], last_f, fz)
 
     def push(self, g: Tensor, fz: Tensor) -> None:
-        """Take in g_k and f(z_k); the ones before become differences, with which the least squares grows."""
-        before = self.now
+        """Take in g_k and f(z_k); with those before they make differences, with which the least squares grows."""
+        k, last_f = self.pushed, self.last_f
+        now, self.last_f = self._slot(k), fz
         self.pushed += 1
-        now = self.now
         if g.data_ptr() != self.g[now].data_ptr():
             self.g[now].copy_(g)
-        self.f[now].copy_(fz)
-        if self.pushed == 1:
+        if not k:
             return
-        newest = self.g[before]
-        torch.sub(g, newest, out=newest)
-        torch.sub(fz, self.f[before], out=self.f[before])
-        self._enter(self.g.products(newest, self.count).double(), before, now)
+        newest, count = self.newest, self.count
+        torch.sub(g, self.g[self._slot(k - 1)], out=self.g[newest])
+        torch.sub(fz, last_f, out=self.f[newest])
+        row, self.right = self.g.pair_products(newest, now, count)
+        self.gram[:, newest, :count] = row
+        self.gram[:, :count, newest] = row
 
-    def _enter(self, row: Tensor, before: int, now: int) -> None:
-        """Let the products of the newest Δg with all slots into the Gram matrix."""
+    def least_squares(self) -> None:
+        """−γ into `weights`: by the ridged normal equations, columns of unit length."""
         count = self.count
+        gram = self.gram[:, :count, :count]
         # The square of a length underflows before the length does: such a difference is as good as none.
-        scale = row[:, before].clamp(min=self.tiny).rsqrt_()
-        self.scale[:, before] = scale
-        if self.pushed > count:
-            self.scale[:, now] = 0
-            self.unit[:, now] = 0
-            self.unit[:, :, now] = 0
-            self.unit[:, now, now] = 1
-        entries = (row * scale[:, None]).mul_(self.scale[:, :count])
-        self.unit[:, before, :count] = entries
-        self.unit[:, :count, before] = entries
-        self.unit[:, before, before] = 1 + self.ridge
-
-    def least_squares(self) -> Tensor:
-        """γ (rows, slots), float64, 0 in the slot of g_k: the ridged normal equations, columns of unit length."""
-        count = self.count
-        unit, scale = self.unit[:, :count, :count], self.scale[:, :count]
-        right = self.g.products(self.g[self.now], count) * scale
+        scale = gram.diagonal(dim1=1, dim2=2).clamp(min=self.tiny).rsqrt_()
         if self.fresh is not None:
-            # A difference that a row may not use is a column of the identity: its γ comes out 0.
-            age = (self.now - 1 - torch.arange(count, device=unit.device)) % (self.memory + 1)
-            usable = age < self.fresh[:, None]
-            unit = torch.where(
-                usable[:, :, None] & usable[:, None, :], unit, torch.eye(count, dtype=unit.dtype, device=unit.device)
-            )
-            right = torch.where(usable, right, 0.0)
-        return torch.linalg.solve_ex(unit.mT, right)[0].mul_(scale)
+            # A difference that a row may not use has scale 0: its column is the identity's, its γ is 0.
+            age = (self.newest - torch.arange(count, device=gram.device)) % self.memory
+            scale.masked_fill_(age >= self.fresh[:, None], 0.0)
+        unit = (gram * scale[:, :, None]).mul_(scale[:, None])
+        unit.diagonal(dim1=1, dim2=2).fill_(1 + self.ridge)
+        gamma = torch.linalg.solve_ex(unit.mT, scale * self.right)[0]
+        torch.mul(gamma, scale.neg_(), out=self.weights[:, :count])
 
     def take(self, rows: Tensor) -> None:
         self.g.take(rows)
         self.f.take(rows)
-        self.unit, self.scale = self.unit[rows], self.scale[rows]
+        self.last_f = self.last_f[rows]
+        self.gram, self.weights = self.gram[rows], self.weights[rows]
         self.begun = self.begun[rows]
         self.fresh = None if self.fresh is None else self.fresh[rows]

@@ -137,7 +137,8 @@ class BroydenState(SolverState):
             along = self.directions.products(g, count).double()
             weights, scale = self._weights(along)
             if weights.shape[1]:
-                g += self.directions.combination(weights.to(g.dtype), first=count - weights.shape[1])
+                first = count - weights.shape[1]
+                self.directions.combination(weights.to(g.dtype), first, onto=g, in_place=True)
             torch.mul(g, scale.to(g.dtype), out=direction)
             if count < self.memory or self.searched:
                 self._enter_products(along, weights, scale)

@@ -48,11 +48,12 @@ class FlatMap:
 
     def flatten(self, z: Tensor) -> Tensor:
         """(batch, …) -> (batch, D), float32 or wider."""
-        return z.detach().reshape(z.shape[0], self._width).to(self._state_dtype)
+        flat = z.detach() if z.requires_grad else z
+        return (flat if flat.dim() == 2 else flat.reshape(len(z), self._width)).to(self._state_dtype)
 
     def unflatten(self, z: Tensor) -> Tensor:
         """(batch, D) -> (batch, …), still in the solver's dtype."""
-        return z.view(z.shape[0], *self._shape)
+        return z if len(self._shape) == 1 else z.view(z.shape[0], *self._shape)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.part("__call__", z.to(self._dtype))

@@ -21,38 +21,67 @@ class History:
         enough = -(-NAIVE_BELOW // max(width, 1))
         self.on_host = z.device.type == "cpu"
         self.padded = self.on_host and slots < enough <= 2 * slots
-        self.vectors = z.new_zeros(enough, rows, width) if self.padded else z.new_empty(slots, rows, width)
+        self._hold(z.new_zeros(enough, rows, width) if self.padded else z.new_empty(slots, rows, width))
+
+    def _hold(self, vectors: Tensor) -> None:
+        self.vectors = vectors
+        self._slots = vectors.unbind()
+        self._by_row = vectors.transpose(0, 1)  # (rows, slots, D)
 
     def __getitem__(self, slot: int) -> Tensor:
         """(rows, D): the memory of a slot."""
-        return self.vectors[slot]
+        return self._slots[slot]
+
+    @property
+    def width(self) -> int:
+        """Weights of a combination that need not be padded: all slots, those of zeros too."""
+        return len(self.vectors)
 
     def products(self, v: Tensor, count: int) -> Tensor:
         """(rows, count): the products of v (rows, D) with the first `count` slots."""
-        vectors = self.vectors if self.padded else self.vectors[:count]
+        vectors = self._first(count)
         if self._naive(vectors):
-            return (vectors * v).sum(2).T
+            return (vectors * v[:, None]).sum(2)
         # v as a row: as a column, the same product took six to eight times as long.
-        return torch.bmm(v[:, None], vectors.permute(1, 2, 0))[:, 0, :count]
+        return torch.bmm(v[:, None], vectors.mT)[:, 0, :count]
 
-    def combination(self, weights: Tensor, first: int = 0) -> Tensor:
-        """(rows, D), new: the sum of slots first, first + 1, …, each times its weight, weights (rows, count)."""
+    def pair_products(self, one: int, other: int, count: int) -> tuple[Tensor, Tensor]:
+        """(rows, count) twice: the products of two different slots with the first `count`, in one pass over them."""
+        vectors = self._first(count)
+        if self.on_host and 2 * vectors.shape[1] * vectors.shape[2] < NAIVE_BELOW:
+            return self.products(self[one], count), self.products(self[other], count)
+        pair = self._by_row[:, min(one, other) : max(one, other) + 1 : abs(one - other)]
+        low, high = torch.bmm(pair, vectors.mT)[:, :, :count].unbind(1)
+        return (low, high) if one < other else (high, low)
+
+    def combination(self, weights: Tensor, first: int = 0, *, onto: Tensor, in_place: bool = False) -> Tensor:
+        """onto (rows, D) plus the sum of slots first, first + 1, …, each times its weight, weights (rows, count).
+
+        New memory, or with in_place that of `onto`.
+        """
         count = weights.shape[1]
-        vectors = self.vectors[first : first + count]
-        if self.padded:
-            vectors = self.vectors
-            weights = torch.nn.functional.pad(weights, (first, len(vectors) - first - count))
+        vectors = self._by_row[:, first : first + count]
+        if self.padded and count < self.width:
+            vectors = self._by_row
+            weights = torch.nn.functional.pad(weights, (first, self.width - first - count))
         if self._naive(vectors):
-            return _sum(vectors * weights.T[:, :, None])
+            total = _sum(vectors.transpose(0, 1) * weights.T[:, :, None])
+            return onto.add_(total) if in_place else total.add_(onto)
         # Contiguous: for weights of other strides torch multiplies row by row, up to 25 times slower.
-        return torch.bmm(weights.contiguous()[:, None], vectors.transpose(0, 1))[:, 0]
+        column, weights = onto[:, None], weights.contiguous()[:, None]
+        found = column.baddbmm_(weights, vectors) if in_place else torch.baddbmm(column, weights, vectors)
+        return found[:, 0]
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows."""
-        self.vectors = self.vectors[:, rows]
+        self._hold(self.vectors[:, rows])
+
+    def _first(self, count: int) -> Tensor:
+        """(rows, count, D): the first slots, with those of zeros where they help."""
+        return self._by_row if self.padded or count == self.width else self._by_row[:, :count]
 
     def _naive(self, vectors: Tensor) -> bool:
-        return self.on_host and vectors.shape[0] * vectors.shape[2] < NAIVE_BELOW
+        return self.on_host and vectors.shape[1] * vectors.shape[2] < NAIVE_BELOW
 
 
 def _sum(terms: Tensor) -> Tensor:

@@ -129,8 +129,10 @@ class _Work:
     tol: float | Tensor  # (n,)
     max_iter: Tensor | None  # (n,) where each row has its own
     all_active: bool
+    kept_is_own: bool = False  # kept_z is memory that no iterate shares
     out: tuple[Tensor, Tensor, Tensor] | None = None  # (batch, …) kept_z, kept_k, diverged, once rows have left
     limit: Tensor | None = None  # (n,) norm beyond which the row has diverged
+    least_limit: float = 0.0  # of all rows there have been; 0 where the host is not to wait for the device
     anchor: Tensor | None = None  # (n,) residual that patience compares with
     anchor_k: Tensor | None = None  # (n,)
 
@@ -171,8 +173,13 @@ class _Work:
     def _note_divergence(self, size: Tensor) -> None:
         if self.limit is None:
             self.limit = (size * GROWTH_LIMIT).clamp(max=torch.finfo(size.dtype).max)
-        bounded = size <= self.limit  # false for NaN, too
-        self.bounded = None if bounded.device.type == "cpu" and bool(bounded.all()) else bounded
+            self.least_limit = float(self.limit.amin()) if size.device.type == "cpu" and len(size) else 0.0
+        self.bounded = None
+        if self.least_limit and float(size.amax()) <= self.least_limit:  # false for NaN, too
+            return
+        bounded = size <= self.limit
+        if not (bounded.device.type == "cpu" and bool(bounded.all())):
+            self.bounded = bounded
 
     def point(self, k: int) -> Point:
         """What the solver's step is shown."""
@@ -196,15 +203,23 @@ class _Work:
         self.active = going if self.all_active else self.active & going
 
     def _keep(self, k: int, keep: Tensor) -> None:
-        on_host = keep.device.type == "cpu"
-        if on_host and bool(keep.all()):
-            # Every iterate is new memory, so holding a reference is enough.
-            self.kept_z, self.kept_residual = self.z, self.residual
-            self.kept_k = torch.full_like(self.kept_k, k)
-        elif not on_host or bool(keep.any()):
+        if keep.device.type != "cpu":
             self.kept_z = torch.where(keep[:, None], self.z, self.kept_z)
             self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
-            self.kept_k = self.kept_k.masked_fill(keep, k)
+            self.kept_k.masked_fill_(keep, k)
+            return
+        count = int(keep.count_nonzero())
+        if count == len(keep):
+            # Every iterate is new memory, so holding a reference is enough.
+            self.kept_z, self.kept_residual, self.kept_is_own = self.z, self.residual, False
+            self.kept_k.fill_(k)
+        elif count:
+            if not self.kept_is_own:
+                self.kept_z, self.kept_is_own = self.kept_z.clone(), True
+            rows = keep.nonzero()[:, 0]
+            self.kept_z.index_copy_(0, rows, self.z.index_select(0, rows))
+            self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
+            self.kept_k.masked_fill_(keep, k)
 
     def _stalled(self, k: int) -> Tensor:
         assert self.anchor is not None
@@ -241,7 +256,7 @@ class _Work:
                 setattr(self, name, value[index])
         if self.state is not None:
             self.state.take(index)
-        self.all_active = True
+        self.all_active = self.kept_is_own = True
 
     def _write_out(self) -> None:
         found = self.kept_z, self.kept_k, self.diverged
