@@ -1,10 +1,12 @@
 """Solvers and gradients timed beside torchdeq's and the bare cell, in one process and in turns.
 
-    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--clock cpu] [--output outputs/bench]
+    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--clock cpu] [--allocator kept]
 
 torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`): without it, its columns are left out. Every figure is a
 ratio of medians over interleaved repeats in this process; absolute milliseconds are printed for orientation only.
 On one thread the clock is the process's own processor time, on more the wall's, unless --clock says otherwise.
+Freed memory is kept for the next tensors, as in every deqrun command, unless --allocator default says otherwise: then
+each library's blocks are handed back and cleared anew by the system, at a cost that hangs on the heap's state.
 "Equal memory": torchdeq counts stored points, deqrun stored differences, so theirs is one more.
 
 Writes bench.json, bench.md and bench.png into --output, and prints the tables.
@@ -26,6 +28,7 @@ from bench_scipy import scipy_anderson
 from bench_timing import CLOCKS, Clock, interleaved, peak_bytes
 from torch import Tensor
 
+from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.gradients import Gradient, Implicit, OneStep, Unrolled, equilibrium
 from deqrun.report.files import write_whole
 from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver, solve
@@ -45,9 +48,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--clock", choices=CLOCKS)
+    parser.add_argument("--allocator", choices=("kept", "default"), default="kept")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if arguments.allocator == "kept":
+        keep_freed_memory()
     torch.manual_seed(0)
     clock = CLOCKS[arguments.clock or ("cpu" if arguments.threads == 1 else "wall")]
     rows = [row for size in SIZES for row in per_step(size, arguments.repeats, clock)]
@@ -91,6 +97,8 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
         if torchdeq:
             ratio = seconds[f"torchdeq {name}"] / seconds[name]
             rows.append(Row("torchdeq over deqrun, per step", f"{size}, {name}", ratio, None))
+            added = [seconds[run] - seconds["cell"] for run in (f"torchdeq {name}", name)]
+            rows.append(Row("the same, of what a step adds to the cell", f"{size}, {name}", added[0] / added[1], None))
     return rows
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from deqrun import __version__
 from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.evaluate import evaluate
@@ -108,12 +109,14 @@ def run_describe(settings: Settings) -> None:
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
-    """Set PyTorch's threads, and say which device is meant. Raises UserError where it isn't there."""
+    """Set up PyTorch's threads and the allocator, and say which device is meant; UserError where it isn't there."""
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was asked for, but PyTorch sees no CUDA device; device=auto takes what there is.")
     wanted = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    if wanted != "cuda":
+        keep_freed_memory()
     return torch.device("cpu" if wanted == "auto" else wanted)
 
 

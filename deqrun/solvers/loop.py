@@ -24,15 +24,16 @@ GROWTH_LIMIT = 1e8
 
 COMPACT_BELOW = 0.9
 """Where the solver has a memory, finished rows leave once fewer than this share of the batch is active: copying the
-memory costs about a step. Where it has none they leave at once."""
+memory costs about a step. Where it has none they leave at once, after a step that costs less than copying what it
+reads."""
 
 CUDA_CHECK_EVERY = 8
 """On CUDA the host asks only every so many steps whether rows are left, so that it never waits for the device."""
 
 
 PER_ROW = (
-    "z", "fz", "g", "residual", "rows", "active", "diverged", "kept_z", "kept_residual", "kept_k", "tol", "max_iter",
-    "limit", "anchor", "anchor_k",
+    "z", "residual", "rows", "active", "diverged", "kept_residual", "kept_k", "kept_at", "tol", "max_iter", "limit",
+    "anchor", "anchor_k",
 )  # fmt: skip
 """What the loop holds of each row in the batch."""
 
@@ -71,10 +72,14 @@ def solve(
         if observe is not None:
             work.show(k, observe)
         work.judge(k)
-        if k == budget.max_iter or work.drop_finished(k):
+        if k == budget.max_iter or not work.rows_left(k):
             break
+        if work.state is not None:
+            work.drop_finished()
         with _full_precision(z0.device.type):
             work.z = solver.step(work.state, work.point(k))
+        if work.state is None:
+            work.drop_finished()
     return work.solution()
 
 
@@ -122,13 +127,15 @@ class _Work:
     rows: Tensor  # (n,) index into the original batch
     active: Tensor  # (n,) not stopped yet
     diverged: Tensor  # (n,)
-    kept_z: Tensor  # (n, D)
+    kept_z: Tensor  # (n, D), or more rows, those of the batch being at kept_at (n,)
+    kept_at: Tensor | None
     kept_residual: Tensor  # (n,)
     kept_k: Tensor  # (n,)
     trace: Trace
     tol: float | Tensor  # (n,)
     max_iter: Tensor | None  # (n,) where each row has its own
     all_active: bool
+    crowded: bool = False  # finished rows should leave
     kept_is_own: bool = False  # kept_z is memory that no iterate shares
     out: tuple[Tensor, Tensor, Tensor] | None = None  # (batch, …) kept_z, kept_k, diverged, once rows have left
     limit: Tensor | None = None  # (n,) norm beyond which the row has diverged
@@ -147,7 +154,7 @@ class _Work:
             f=f, state=solver.init(z), budget=budget, z=z, fz=z, g=z, residual=inf, bounded=None, rows=rows,
             active=torch.ones(batch, dtype=torch.bool, device=z.device),
             diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
-            kept_z=z, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
+            kept_z=z, kept_at=None, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
             tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
             all_active=True, anchor=inf.clone() if budget.patience else None,
@@ -204,18 +211,21 @@ class _Work:
 
     def _keep(self, k: int, keep: Tensor) -> None:
         if keep.device.type != "cpu":
-            self.kept_z = torch.where(keep[:, None], self.z, self.kept_z)
+            kept_z = self.kept_z if self.kept_at is None else self.kept_z[self.kept_at]
+            self.kept_z, self.kept_at = torch.where(keep[:, None], self.z, kept_z), None
             self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
             self.kept_k.masked_fill_(keep, k)
             return
         count = int(keep.count_nonzero())
         if count == len(keep):
             # Every iterate is new memory, so holding a reference is enough.
-            self.kept_z, self.kept_residual, self.kept_is_own = self.z, self.residual, False
+            self.kept_z, self.kept_at, self.kept_is_own = self.z, None, False
+            self.kept_residual = self.residual
             self.kept_k.fill_(k)
         elif count:
-            if not self.kept_is_own:
-                self.kept_z, self.kept_is_own = self.kept_z.clone(), True
+            if self.kept_at is not None or not self.kept_is_own:
+                self.kept_z = self.kept_z.clone() if self.kept_at is None else self.kept_z[self.kept_at]
+                self.kept_at, self.kept_is_own = None, True
             rows = keep.nonzero()[:, 0]
             self.kept_z.index_copy_(0, rows, self.z.index_select(0, rows))
             self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
@@ -236,35 +246,50 @@ class _Work:
             index = self.active.nonzero()[:, 0]
             observe(k, self.f.unflatten(self.z[index]), self.rows[index])
 
-    def drop_finished(self, k: int) -> bool:
-        """Drop finished rows from the batch where that pays; True if none is left."""
+    def rows_left(self, k: int) -> bool:
+        """Whether any row goes on, and whether those that don't should leave."""
+        self.crowded = False
         if self.z.is_cuda and k % CUDA_CHECK_EVERY:
             self.all_active = False
-            return False
+            return True
         count, size = int(self.active.count_nonzero()), len(self.active)
         self.all_active = count == size
-        if count and self.f.can_take and count < size * (1 if self.state is None else COMPACT_BELOW):
-            self._take(self.active.nonzero()[:, 0])
-        return count == 0
+        self.crowded = self.f.can_take and count < size * (1 if self.state is None else COMPACT_BELOW)
+        return count > 0
 
-    def _take(self, index: Tensor) -> None:
-        self._write_out()
+    def drop_finished(self) -> None:
+        """Drop finished rows from the batch where that pays."""
+        if not self.crowded:
+            return
+        self._write_out(self.active.logical_not().nonzero()[:, 0])
+        index = self.active.nonzero()[:, 0]
         self.f = self.f.take(index)
         for name in PER_ROW:
             value = getattr(self, name)
             if isinstance(value, Tensor):
                 setattr(self, name, value[index])
-        if self.state is not None:
-            self.state.take(index)
-        self.all_active = self.kept_is_own = True
-
-    def _write_out(self) -> None:
-        found = self.kept_z, self.kept_k, self.diverged
-        if self.out is None:
-            self.out = self.kept_z.clone(), self.kept_k.clone(), self.diverged.clone()
+        if self.kept_at is None:
+            self.kept_at = index
+        if self.state is None:
+            self.fz = self.g = self.z  # those of the iterate before are not asked for again
         else:
-            for everywhere, here in zip(self.out, found, strict=True):
-                everywhere[self.rows] = here
+            self.fz, self.g = self.fz[index], self.g[index]
+            self.state.take(index)
+        self.all_active = True
+
+    def _write_out(self, rows: Tensor | None = None) -> None:
+        """Into `out`, of these rows of the batch; None: of all."""
+        at = self.kept_at
+        if self.out is None:
+            kept_z = self.kept_z.clone() if at is None else self.kept_z[at]
+            self.out = kept_z, self.kept_k.clone(), self.diverged.clone()
+            return
+        if rows is None:
+            rows = torch.arange(len(self.rows), device=self.rows.device)
+        places = self.rows[rows]
+        self.out[0][places] = self.kept_z[rows if at is None else at[rows]]
+        self.out[1][places] = self.kept_k[rows]
+        self.out[2][places] = self.diverged[rows]
 
     def solution(self) -> Solution:
         self._write_out()

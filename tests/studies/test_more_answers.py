@@ -143,7 +143,7 @@ def test_a_length_that_is_not_reached() -> None:
 
 
 def net(kind: str, aligned: float, harder: float) -> path_independence.Net:
-    return path_independence.Net(f"{kind}-{aligned}", kind, aligned, 0.5, 1.0, harder)
+    return path_independence.Net(f"{kind}-{aligned}", kind, aligned, 0.5, 1.0, 1.0, harder)
 
 
 @pytest.mark.parametrize(("sign", "first"), [(1, "Yes: "), (-1, "No, on the contrary: ")])
@@ -159,6 +159,15 @@ def test_alignment_that_goes_with_accuracy(sign: int, first: str) -> None:
 def test_nets_that_are_all_alike() -> None:
     answer = path_independence.answer_of([net("a", 1.0, 1.0) for _ in range(12)], 48, 200)
     assert answer.sentences[0].startswith("It can't be told")
+
+
+def test_networks_that_diverge_are_counted_apart() -> None:
+    values = np.linspace(0.5, 1, 12)
+    nets = [net("a", float(v), float(v)) for v in values] + [net("b", np.nan, 0.25), net("b", np.nan, 0.35)]
+    answer = path_independence.answer_of(nets, 48, 200)
+    assert "is 1 (95 % interval 1.00 to 1.00, n = 12)" in answer.sentences[0]
+    assert "2 more networks diverge, and are left out: of 48 bits they get 30.0 % right." in answer.would_change
+    assert "n = 14)" in answer.would_change
 
 
 # --- perturb_and_recover
