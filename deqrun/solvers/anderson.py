@@ -107,7 +107,8 @@ class AndersonState(SolverState):
 
     g, f     the rings
     last_f   (rows, D); f(z_k), in the memory that the loop has it in
-    gram     (rows, memory, memory) float64; Δg_i · Δg_j
+    unit     (rows, memory, memory) float64; products of the Δg scaled to unit length, the diagonal 1 + ridge
+    scale    (rows, memory) float64; 1/‖Δg_j‖
     right    (rows, count); Δg_j · g_k
     weights  (rows, slots of f); −γ_j
     fresh    (rows,) how many of the latest differences a row may use; None while all rows may use all
@@ -120,11 +121,17 @@ class AndersonState(SolverState):
         self.tiny = torch.finfo(z.dtype).tiny
         self.g, self.f = History(memory + 2 if memory else 0, z), History(memory, z)
         self.last_f = z
-        self.gram = torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device)
+        self._hold(torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device))
+        self.scale = torch.zeros(rows, memory, dtype=torch.float64, device=z.device)
         self.weights = z.new_zeros(rows, self.f.width)
         self.begun = torch.zeros(rows, dtype=torch.bool, device=z.device)
         self.fresh: Tensor | None = None
         self.pushed = 0
+
+    def _hold(self, unit: Tensor) -> None:
+        self.unit = unit
+        self._rows, self._columns = unit.unbind(1), unit.unbind(2)
+        self._diagonal = unit.diagonal(dim1=1, dim2=2).unbind(1)
 
     @property
     def count(self) -> int:
@@ -169,28 +176,40 @@ class AndersonState(SolverState):
         torch.sub(g, self.g[self._slot(k - 1)], out=self.g[newest])
         torch.sub(fz, last_f, out=self.f[newest])
         row, self.right = self.g.pair_products(newest, now, count)
-        self.gram[:, newest, :count] = row
-        self.gram[:, :count, newest] = row
+        # The square of a length underflows before the length does: such a difference is as good as none.
+        scale = row.select(1, newest).double().clamp_(min=self.tiny).rsqrt_()
+        self.scale.select(1, newest).copy_(scale)
+        entries = torch.mul(row, scale[:, None]).mul_(self._first(self.scale))
+        self._first(self._rows[newest]).copy_(entries)
+        self._first(self._columns[newest]).copy_(entries)
+        self._diagonal[newest].fill_(1 + self.ridge)
+
+    def _first(self, of_slots: Tensor) -> Tensor:
+        """(rows, memory) -> (rows, count)."""
+        count = self.count
+        return of_slots if count == self.memory else of_slots[:, :count]
 
     def least_squares(self) -> None:
         """−γ into `weights`: by the ridged normal equations, columns of unit length."""
         count = self.count
-        gram = self.gram[:, :count, :count]
-        # The square of a length underflows before the length does: such a difference is as good as none.
-        scale = gram.diagonal(dim1=1, dim2=2).clamp(min=self.tiny).rsqrt_()
+        unit = self.unit if count == self.memory else self.unit[:, :count, :count]
+        scale = self._first(self.scale)
+        right = scale * self.right
         if self.fresh is not None:
-            # A difference that a row may not use has scale 0: its column is the identity's, its γ is 0.
-            age = (self.newest - torch.arange(count, device=gram.device)) % self.memory
-            scale.masked_fill_(age >= self.fresh[:, None], 0.0)
-        unit = (gram * scale[:, :, None]).mul_(scale[:, None])
-        unit.diagonal(dim1=1, dim2=2).fill_(1 + self.ridge)
-        gamma = torch.linalg.solve_ex(unit.mT, scale * self.right)[0]
-        torch.mul(gamma, scale.neg_(), out=self.weights[:, :count])
+            # A difference that a row may not use is a column of the identity: its γ comes out 0.
+            age = (self.newest - torch.arange(count, device=unit.device)) % self.memory
+            usable = age < self.fresh[:, None]
+            identity = torch.eye(count, dtype=unit.dtype, device=unit.device)
+            unit = torch.where(usable[:, :, None] & usable[:, None, :], unit, identity)
+            right = torch.where(usable, right, 0.0)
+        gamma = torch.linalg.solve_ex(unit.mT, right)[0]
+        torch.mul(gamma, scale, out=self.weights[:, :count]).neg_()
 
     def take(self, rows: Tensor) -> None:
         self.g.take(rows)
         self.f.take(rows)
         self.last_f = self.last_f[rows]
-        self.gram, self.weights = self.gram[rows], self.weights[rows]
+        self._hold(self.unit[rows])
+        self.scale, self.weights = self.scale[rows], self.weights[rows]
         self.begun = self.begun[rows]
         self.fresh = None if self.fresh is None else self.fresh[rows]

@@ -49,7 +49,7 @@ class FlatMap:
     def flatten(self, z: Tensor) -> Tensor:
         """(batch, …) -> (batch, D), float32 or wider."""
         flat = z.detach() if z.requires_grad else z
-        return (flat if flat.dim() == 2 else flat.reshape(len(z), self._width)).to(self._state_dtype)
+        return (flat if flat.dim() == 2 else flat.reshape(flat.shape[0], self._width)).to(self._state_dtype)
 
     def unflatten(self, z: Tensor) -> Tensor:
         """(batch, D) -> (batch, …), still in the solver's dtype."""

@@ -12,6 +12,8 @@ NAIVE_BELOW = 400
 class History:
     """Room for `slots` vectors (rows, D) in memory (slots, rows, D); what one row holds is never mixed with another's.
 
+    width is the number of weights of a combination that need not be padded: all slots, those of zeros too.
+
     Small states get some slots of zeros more, at most as many again, where that takes their products out of torch's
     plain loop; where it can't, they are multiplied and summed elementwise. Each is one pass over the memory.
     """
@@ -25,17 +27,13 @@ class History:
 
     def _hold(self, vectors: Tensor) -> None:
         self.vectors = vectors
+        self.width = vectors.shape[0]
         self._slots = vectors.unbind()
         self._by_row = vectors.transpose(0, 1)  # (rows, slots, D)
 
     def __getitem__(self, slot: int) -> Tensor:
         """(rows, D): the memory of a slot."""
         return self._slots[slot]
-
-    @property
-    def width(self) -> int:
-        """Weights of a combination that need not be padded: all slots, those of zeros too."""
-        return len(self.vectors)
 
     def products(self, v: Tensor, count: int) -> Tensor:
         """(rows, count): the products of v (rows, D) with the first `count` slots."""
@@ -59,11 +57,11 @@ class History:
 
         New memory, or with in_place that of `onto`.
         """
-        count = weights.shape[1]
-        vectors = self._by_row[:, first : first + count]
+        count, vectors = weights.shape[1], self._by_row
         if self.padded and count < self.width:
-            vectors = self._by_row
             weights = torch.nn.functional.pad(weights, (first, self.width - first - count))
+        elif count < self.width:
+            vectors = vectors[:, first : first + count]
         if self._naive(vectors):
             total = _sum(vectors.transpose(0, 1) * weights.T[:, :, None])
             return onto.add_(total) if in_place else total.add_(onto)
@@ -74,7 +72,7 @@ class History:
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows."""
-        self._hold(self.vectors[:, rows])
+        self._hold(self.vectors.index_select(1, rows))
 
     def _first(self, count: int) -> Tensor:
         """(rows, count, D): the first slots, with those of zeros where they help."""

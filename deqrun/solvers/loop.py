@@ -136,6 +136,7 @@ class _Work:
     max_iter: Tensor | None  # (n,) where each row has its own
     all_active: bool
     crowded: bool = False  # finished rows should leave
+    epsilon: float = 0.0
     kept_is_own: bool = False  # kept_z is memory that no iterate shares
     out: tuple[Tensor, Tensor, Tensor] | None = None  # (batch, …) kept_z, kept_k, diverged, once rows have left
     limit: Tensor | None = None  # (n,) norm beyond which the row has diverged
@@ -157,7 +158,7 @@ class _Work:
             kept_z=z, kept_at=None, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
             tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
-            all_active=True, anchor=inf.clone() if budget.patience else None,
+            all_active=True, epsilon=torch.finfo(z.dtype).tiny ** 0.5, anchor=inf.clone() if budget.patience else None,
             anchor_k=zeros.clone() if budget.patience else None,
         )  # fmt: skip
 
@@ -170,7 +171,7 @@ class _Work:
         self._note_divergence(norm_g + norm_f)
         residual = norm_g
         if self.budget.norm == "relative":
-            residual = norm_g / norm_f.add_(torch.finfo(norm_f.dtype).tiny ** 0.5)
+            residual = norm_g / norm_f.add_(self.epsilon)
         if self.bounded is not None:
             residual = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
         self.residual = residual
@@ -217,7 +218,7 @@ class _Work:
             self.kept_k.masked_fill_(keep, k)
             return
         count = int(keep.count_nonzero())
-        if count == len(keep):
+        if count == keep.shape[0]:
             # Every iterate is new memory, so holding a reference is enough.
             self.kept_z, self.kept_at, self.kept_is_own = self.z, None, False
             self.kept_residual = self.residual
@@ -252,7 +253,7 @@ class _Work:
         if self.z.is_cuda and k % CUDA_CHECK_EVERY:
             self.all_active = False
             return True
-        count, size = int(self.active.count_nonzero()), len(self.active)
+        count, size = int(self.active.count_nonzero()), self.active.shape[0]
         self.all_active = count == size
         self.crowded = self.f.can_take and count < size * (1 if self.state is None else COMPACT_BELOW)
         return count > 0
@@ -267,13 +268,13 @@ class _Work:
         for name in PER_ROW:
             value = getattr(self, name)
             if isinstance(value, Tensor):
-                setattr(self, name, value[index])
+                setattr(self, name, value.index_select(0, index))
         if self.kept_at is None:
             self.kept_at = index
         if self.state is None:
             self.fz = self.g = self.z  # those of the iterate before are not asked for again
         else:
-            self.fz, self.g = self.fz[index], self.g[index]
+            self.fz, self.g = self.fz.index_select(0, index), self.g.index_select(0, index)
             self.state.take(index)
         self.all_active = True
 
