@@ -16,7 +16,7 @@ from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.models import DEQ
-from deqrun.report.bootstrap import accuracy_interval
+from deqrun.report.bootstrap import MeanInterval, accuracy_interval, mean_interval
 from deqrun.report.sweep_rows import BreadthRow
 from deqrun.report.trajectory import TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
@@ -161,10 +161,18 @@ def breadth_rows(
         BreadthRow(
             key.solver, key.split, name, breadth, depth, share.n, share.mean, share.low, share.high,
             float(costs[name][breadth - 1, depth]), *(float(values[place]) for values in spreads[breadth].values()),
-            precision=key.precision, difficulty=key.difficulty,
+            gain=gain.mean, gain_low=gain.low, gain_high=gain.high, precision=key.precision, difficulty=key.difficulty,
         )
         for breadth in breadths
         for name, correct in starts.correct.items()
         for place, depth in enumerate(depths)
         for share in [accuracy_interval(correct[breadth - 1, place])]
+        for gain in [_gain(correct[breadth - 1, place], starts.singles[:breadth], breadth * depth, depths)]
     ]  # fmt: skip
+
+
+def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> MeanInterval:
+    """What several starts (n,) gain on one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
+    if len(singles) == 1 or depth not in depths:
+        return MeanInterval(np.nan, np.nan, np.nan, len(correct))
+    return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0))

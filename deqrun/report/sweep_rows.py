@@ -95,7 +95,8 @@ class BreadthRow:
 
     aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
     Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
-    that some start, or every one, gets right.
+    that some start, or every one, gets right. gain: accuracy less that of one start, any of the `breadth`, after
+    breadth · max_iter steps, its 95 % interval over the same samples; NaN where the grid has no such cell.
     """
 
     solver: str
@@ -114,5 +115,8 @@ class BreadthRow:
     starts_deviation: float = math.nan
     some_right: float = math.nan
     all_right: float = math.nan
+    gain: float = field(default=math.nan, kw_only=True)
+    gain_low: float = field(default=math.nan, kw_only=True)
+    gain_high: float = field(default=math.nan, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
     difficulty: int | None = field(default=None, kw_only=True)

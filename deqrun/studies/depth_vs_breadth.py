@@ -2,26 +2,27 @@
 
 A run's own sweep with `sweep.breadth` has the rows: the answers of B normal starts after k iterations each, put
 together by their mean, by vote, or by the lowest residual (`deqrun.analysis.breadth`). Cells of equal B·k cost the
-same, so that breadth is compared with depth at equal compute; aggregation and breadth are chosen on validation.
+same, so that breadth is compared with depth at equal compute, over the same samples; aggregation and breadth are
+chosen on validation.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deqrun.report import numbers
 from deqrun.report.answer import Answer, AnswerTable
+from deqrun.report.bootstrap import MeanInterval
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
 from deqrun.report.sweep_rows import BreadthRow
 from deqrun.settings import UserError
 from deqrun.studies.answering.context import Context
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration
-
-TOLD_APART = 1.96
+from deqrun.studies.answering.wording import enumeration, points
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,12 @@ class Grid:
         single = {row.max_iter for row in test if row.breadth == 1}
         return sorted({row.breadth * row.max_iter for row in test if row.breadth > 1} & single)
 
-    def at(self, cost: int) -> tuple[BreadthRow, BreadthRow]:
-        """On test: one start with so many iterations, and several starts that cost the same, chosen on validation."""
+    def at(self, cost: int) -> BreadthRow:
+        """On test: several starts of together so many iterations, which and how put together chosen on validation."""
         several = [r for r in self.of("validation") if r.breadth > 1 and r.breadth * r.max_iter == cost]
         best = max(several, key=lambda row: row.accuracy)
-        test = self.of("test")
         same = (best.breadth, best.max_iter, best.aggregation)
-        chosen = next(row for row in test if (row.breadth, row.max_iter, row.aggregation) == same)
-        return next(row for row in test if row.breadth == 1 and row.max_iter == cost), chosen
+        return next(row for row in self.of("test") if (row.breadth, row.max_iter, row.aggregation) == same)
 
     @property
     def widest(self) -> dict[str, BreadthRow]:
@@ -66,7 +65,12 @@ def answer(context: Context) -> Answer:
         rows = [row for split in ("validation", "test") for row in run.record.breadth_rows(split, solver or "")]
         if not rows:
             raise UserError(f"The sweep of {run.label} has no breadth in it; train it with sweep.breadth=[1,2,4,8].")
-        found.append(Grid(run.label, rows))
+        if all(math.isnan(row.gain) for row in rows):
+            raise UserError(
+                f"The sweep of {run.label} has no cells of equal compute: its iterations must hold products of its "
+                f"sweep.breadth with its iterations (a sweep by an older deqrun lacks their differences, too)."
+            )
+        found.append(Grid(run.label.replace("_", " "), rows))
     return answer_of(found)
 
 
@@ -75,10 +79,10 @@ def answer_of(found: Sequence[Grid]) -> Answer:
     return Answer(
         sentences=(_pays(found), _picks(found), _spread(found)),
         would_change=(
-            "Starts are normal numbers of the scale that the sweep has. At equal compute, differences count where they "
-            "exceed the standard error of two independent shares: the rows are not paired, so that small gains are "
-            "missed. "
-            "A model whose starts all lead to one end has nothing to choose from; one with several ends has."
+            "Starts are normal numbers of the scale that the sweep has. One start is any of those that are put "
+            "together, with the iterations of all. Differences count where their 95 % interval leaves 0 out, of each "
+            "cell by itself. A model whose starts all lead to one end has nothing to choose from; one with several "
+            "ends has, and more of them the harder its task is for it."
         ),
         figures=_figures(found),
         tables=[_table(found)],
@@ -86,29 +90,32 @@ def answer_of(found: Sequence[Grid]) -> Answer:
     )
 
 
-def _apart(low: BreadthRow, high: BreadthRow) -> bool:
-    error = sum(row.accuracy * (1 - row.accuracy) / row.n for row in (low, high)) ** 0.5
-    return abs(high.accuracy - low.accuracy) > TOLD_APART * error
-
-
 def _pays(found: Sequence[Grid]) -> str:
     better: list[str] = []
     worse: list[str] = []
     for one in found:
-        for cost in one.costs:
-            single, several = one.at(cost)
-            if _apart(single, several):
-                text = (
-                    f"{several.breadth} starts of {several.max_iter} on {one.label} "
-                    f"({numbers.percent(several.accuracy)} instead of {numbers.percent(single.accuracy)})"
-                )
-                (better if several.accuracy > single.accuracy else worse).append(text)
+        chosen = [one.at(cost) for cost in one.costs]
+        gaining = [row for row in chosen if row.gain_low > 0]
+        losing = [row for row in chosen if row.gain_high < 0]
+        if gaining:
+            better.append(_told(one, max(gaining, key=lambda row: row.gain)))
+        if losing:
+            worse.append(_told(one, min(losing, key=lambda row: row.gain)))
+    depth = f"depth is better by most for {enumeration(worse)}" if worse else ""
     if better:
-        also = f"; depth is better than {enumeration(worse)}" if worse else ""
-        return f"At equal compute breadth pays in {len(better)} cells, such as {better[-1]}{also}."
+        also = f"; {depth}" if worse else ""
+        return f"At equal compute breadth pays by most for {enumeration(better)}{also}."
     if worse:
-        return f"At equal compute breadth never pays, and depth is better than {enumeration(worse)}."
+        return f"At equal compute breadth never pays, and {depth}."
     return "At equal compute no cell of several starts is told apart from one start iterated longer."
+
+
+def _told(one: Grid, row: BreadthRow) -> str:
+    gain = MeanInterval(row.gain, row.gain_low, row.gain_high, row.n)
+    return (
+        f"{row.breadth} starts of {row.max_iter} iterations on {one.label} ({numbers.percent(row.accuracy)}, "
+        f"{points(gain)})"
+    )
 
 
 def _picks(found: Sequence[Grid]) -> str:
@@ -155,22 +162,24 @@ def _figures(found: Sequence[Grid]) -> list[Any]:
 
 
 def _table(found: Sequence[Grid]) -> AnswerTable:
-    rows = [(one.label, cost, *one.at(cost)) for one in found for cost in one.costs]
-
-    def share(row: BreadthRow) -> str:
-        return f"{100 * row.accuracy:.1f} [{100 * row.accuracy_low:.1f}, {100 * row.accuracy_high:.1f}]"
-
+    rows = [(one.label, cost, one.at(cost)) for one in found for cost in one.costs]
     return AnswerTable(
         "Depth and breadth at equal compute, on test",
         [
             Column("run", [label for label, *_ in rows], words=True),
-            Column("starts times iterations", [f"{cost}" for _, cost, *_ in rows]),
-            Column("one start, %", [share(single) for *_, single, _ in rows]),
-            Column("several, %", [share(several) for *_, several in rows]),
-            Column("starts", [f"{several.breadth}" for *_, several in rows]),
-            Column("by", [several.aggregation for *_, several in rows], words=True),
+            Column("starts times iterations", [f"{cost}" for _, cost, _ in rows]),
+            Column("starts", [f"{row.breadth}" for *_, row in rows]),
+            Column("by", [row.aggregation for *_, row in rows], words=True),
+            Column(
+                "right, %",
+                [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]" for *_, r in rows],
+            ),
+            Column(
+                "more than one start, points",
+                [f"{100 * r.gain:+.1f} [{100 * r.gain_low:+.1f}, {100 * r.gain_high:+.1f}]" for *_, r in rows],
+            ),
         ],
-        "Several: breadth and aggregation chosen on validation. In brackets Wilson's 95 % intervals.",
+        "Breadth and aggregation chosen on validation. In brackets 95 % intervals, of differences paired over samples.",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,20 @@ def test_rows(starts: Starts) -> None:
     assert row.starts_deviation == pytest.approx(single.std(ddof=1))
     assert row.some_right == starts.singles[:, 2].any(axis=0).mean()
     assert (row.n, row.difficulty) == (N, 5)
+    assert math.isnan(row.gain)  # no single start has gone 15 steps
     assert row.nfe_mean <= 5 * 3  # a row that its tolerance stopped before paid less
+
+
+def test_the_gain_is_on_one_start_of_as_many_steps(starts: Starts) -> None:
+    """Three starts of one step against the mean of those after three, in plain Python."""
+    rows = breadth_rows(starts, [1, 3], DEPTHS, TrajectoryKey("picard", "breadth", "test", "float32", 5))
+    (row,) = (r for r in rows if (r.breadth, r.max_iter, r.aggregation) == (3, 1, "vote"))
+    several = starts.correct["vote"][2, DEPTHS.index(1)]
+    alone = [[float(starts.singles[b, DEPTHS.index(3), i]) for i in range(N)] for b in range(3)]
+    gains = [float(several[i]) - sum(one[i] for one in alone) / 3 for i in range(N)]
+    assert row.gain == pytest.approx(sum(gains) / N)
+    assert row.gain_low <= row.gain <= row.gain_high
+    assert all(math.isnan(row.gain) for row in rows if row.breadth == 1)
 
 
 def test_a_sweep_solves_the_largest_breadth_once(
@@ -135,8 +149,9 @@ def test_a_sweep_solves_the_largest_breadth_once(
 
     monkeypatch.setattr(sweep_grid, "solve_starts", counted)
     rows = everything(settings, tmp_path).breadth
+    told = [repr(row) for row in rows]  # in which NaN is NaN
     assert calls == [4, 4]  # validation and test
     assert {row.breadth for row in rows} == {1, 2, 4}
     assert len(rows) == 2 * 3 * 3 * 4  # splits, breadths, aggregations, iterations
-    assert everything(settings, tmp_path).breadth == rows
+    assert [repr(row) for row in everything(settings, tmp_path).breadth] == told
     assert calls == [4, 4]  # taken from the parts

@@ -216,20 +216,26 @@ def test_what_halting_saves(saved: float, first: str) -> None:
 # --- depth_vs_breadth
 
 
-def cell(split: str, breadth: int, k: int, accuracy: float) -> BreadthRow:
+def cell(split: str, breadth: int, k: int, accuracy: float, gain: float = np.nan) -> BreadthRow:
     return BreadthRow(
-        "picard", split, "residual", breadth, k, 1000, accuracy, 0, 1, breadth * k, 0.4, 0.3, 0.5, 0.1, 0.9, 0.1
-    )
+        "picard", split, "residual", breadth, k, 1000, accuracy, 0, 1, breadth * k, 0.4, 0.3, 0.5, 0.1, 0.9, 0.1,
+        gain=gain, gain_low=gain - 0.1, gain_high=gain + 0.1,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("single", "several", "words"),
-    [(0.5, 0.8, "breadth pays in 1 cells"), (0.8, 0.5, "breadth never pays"), (0.8, 0.8, "no cell of several starts")],
+    ("gain", "words"),
+    [
+        (0.3, "breadth pays by most for 2 starts of 4 iterations on run (70.0 %, +30.0 points (95 % interval +20.0"),
+        (-0.3, "breadth never pays, and depth is better by most for 2 starts of 4 iterations on run (70.0 %, −30.0"),
+        (0.05, "no cell of several starts"),
+    ],
 )
-def test_where_breadth_pays(single: float, several: float, words: str) -> None:
-    grid = [(1, 4, 0.4), (1, 8, single), (2, 4, several), (2, 8, several)]
-    rows = [cell(split, *one) for split in ("validation", "test") for one in grid]
-    one = depth_vs_breadth.Grid("run", rows)
+def test_where_breadth_pays(gain: float, words: str) -> None:
+    grid = [cell(split, *one) for split in ("validation", "test") for one in ((1, 4, 0.4), (1, 8, 0.7 - gain))]
+    grid += [cell(split, 2, 4, 0.7, gain) for split in ("validation", "test")]
+    grid += [cell(split, 2, 8, 0.7) for split in ("validation", "test")]
+    one = depth_vs_breadth.Grid("run", grid)
     assert one.costs == [8]
     answer = depth_vs_breadth.answer_of([one])
     assert words in answer.sentences[0]
