@@ -124,11 +124,26 @@ def test_a_trained_run_can_be_asked(made: Path, deqrun: Deqrun, counting: Counti
 
 def test_seeds_are_runs_of_their_own(deqrun: Deqrun, counting: Counting) -> None:
     assert deqrun("train", "study=tiny", "run=here", "seeds=2", "seed=5", "variants.slow=null").code == 0
-    (context,) = counting.contexts
+    context = counting.contexts[0]
     assert [(run.label, run.kind, run.settings.seed) for run in context.runs] == [
         ("fast-5", "fast", 5),
         ("fast-6", "fast", 6),
     ]
+
+
+def test_each_seed_answers_by_itself_too(deqrun: Deqrun, counting: Counting) -> None:
+    assert deqrun("train", "study=tiny", "run=here", "seeds=2", "seed=5").code == 0
+    assert [[run.settings.seed for run in context.runs] for context in counting.contexts] == [
+        [5, 6, 5, 6], [5, 5], [6, 6],
+    ]  # fmt: skip
+    answer = answered(Path("here"))
+    assert answer["answer"][0] == "There are 8."
+    assert {seed: told[0] for seed, told in answer["numbers"]["by_seed"].items()} == {
+        "5": "There are 4.", "6": "There are 4.",
+    }  # fmt: skip
+    text = Path("here/answer.md").read_text(encoding="utf-8")
+    assert "### The answer of each seed by itself\n\n| seed | answer |" in text
+    assert "| 6 | There are 4. |" in text
 
 
 def test_an_error_of_a_run_says_which_and_how_to_go_on(

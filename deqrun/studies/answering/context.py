@@ -61,12 +61,14 @@ class Context:
     size    small or full
     runs    in the order of its variants
     device  for the question's own computations
+    quiet   tell the terminal nothing
     """
 
     folder: Path
     size: str
     runs: tuple[StudyRun, ...]
     device: torch.device
+    quiet: bool = False
 
     @property
     def kinds(self) -> list[str]:
@@ -89,7 +91,8 @@ class Context:
 
     def progress(self, done: str) -> None:
         """Tell the terminal what the question is at."""
-        print(f"  {done}", flush=True)
+        if not self.quiet:
+            print(f"  {done}", flush=True)
 
 
 def batch_of(

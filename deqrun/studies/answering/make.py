@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,12 +16,13 @@ from deqrun import __version__
 from deqrun.experiment.launch import prepare, recorded, run_train
 from deqrun.experiment.records import RunFolder
 from deqrun.report import read_run, write_report
-from deqrun.report.answer import Answer, AskedRun, Origin, write_answer
+from deqrun.report.answer import Answer, AnswerTable, AskedRun, Origin, write_answer
 from deqrun.report.files import write_whole
 from deqrun.report.numbers import percent
+from deqrun.report.page_parts import Column
 from deqrun.settings import Interrupted, Settings, UserError
 from deqrun.studies.answering.context import Context, StudyRun
-from deqrun.studies.answering.question import load_question
+from deqrun.studies.answering.question import Question, load_question
 from deqrun.studies.answering.study import FILE, Study, Variant, is_study
 
 
@@ -39,7 +43,7 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
         device = prepare(study.device, study.threads)
         print(f"asking  {question.asks}", flush=True)
         context = Context(folder, study.size, tuple(_study_run(*run, device) for run in runs), device)
-        answer = question.answer(context, **study.ask)
+        answer = _with_each_seed(question, context, study.ask)
         page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
         status.write_status("completed")
     print(f"\n{question.asks}\n")
@@ -47,6 +51,22 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
         print(sentence)
     print(f"\nanswer  {folder / 'answer.md'}\nreport  {page}", flush=True)
     return answer
+
+
+def _with_each_seed(question: Question, context: Context, ask: Mapping[str, Any]) -> Answer:
+    """The answer of all runs, and where they have several seeds that of each: what training's chance does to it."""
+    answer = question.answer(context, **ask)
+    seeds = sorted({run.settings.seed for run in context.runs})
+    if len(seeds) == 1:
+        return answer
+    own = {}
+    for seed in seeds:
+        runs = tuple(run for run in context.runs if run.settings.seed == seed)
+        own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).sentences
+    columns = Column("seed", list(own)), Column("answer", [first for first, *_ in own.values()], words=True)
+    note = "What was measured is the same; how far apart these lie, the intervals over pooled samples do not know."
+    table = AnswerTable("The answer of each seed by itself", columns, note)
+    return replace(answer, tables=[*answer.tables, table], numbers={**answer.numbers, "by_seed": own})
 
 
 def _asked_run(study: Study) -> list[tuple[Variant, Path]]:
