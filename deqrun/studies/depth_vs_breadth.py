@@ -24,6 +24,9 @@ from deqrun.studies.answering.context import Context
 from deqrun.studies.answering.question import Question
 from deqrun.studies.answering.wording import enumeration, points
 
+WAYS = {"residual": "the lowest residual gets", "vote": "the vote", "mean": "the mean"}
+"""Of putting starts together, in words."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -48,6 +51,12 @@ class Grid:
         best = max(several, key=lambda row: row.accuracy)
         same = (best.breadth, best.max_iter, best.aggregation)
         return next(row for row in self.of("test") if (row.breadth, row.max_iter, row.aggregation) == same)
+
+    @property
+    def undecided(self) -> float:
+        """Share of samples that some starts answer rightly and others don't, in the widest and deepest cell."""
+        row = next(iter(self.widest.values()))
+        return row.some_right - row.all_right
 
     @property
     def widest(self) -> dict[str, BreadthRow]:
@@ -81,8 +90,9 @@ def answer_of(found: Sequence[Grid]) -> Answer:
         would_change=(
             "Starts are normal numbers of the scale that the sweep has. One start is any of those that are put "
             "together, with the iterations of all. Differences count where their 95 % interval leaves 0 out, of each "
-            "cell by itself. A model whose starts all lead to one end has nothing to choose from; one with several "
-            "ends has, and more of them the harder its task is for it."
+            "cell by itself. Starts that are below the sweep's tolerance stop, and among them the residual has "
+            "nothing to choose by. A model whose starts all lead to one end leaves nothing to choose; one with "
+            "several ends does, and the more the harder its task is for it."
         ),
         figures=_figures(found),
         tables=[_table(found)],
@@ -91,21 +101,17 @@ def answer_of(found: Sequence[Grid]) -> Answer:
 
 
 def _pays(found: Sequence[Grid]) -> str:
-    better: list[str] = []
-    worse: list[str] = []
-    for one in found:
-        chosen = [one.at(cost) for cost in one.costs]
-        gaining = [row for row in chosen if row.gain_low > 0]
-        losing = [row for row in chosen if row.gain_high < 0]
-        if gaining:
-            better.append(_told(one, max(gaining, key=lambda row: row.gain)))
-        if losing:
-            worse.append(_told(one, min(losing, key=lambda row: row.gain)))
-    depth = f"depth is better by most for {enumeration(worse)}" if worse else ""
-    if better:
-        also = f"; {depth}" if worse else ""
-        return f"At equal compute breadth pays by most for {enumeration(better)}{also}."
-    if worse:
+    chosen = [(one, one.at(cost)) for one in found for cost in one.costs]
+    gaining = [cell for cell in chosen if cell[1].gain_low > 0]
+    losing = [cell for cell in chosen if cell[1].gain_high < 0]
+    depth = ""
+    if losing:
+        depth = f"depth is better by most for {_told(*min(losing, key=lambda cell: cell[1].gain))}"
+    if gaining:
+        best = max(gaining, key=lambda cell: cell[1].gain)
+        models = enumeration(list(dict.fromkeys(one.label for one, _ in gaining)))
+        return f"At equal compute breadth pays on {models}, by most for {_told(*best)}{'; ' if depth else ''}{depth}."
+    if losing:
         return f"At equal compute breadth never pays, and {depth}."
     return "At equal compute no cell of several starts is told apart from one start iterated longer."
 
@@ -120,28 +126,19 @@ def _told(one: Grid, row: BreadthRow) -> str:
 
 def _picks(found: Sequence[Grid]) -> str:
     parts = []
-    for one in found:
-        widest = one.widest
-        row = widest.get("residual")
-        if row is not None:
-            others = [f"{name} {numbers.percent(r.accuracy)}" for name, r in widest.items() if name != "residual"]
-            parts.append(
-                f"{numbers.percent(row.accuracy)} on {one.label}, where the mean single start has "
-                f"{numbers.percent(row.starts_mean)} and some start is right for {numbers.percent(row.some_right)} "
-                f"(other ways of putting together: {enumeration(others)})"
-            )
-    return (
-        f"Of the most starts after the most iterations the lowest residual picks an answer that is right for "
-        f"{'; '.join(parts)}."
-    )
+    for one in [one for one in found if one.undecided > 0] or found:
+        ways = one.widest
+        row = next(iter(ways.values()))
+        told = [f"{WAYS[name]} {numbers.percent(ways[name].accuracy)}" for name in WAYS if name in ways]
+        parts.append(
+            f"on {one.label} {enumeration(told)} right, where the mean single start has "
+            f"{numbers.percent(row.starts_mean)} and some start is right for {numbers.percent(row.some_right)}"
+        )
+    return f"Of the most starts after the most iterations {'; '.join(parts)}."
 
 
 def _spread(found: Sequence[Grid]) -> str:
-    parts = []
-    for one in found:
-        row = next(iter(one.widest.values()))
-        gap = row.some_right - row.all_right
-        parts.append(f"{numbers.percent(gap)} of {one.label}'s samples")
+    parts = [f"{numbers.percent(one.undecided)} of the samples on {one.label}" for one in found]
     return f"The start decides the answer, right from some and wrong from others, for {enumeration(parts)}."
 
 
@@ -176,7 +173,10 @@ def _table(found: Sequence[Grid]) -> AnswerTable:
             ),
             Column(
                 "more than one start, points",
-                [f"{100 * r.gain:+.1f} [{100 * r.gain_low:+.1f}, {100 * r.gain_high:+.1f}]" for *_, r in rows],
+                [
+                    f"{numbers.points(r.gain)} [{numbers.points(r.gain_low)}, {numbers.points(r.gain_high)}]"
+                    for *_, r in rows
+                ],
             ),
         ],
         "Breadth and aggregation chosen on validation. In brackets 95 % intervals, of differences paired over samples.",

@@ -226,7 +226,10 @@ def cell(split: str, breadth: int, k: int, accuracy: float, gain: float = np.nan
 @pytest.mark.parametrize(
     ("gain", "words"),
     [
-        (0.3, "breadth pays by most for 2 starts of 4 iterations on run (70.0 %, +30.0 points (95 % interval +20.0"),
+        (
+            0.3,
+            "breadth pays on run, by most for 2 starts of 4 iterations on run (70.0 %, +30.0 points (95 %",
+        ),
         (-0.3, "breadth never pays, and depth is better by most for 2 starts of 4 iterations on run (70.0 %, −30.0"),
         (0.05, "no cell of several starts"),
     ],
@@ -239,7 +242,7 @@ def test_where_breadth_pays(gain: float, words: str) -> None:
     assert one.costs == [8]
     answer = depth_vs_breadth.answer_of([one])
     assert words in answer.sentences[0]
-    assert "for 80.0 % of run's samples" in answer.sentences[2]
+    assert "for 80.0 % of the samples on run" in answer.sentences[2]
 
 
 # --- infinite_depth_gain
