@@ -1,6 +1,7 @@
 """The page in a browser: every chart is drawn, nothing is complained of, and nothing leaves the machine."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from deqrun.report import write_comparison, write_report
+from deqrun.report.answer import Answer, AnswerTable, AskedRun, Origin, write_answer
+from deqrun.report.charts.answers import Axis, Point, Rule, Value, cloud, curves, values
+from deqrun.report.page_parts import Column
 from tests.report.synthetic_run import write_synthetic_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -98,6 +102,27 @@ def test_a_comparison(tmp_path: Path) -> None:
     assert_drawn(found, SWEEP + TRAINING)
     marks = drawings(found.dom)
     assert marks["accuracy_budget"].count('aria-roledescription="point"') == 2 * 3 * 12
+
+
+def test_a_study(tmp_path: Path) -> None:
+    """Every kind of chart that an answer has, the axes logarithmic and in percent, a series in one point, and NaN."""
+    points = [Point(f"kind {i % 3}", 1.0 + i, 0.04 * i, 0.03 * i, 0.05 * i, f"</script> {i}") for i in range(24)]
+    values_of = [Value(f"row {i}", 0.1 * i, 0.1 * i - 0.05, 0.1 * i + 0.05, "a") for i in range(24)]
+    axes = Axis("evaluations", log=True), Axis("accuracy", percent=True)
+    figures = [
+        curves("bent", "Curves", "In bands.", points, *axes, rules=[Rule("here", x=3.0)]),
+        cloud("strewn", "A cloud", "Of points.", [*points, Point("alone", 2.0, math.nan)], *axes),
+        values("listed", "Values", "With intervals.", values_of, Axis("gain"), rules=[Rule("none", x=0.0)]),
+    ]
+    table = AnswerTable("In full", [Column("name", ["<b>"], words=True), Column("value", ["1"])], "So & so.")
+    answer = Answer(("Yes </script>.", "No.", "Maybe."), "Much.", figures, [table])
+    origin = Origin(
+        "some", "small", "Does it?", "deqrun train study=some", "deqrun 0", [AskedRun("a", "runs/a", "run")]
+    )
+    found = visit(write_answer(tmp_path / "study", answer, origin), tmp_path)
+    assert_drawn(found, ["bent", "strewn", "listed"])
+    assert drawings(found.dom)["bent"].count('aria-roledescription="point"') == 24
+    assert "Yes &lt;/script&gt;." in found.dom
 
 
 def test_a_page_that_calls_home_would_be_caught(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ class _Look:
     def dash(self) -> alt.StrokeDash:
         dashes = [list(DASHES[i % len(DASHES)]) for i in range(len(self.series))]
         scale = alt.Scale(domain=self.series, range=dashes)
-        return alt.StrokeDash("series:N", scale=scale, sort=self.series, legend=None)
+        return alt.StrokeDash("series:N", scale=scale, sort=self.series, legend=self._legend())
 
     @property
     def series_tooltip(self) -> list[alt.Tooltip]:
