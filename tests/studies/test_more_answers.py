@@ -88,24 +88,41 @@ def test_models_that_answer_alike_at_all_tolerances() -> None:
 # --- recall_and_overthinking
 
 
-def thought(recall: bool, progressive: bool, kept: float, n: int = 200) -> recall_and_overthinking.Thought:
-    right = np.ones((5, n), dtype=bool)
-    right[-1] = np.arange(n) < kept * n
+def thought(recall: bool, progressive: bool, *kept: float, n: int = 200) -> recall_and_overthinking.Thought:
+    """Right at every iterate but the last, where the given share is, in each seed."""
+    right = np.ones((len(kept), 5, n), dtype=bool)
+    right[:, -1] = np.arange(n) < np.array(kept)[:, None] * n
     return recall_and_overthinking.Thought("net", recall, progressive, 16, 1, right)
 
 
 def test_recall_that_keeps_the_answer() -> None:
     found = [thought(r, p, 1.0 if r else 0.25) for r in (True, False) for p in (True, False)]
     answer = recall_and_overthinking.answer_of(found)
+    assert answer.sentences[0].startswith("It depends on the recipe: ")
     assert "falls with no recall and a progressive loss (100.0 % to 25.0 %)" in answer.sentences[0]
     assert "recall does more" in answer.sentences[1]
-    assert "recall is worth +75.0 points" in answer.sentences[1]
+    assert "recall is worth +75.0 points (95 % interval +69.0 to +81.0, n = 200)" in answer.sentences[1]
     assert "the progressive loss is worth 0.0 points" in answer.sentences[1]
+
+
+def test_seeds_are_what_intervals_are_over_where_there_are_several() -> None:
+    """Differences of 50, 60 and 70 points by seed: Student's interval is 60 ± 4.303 · 10 / √3."""
+    kept = {True: (1.0, 1.0, 1.0), False: (0.5, 0.4, 0.3)}
+    found = [thought(r, p, *kept[r]) for r in (True, False) for p in (True, False)]
+    answer = recall_and_overthinking.answer_of(found)
+    assert answer.sentences[0].startswith("It depends on recipe and seed: ")
+    assert "no recall and a plain loss in 3 of 3 seeds (100.0 % to 40.0 %)" in answer.sentences[0]
+    assert "recall and a plain loss in 0 of 3 seeds (100.0 % to 100.0 %)" in answer.sentences[0]
+    assert "recall is worth +60.0 points (95 % interval +35.2 to +84.8, 3 seeds)" in answer.sentences[1]
+    unclear = [
+        thought(r, p, *((1.0, 0.1, 0.6) if p else (0.2, 0.9, 0.5))) for r in (True, False) for p in (True, False)
+    ]
+    assert "neither is shown to do anything" in recall_and_overthinking.answer_of(unclear).sentences[1]
 
 
 @pytest.mark.parametrize(("kept", "first"), [(1.0, "None overthinks"), (0.2, "All overthink")])
 def test_all_alike(kept: float, first: str) -> None:
-    found = [thought(r, p, kept) for r in (True, False) for p in (True, False)]
+    found = [thought(r, p, kept, kept) for r in (True, False) for p in (True, False)]
     assert recall_and_overthinking.answer_of(found).sentences[0].startswith(first)
 
 

@@ -17,10 +17,11 @@ def share(found: MeanInterval) -> str:
     return f"{numbers.percent(found.mean)} ({interval}n = {found.n:,})"
 
 
-def points(found: MeanInterval) -> str:
-    """'+1.4 points (95 % interval −0.3 to +3.0, n = 359)'."""
+def points(found: MeanInterval, counted: str = "") -> str:
+    """'+1.4 points (95 % interval −0.3 to +3.0, n = 359)'; '3 seeds' instead of 'n = 3' where seeds were counted."""
     interval = f"95 % interval {numbers.points(found.low)} to {numbers.points(found.high)}, "
-    return f"{numbers.points(found.mean)} points ({interval if math.isfinite(found.low) else ''}n = {found.n:,})"
+    n = f"{found.n:,} {counted}" if counted else f"n = {found.n:,}"
+    return f"{numbers.points(found.mean)} points ({interval if math.isfinite(found.low) else ''}{n})"
 
 
 def number(found: MeanInterval, unit: str = "", digits: int = 3) -> str:
