@@ -26,6 +26,7 @@ from pydantic import (
 from deqrun.component_settings import ComponentSettings
 from deqrun.config_sources import choices as choices_of
 from deqrun.config_sources import current_sources, typed_overrides
+from deqrun.group_choices import without_leftovers
 from deqrun.peer_settings import PeerSettings, require_explicit, with_peer
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
@@ -298,7 +299,8 @@ def load_settings(cfg: DictConfig) -> Settings:
     takes the run's own parameters. Raises UserError: the whole dotted key, and the nearest valid thing.
     """
     try:
-        sections = with_peer(sections_of(cfg) | {"choices": choices_of(cfg)}, typed_overrides(cfg))
+        sections = without_leftovers(sections_of(cfg), cfg)
+        sections = with_peer(sections | {"choices": choices_of(cfg)}, typed_overrides(cfg))
     except ValueError as error:
         raise UserError(str(error)) from error
     own = {sections["choices"].get("solver"): sections.get("solver")}

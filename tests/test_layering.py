@@ -18,6 +18,7 @@ SETTINGS = {
     "component_settings",
     "settings_errors",
     "peer_settings",
+    "group_choices",
     "config_sources",
     "sentences",
     "yaml_text",

@@ -261,6 +261,35 @@ def test_an_own_solver_is_swept_with_its_own_parameters(sources: ConfigSources) 
     assert OmegaConf.is_config(cfg)
 
 
+@pytest.mark.parametrize("gradient", ["one_step", "unrolled"])
+def test_another_choice_than_the_studys_leaves_nothing_of_it(sources: ConfigSources, gradient: str) -> None:
+    """The demo sets the budget of its implicit gradient, prefix_sums the steps of its phantom one, and unrolls none."""
+    for study in ("demo", "prefix_sums"):
+        settings = load_settings(
+            sources.compose("train", [f"study={study}", "train.random_budget=null", f"gradient={gradient}"])
+        )
+        own = sources.option("gradient", gradient)
+        assert settings.gradient.parameters == {key: value for key, value in own.items() if key != "_target_"}
+
+
+def test_the_studys_own_choice_keeps_its_parameters(sources: ConfigSources) -> None:
+    plain = load_settings(sources.compose("train", ["study=demo"]))
+    again = load_settings(sources.compose("train", ["study=demo", "gradient=implicit", "model=mdeq"]))
+    assert (again.gradient, again.model) == (plain.gradient, plain.model)
+    assert plain.sections()["gradient"]["budget"]["max_iter"] == 12
+
+
+def test_what_was_typed_stays(sources: ConfigSources) -> None:
+    typed = ["study=demo", "gradient=one_step", "gradient.budget.max_iter=3"]
+    assert load_settings(sources.compose("train", typed)).sections()["gradient"]["budget"]["max_iter"] == 3
+    typed = ["study=demo", "gradient=one_step", "+gradient.stepz=3"]
+    assert load_settings(sources.compose("train", typed)).gradient.parameters == {"stepz": 3}
+    typed = ["study=demo", "gradient=implicit", "solver@gradient.solver=picard"]
+    solver = load_settings(sources.compose("train", typed)).sections()["gradient"]["solver"]
+    assert solver["_target_"] == "deqrun.solvers.Picard"
+    assert load_settings(sources.compose("train", ["study=demo", "model=conv"])).model.target.endswith("ConvCell")
+
+
 def test_a_run_of_before_there_were_peers_is_a_deq(default: Settings, tmp_path: Path) -> None:
     """A config.yaml that was written without the section `peer` is still read, as what it was."""
     sections = default.sections()
