@@ -195,7 +195,9 @@ def _beyond(beyond: Solves) -> str:
         return "No equilibrium has ρ ≥ 1 at these factors, so that there is nothing that could be prevented."
     anderson, picard = beyond.share("anderson"), beyond.share("picard")
     gain = mean_interval(beyond.converged["anderson"].astype(float) - beyond.converged["picard"])
-    word = "No" if gain.low <= 0 else "Yes" if anderson.mean > 0.9 else "In part"
+    word = "Yes" if anderson.mean > 0.9 else "In part"
+    if gain.low <= 0:
+        word = "Not detectably" if gain.high > 0 else "No"
     return (
         f"{word}: where ρ ≥ 1 at the model's equilibrium, Anderson converges for {share(anderson)} of the samples and "
         f"plain iteration for {numbers.percent(picard.mean)}, a difference of {points(gain)}."

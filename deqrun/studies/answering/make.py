@@ -64,7 +64,7 @@ def _with_each_seed(question: Question, context: Context, ask: Mapping[str, Any]
         runs = tuple(run for run in context.runs if run.settings.seed == seed)
         own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).sentences
     columns = Column("seed", list(own)), Column("answer", [first for first, *_ in own.values()], words=True)
-    note = "What was measured is the same; how far apart these lie, the intervals over pooled samples do not know."
+    note = "How far apart these lie is what training's chance does; intervals over pooled samples do not know of it."
     table = AnswerTable("The answer of each seed by itself", columns, note)
     return replace(answer, tables=[*answer.tables, table], numbers={**answer.numbers, "by_seed": own})
 
