@@ -110,7 +110,14 @@ def test_a_study(tmp_path: Path) -> None:
     values_of = [Value(f"row {i}", 0.1 * i, 0.1 * i - 0.05, 0.1 * i + 0.05, "a") for i in range(24)]
     axes = Axis("evaluations", log=True), Axis("accuracy", percent=True)
     figures = [
-        curves("bent", "Curves", "In bands.", points, *axes, rules=[Rule("here", x=3.0)]),
+        curves(
+            "bent",
+            "Curves",
+            "In bands.",
+            [*points, Point("one", 5.0, 0.5, 0.4, 0.6)],
+            *axes,
+            rules=[Rule("here", x=3.0)],
+        ),
         cloud("strewn", "A cloud", "Of points.", [*points, Point("alone", 2.0, math.nan)], *axes),
         values("listed", "Values", "With intervals.", values_of, Axis("gain"), rules=[Rule("none", x=0.0)]),
     ]
@@ -121,7 +128,8 @@ def test_a_study(tmp_path: Path) -> None:
     )
     found = visit(write_answer(tmp_path / "study", answer, origin), tmp_path)
     assert_drawn(found, ["bent", "strewn", "listed"])
-    assert drawings(found.dom)["bent"].count('aria-roledescription="point"') == 24
+    assert drawings(found.dom)["bent"].count('aria-roledescription="point"') == 25
+    assert drawings(found.dom)["bent"].count('class="mark-rule role-mark') == 2  # that at 3, and the bar of the one
     assert "Yes &lt;/script&gt;." in found.dom
 
 

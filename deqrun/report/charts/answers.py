@@ -1,6 +1,7 @@
 """The charts of answers: curves with bands, clouds of points, and values with their intervals."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (1, 3), (6, 2, 2, 2), (12, 3))
 FEW_PLACES = 12
 """Up to so many whole numbers on a log axis each has its tick."""
+EDGE = 6
+"""Pixels between the outermost mark and the edge of a linear axis, so that the edge cuts none in two."""
 ROW = 24
 """Height of a row of values with their intervals."""
 
@@ -46,7 +49,11 @@ class Axis:
         if self.log:
             axis = LogAxis.around(known) if self.domain is None else LogAxis(*self.domain)
             return kind(f"{field}:Q", title=self.title, scale=axis.scale, axis=axis.axis())
-        scale = alt.Scale(zero=False) if self.domain is None else alt.Scale(domain=list(self.domain), nice=False)
+        scale = (
+            alt.Scale(zero=False, padding=EDGE)
+            if self.domain is None
+            else alt.Scale(domain=list(self.domain), nice=False)
+        )
         return kind(f"{field}:Q", title=self.title, scale=scale, axis=alt.Axis(format=self.written, tickCount=6))
 
     @property
@@ -80,7 +87,7 @@ def curves(
     name: str, title: str, caption: str, points: Sequence[Point], x: Axis, y: Axis, *, rules: Sequence[Rule] = (),
     colours: Mapping[str, str] | None = None,
 ) -> Figure:  # fmt: skip
-    """A line with its points for each series, and a band where there are intervals."""
+    """A line with its points for each series, and a band where there are intervals; a bar, where it is one point."""
     look = _Look(points, x, y, colours)
     chart = alt.Chart(data(points))
     band = chart.mark_area(opacity=BAND, clip=True).encode(
@@ -92,7 +99,13 @@ def curves(
     dots = chart.mark_point(filled=True, size=50, clip=True).encode(
         x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip
     )
-    layers = [band, line, dots] if any(math.isfinite(point.low) for point in points) else [line, dots]
+    layers: list[AnyChart] = [line, dots]
+    if any(math.isfinite(point.low) for point in points):
+        layers.insert(0, band)
+    counts = Counter(point.series for point in points)
+    if alone := [point for point in points if counts[point.series] == 1 and math.isfinite(point.low)]:
+        bar = alt.Chart(data(alone)).mark_rule(strokeWidth=2, clip=True)
+        layers.append(bar.encode(x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour()))
     return _figure(name, title, caption, [*_rules(rules, look), *layers])
 
 
