@@ -74,8 +74,10 @@ def page(folders: list[Path], size: str, beside: Path) -> str:
 def section(answer: dict[str, Any], figure: dict[str, str], picture: Path) -> str:
     """One study: its question, its answer, its figure."""
     sentences = " ".join(answer["answer"])
+    by_seed = [f"- seed {seed}: {first}\n" for seed, (first, *_) in answer["numbers"].get("by_seed", {}).items()]
+    seeds = f"Each seed by itself:\n\n{''.join(by_seed)}\n" if by_seed else ""
     return (
-        f"## {answer['question']}\n\n{sentences}\n\n![{figure['title']}]({picture.as_posix()})\n\n"
+        f"## {answer['question']}\n\n{sentences}\n\n{seeds}![{figure['title']}]({picture.as_posix()})\n\n"
         f"*{figure['caption']}*\n\nWhat would change it: {answer['would_change']}\n\n"
         f"    deqrun train study={answer['study']}{' size=full' if answer['size'] == 'full' else ''}\n"
     )
