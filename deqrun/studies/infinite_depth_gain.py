@@ -92,7 +92,7 @@ def answer_of(found: Sequence[Net]) -> Answer:
         sentences=(_against(deq, found, "tied"), _against(deq, found, "untied"), _compute(deq, found)),
         would_change=(
             f"One cell on one data set with n = {len(deq.right):,} answers, where differences of less than about a "
-            f"point are not told from none, and one length of training for all. The best net of a family is the best on "
+            f"point are not told from none, and one length of training for all. The best net of a family is that on "
             f"these very answers, and its lead so a little too large. A task that needs more steps than the "
             f"shallower nets have would set them farther apart; multiply-adds of training are not compared."
         ),
