@@ -200,7 +200,7 @@ def _figure(nets: Sequence[Net], length: int) -> Any:
     drawn = [Point(net.kind.replace("_", " "), net.gap, net.harder, note=net.label) for net in nets]
     caption = f"{len(nets)} networks. Alignment: cosine of the ends from the own start and from another sample's end."
     x = Axis("1 − asymptotic alignment (left: the same end from every start)", log=True)
-    axes = x, Axis(f"accuracy on {length} bits", percent=True, domain=(-0.03, 1.03))
+    axes = x, Axis(f"accuracy on {length} bits", percent=True, domain=(0.0, 1.0))
     return cloud("alignment_accuracy", "Alignment and accuracy beyond the training length", caption, drawn, *axes)
 
 

@@ -52,7 +52,7 @@ class Axis:
         scale = (
             alt.Scale(zero=False, padding=EDGE)
             if self.domain is None
-            else alt.Scale(domain=list(self.domain), nice=False)
+            else alt.Scale(domain=list(self.domain), nice=False, padding=EDGE)
         )
         return kind(f"{field}:Q", title=self.title, scale=scale, axis=alt.Axis(format=self.written, tickCount=6))
 
