@@ -22,17 +22,27 @@ class MeanInterval:
         return self.low <= 0 <= self.high
 
 
-def mean_interval(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> MeanInterval:
+RUNS_RESAMPLES = 2000
+"""Of the bootstrap in two stages, each of which draws over all samples anew."""
+
+
+def mean_interval(values: ArrayLike, resamples: int = 10_000, seed: int = 0, runs: int = 1) -> MeanInterval:
     """Mean of `values` (n,) and its 95 % percentile-bootstrap interval (Efron 1979).
 
     Drawing n samples with replacement is drawing how often each distinct value occurs from a multinomial
     distribution with the observed shares; this is exact, and for counts and for paired differences of right
     and wrong it costs the few distinct values rather than n. Paired differences: pass a − b, taken sample by
     sample. Raises ValueError where there are no values.
+
+    runs  > 1: values are those of so many runs, one after the other, on the same samples. Then runs are drawn with
+          replacement and, within them, samples (the bootstrap of a two-stage design, Davison & Hinkley 1997, section
+          3.8): the interval knows of what training's chance does, as far as so few runs can tell.
     """
     sample: NDArray[np.float64] = np.asarray(values, dtype=np.float64).ravel()
     if sample.size == 0:
         raise ValueError("mean_interval was given no values; it needs at least one.")
+    if runs > 1:
+        return _over_runs(sample, runs, seed)
     distinct, counts = np.unique(sample, return_counts=True)
     shares = counts / counts.sum()
     generator = np.random.default_rng(seed)
@@ -42,16 +52,35 @@ def mean_interval(values: ArrayLike, resamples: int = 10_000, seed: int = 0) -> 
     return MeanInterval(float(sample.mean()), float(low), float(high), int(sample.size))
 
 
-def accuracy_interval(correct: ArrayLike) -> MeanInterval:
+def _over_runs(sample: NDArray[np.float64], runs: int, seed: int) -> MeanInterval:
+    if sample.size % runs:
+        raise ValueError(f"{sample.size} values can't be those of {runs} runs on the same samples.")
+    table = sample.reshape(runs, -1)
+    n = table.shape[1]
+    generator = np.random.default_rng(seed)
+    counts = generator.multinomial(n, np.full(n, 1 / n), size=RUNS_RESAMPLES)
+    drawn = generator.integers(runs, size=(RUNS_RESAMPLES, runs))
+    means = np.take_along_axis(counts @ table.T / n, drawn, axis=1).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return MeanInterval(float(sample.mean()), float(low), float(high), int(sample.size))
+
+
+def accuracy_interval(correct: ArrayLike, runs: int = 1) -> MeanInterval:
     """Share of right answers with its 95 % Wilson score interval (Wilson 1927).
 
     The bootstrap of a share collapses to a point where all answers are right or all are wrong, and claims
     certainty that n samples cannot give; Wilson's interval doesn't. Raises ValueError where there are no
     answers.
+
+    runs  > 1: answers of so many runs on the same samples, as in `mean_interval`. The interval reaches as far as that
+          of the two-stage bootstrap and that of Wilson for the samples of one run.
     """
     answers = np.asarray(correct, dtype=np.float64).ravel()
     if answers.size == 0:
         raise ValueError("accuracy_interval was given no answers; it needs at least one.")
+    if runs > 1:
+        over, within = _over_runs(answers, runs, 0), share_interval(float(answers.mean()), answers.size // runs)
+        return MeanInterval(over.mean, min(over.low, within.low), max(over.high, within.high), over.n)
     return share_interval(float(answers.mean()), answers.size)
 
 

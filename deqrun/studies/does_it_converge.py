@@ -58,9 +58,10 @@ class Ends:
     lowest: NDArray[np.float64]
     at: NDArray[np.int64]
     median: NDArray[np.float64]
+    runs: int = 1
 
     def of(self, fate: Fate) -> MeanInterval:
-        return accuracy_interval(self.fate == int(fate))
+        return accuracy_interval(self.fate == int(fate), self.runs)
 
     @property
     def reached(self) -> MeanInterval:
@@ -119,7 +120,7 @@ def _pooled(kind: str, solver: str, dtype: str, parts: Sequence[dict[str, Any]])
     fate, period, lowest = (np.concatenate([np.asarray(one[name]) for one in own])
                             for name in ("fate", "period", "lowest"))  # fmt: skip
     curve = np.median([one["curve"]["median"] for one in own], axis=0)
-    return Ends(kind, solver, dtype, fate, period, lowest, np.asarray(own[0]["curve"]["at"]), curve)
+    return Ends(kind, solver, dtype, fate, period, lowest, np.asarray(own[0]["curve"]["at"]), curve, len(own))
 
 
 def answer_of(found: Sequence[Ends], iterations: int) -> Answer:
@@ -223,7 +224,7 @@ def _table(found: Sequence[Ends]) -> AnswerTable:
             Column("for 95 %", [significant(one.reachable, 2) for one in found]),
             Column("n", [f"{len(one.fate):,}" for one in found]),
         ],
-        "In brackets Wilson's 95 % intervals over the samples.",
+        "In brackets 95 % intervals over the samples, and over the seeds where there are several.",
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ tolerance: what an oracle and what a stopping rule would spend. Growth is told b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,7 @@ class Length:
     stopped: NDArray[np.float64]
     right: NDArray[np.bool_]
     right_when_stopped: NDArray[np.bool_]
+    runs: int = field(default=1, kw_only=True)
 
 
 def answer(context: Context, *, lengths: Sequence[int], samples: int, iterations: int, tol: float) -> Answer:
@@ -92,7 +93,7 @@ def _pooled(length: int, parts: Sequence[dict[str, Any]]) -> Length:
         return np.where(values < 0, np.inf, values)
 
     right = [np.concatenate([part[name] for part in parts]).astype(bool) for name in ("right", "right_when_stopped")]
-    return Length(length, column("settled"), column("stopped"), *right)
+    return Length(length, column("settled"), column("stopped"), *right, runs=len(parts))
 
 
 def answer_of(found: Sequence[Length], trained: int, iterations: int, tol: float) -> Answer:
@@ -109,8 +110,8 @@ def answer_of(found: Sequence[Length], trained: int, iterations: int, tol: float
         figures=_figures(found, trained),
         tables=[_table(found)],
         numbers={str(one.length): {
-            "settled": one.settled, "stopped": one.stopped, "right": accuracy_interval(one.right),
-            "right_when_stopped": accuracy_interval(one.right_when_stopped),
+            "settled": one.settled, "stopped": one.stopped, "right": accuracy_interval(one.right, one.runs),
+            "right_when_stopped": accuracy_interval(one.right_when_stopped, one.runs),
         } for one in found} | {"exponent": exponent(found)},
     )  # fmt: skip
 
@@ -141,8 +142,8 @@ def exponent(found: Sequence[Length], seed: int = 0) -> MeanInterval:
 
 def _reach(found: Sequence[Length], trained: int) -> str:
     longest = found[-1]
-    solved = [one.length for one in found if accuracy_interval(one.right).mean >= 0.99]
-    far = share(accuracy_interval(longest.right))
+    solved = [one.length for one in found if accuracy_interval(one.right, one.runs).mean >= 0.99]
+    far = share(accuracy_interval(longest.right, longest.runs))
     if longest.length in solved:
         return (
             f"Trained on {trained} bits, the network solves strings of {longest.length} bits: {far} are right in "
@@ -184,7 +185,7 @@ def _stopping(found: Sequence[Length], tol: float) -> str:
             f"{numbers.percent(done)} of the strings only."
         )
     spent, needed = median_interval(longest.stopped), float(np.median(longest.settled))
-    when = accuracy_interval(longest.right_when_stopped)
+    when = accuracy_interval(longest.right_when_stopped, longest.runs)
     more = f", {spent.mean / needed:.2f} times what the answer needs" if np.isfinite(needed) and needed > 0 else ""
     return (
         f"Stopping at a residual of {goal} spends {number(spent, 'evaluations')} on {longest.length} bits{more}, "
@@ -204,7 +205,7 @@ def _figures(found: Sequence[Length], trained: int) -> list[Any]:
                 drawn.append(Point(name, one.length, middle.mean, middle.low, middle.high, f"n = {middle.n}"))
         answers = {"at the last iterate": one.right, "within the tolerance": one.right_when_stopped}
         for name, right_there in answers.items():
-            accuracy = accuracy_interval(right_there)
+            accuracy = accuracy_interval(right_there, one.runs)
             right.append(Point(name, one.length, accuracy.mean, accuracy.low, accuracy.high, f"n = {accuracy.n}"))
     x, rule = Axis("length, bits", log=True), [Rule(f"trained on {trained}", x=float(trained))]
     n = len(found[0].settled)
@@ -213,7 +214,7 @@ def _figures(found: Sequence[Length], trained: int) -> list[Any]:
                f"Medians over n = {n:,} strings of each length, with 95 % intervals.",
                drawn, x, Axis("evaluations", log=True), rules=rule),
         curves("accuracy_length", "Accuracy against length",
-               f"n = {n:,} strings of each length; bands: Wilson's 95 % intervals.", right, x,
+               f"n = {n:,} strings of each length; bands: 95 % intervals.", right, x,
                 Axis("strings right at every position", percent=True, domain=(0.0, 1.0)), rules=rule),
     ]  # fmt: skip
 
@@ -224,7 +225,7 @@ def _table(found: Sequence[Length]) -> AnswerTable:
         return [f"{significant(m.mean)} [{significant(m.low)}, {significant(m.high)}]" for m in each]
 
     def shares(values: Sequence[NDArray[np.bool_]]) -> list[str]:
-        each = [accuracy_interval(one) for one in values]
+        each = [accuracy_interval(right, one.runs) for right, one in zip(values, found, strict=True)]
         return [f"{100 * s.mean:.1f} [{100 * s.low:.1f}, {100 * s.high:.1f}]" for s in each]
 
     return AnswerTable(

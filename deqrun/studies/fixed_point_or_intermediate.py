@@ -49,6 +49,7 @@ class Course:
     accuracy: NDArray[np.float64]
     change: NDArray[np.int64]
     residual: float
+    runs: int = 1
 
     @property
     def name(self) -> str:
@@ -57,7 +58,7 @@ class Course:
     @property
     def gap(self) -> MeanInterval:
         """accuracy at the chosen iterate − accuracy at the last, paired."""
-        return mean_interval(self.change)
+        return mean_interval(self.change, runs=self.runs)
 
     @property
     def loses(self) -> bool:
@@ -102,7 +103,7 @@ def _pooled(kind: str, length: int | None, budget: int, parts: Sequence[dict[str
     task = f"{length} bits" if length else ""
     best = float(np.mean([part["best"] for part in parts]))
     residual = float(np.median([part["residual"] for part in parts]))
-    return Course(kind.replace("_", " "), task, budget, best, right / len(change), change, residual)
+    return Course(kind.replace("_", " "), task, budget, best, right / len(change), change, residual, len(parts))
 
 
 def answer_of(found: Sequence[Course], beyond: int) -> Answer:

@@ -45,10 +45,11 @@ class Net:
     parameters: int
     multiply_adds: float
     right: NDArray[np.bool_]
+    runs: int = 1
 
     @property
     def accuracy(self) -> MeanInterval:
-        return accuracy_interval(self.right)
+        return accuracy_interval(self.right, self.runs)
 
     @property
     def name(self) -> str:
@@ -82,7 +83,7 @@ def _measured(run: StudyRun) -> dict[str, Any]:
 def _pooled(kind: str, run: StudyRun, parts: Sequence[dict[str, Any]]) -> Net:
     right = np.concatenate([part["right"] for part in parts]).astype(bool)
     layers, cost = (float(np.mean([part[name] for part in parts])) for name in ("layers", "multiply_adds"))
-    return Net(kind, run.settings.peer.kind, layers, int(parts[0]["parameters"]), cost, right)
+    return Net(kind, run.settings.peer.kind, layers, int(parts[0]["parameters"]), cost, right, len(parts))
 
 
 def answer_of(found: Sequence[Net]) -> Answer:
@@ -107,7 +108,7 @@ def answer_of(found: Sequence[Net]) -> Answer:
 
 def _gain(deq: Net, net: Net) -> MeanInterval:
     """The DEQ's accuracy less the net's, paired over samples and seeds."""
-    return mean_interval(deq.right.astype(float) - net.right)
+    return mean_interval(deq.right.astype(float) - net.right, runs=deq.runs)
 
 
 def _against(deq: Net, found: Sequence[Net], family: str) -> str:
@@ -145,7 +146,7 @@ def _figures(found: Sequence[Net], deq: Net) -> list[Any]:
         one = (net.accuracy.mean, net.accuracy.low, net.accuracy.high)
         cost.append(Point(FAMILIES[net.family], net.multiply_adds, *one, note=net.name))
         depth.append(Point(FAMILIES[net.family], net.layers, *one, note=net.name))
-    caption = f"Test samples, n = {len(deq.right):,}; bands and bars: Wilson's 95 % intervals."
+    caption = f"Test samples, n = {len(deq.right):,}; bands and bars: 95 % intervals."
     y, rules = Axis("accuracy", percent=True), [Rule("the DEQ", y=deq.accuracy.mean)]
     return [
         curves("accuracy_depth", "Accuracy against depth", f"{caption} Of the DEQ: its mean evaluations.", depth,

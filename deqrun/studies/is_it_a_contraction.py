@@ -8,7 +8,7 @@ Measured for every sample at its end state: ρ(J), ‖J‖₂, whether plain ite
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,7 @@ class Spectra:
     norm_error: NDArray[np.float64]
     converged: NDArray[np.bool_]
     rate: NDArray[np.float64]
+    runs: int = field(default=1, kw_only=True)
 
     @property
     def behaviour(self) -> NDArray[np.uint8]:
@@ -60,27 +61,27 @@ class Spectra:
     @property
     def contracts(self) -> MeanInterval:
         """Share of samples with ‖J‖₂ < 1."""
-        return accuracy_interval(self.behaviour == Behaviour.CONTRACTS)
+        return accuracy_interval(self.behaviour == Behaviour.CONTRACTS, self.runs)
 
     @property
     def settles(self) -> MeanInterval:
         """Share of samples with ρ(J) < 1 ≤ ‖J‖₂."""
-        return accuracy_interval(self.behaviour == Behaviour.SETTLES)
+        return accuracy_interval(self.behaviour == Behaviour.SETTLES, self.runs)
 
     @property
     def attracts(self) -> MeanInterval:
         """Share of samples with ρ(J) < 1."""
-        return accuracy_interval(self.radius < 1)
+        return accuracy_interval(self.radius < 1, self.runs)
 
     @property
     def arrives(self) -> MeanInterval:
         """Share of samples that plain iteration brings to the tolerance."""
-        return accuracy_interval(self.converged)
+        return accuracy_interval(self.converged, self.runs)
 
     @property
     def agreement(self) -> MeanInterval:
         """Share of samples of which ρ(J) < 1 says rightly whether plain iteration arrives."""
-        return accuracy_interval((self.radius < 1) == self.converged)
+        return accuracy_interval((self.radius < 1) == self.converged, self.runs)
 
 
 def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
@@ -114,13 +115,14 @@ def _measured(run: StudyRun, samples: int, steps: int, tol: float) -> dict[str, 
 def _pooled(kind: str, parts: Sequence[dict[str, Any]]) -> Spectra:
     columns = [np.concatenate([np.asarray(part[name]) for part in parts])
                for name in ("radius", "norm", "norm_error", "converged", "rate")]  # fmt: skip
-    return Spectra(kind, *columns)
+    return Spectra(kind, *columns, runs=len(parts))
 
 
 def answer_of(found: Sequence[Spectra], steps: int, tol: float) -> Answer:
     """The answer that these spectra give."""
     every = Spectra("all", *(np.concatenate([getattr(one, name) for one in found])
-                             for name in ("radius", "norm", "norm_error", "converged", "rate")))  # fmt: skip
+                             for name in ("radius", "norm", "norm_error", "converged", "rate")),
+                    runs=sum(one.runs for one in found) if found[0].runs > 1 else 1)  # fmt: skip
     undecided = int(np.sum((every.norm < 1) & (every.norm + every.norm_error >= 1)))
     return Answer(
         sentences=(_reason(every, tol), _variants(found), _rate(every)),
@@ -257,7 +259,7 @@ def _table(found: Sequence[Spectra]) -> AnswerTable:
             Column("‖J‖: 5, 50, 95 %", quantiles([one.norm for one in found])),
             Column("n", [f"{len(one.radius):,}" for one in found]),
         ],
-        "In brackets Wilson's 95 % intervals over the samples. Samples of several seeds are pooled.",
+        "In brackets 95 % intervals over the samples, and over the seeds where there are several.",
     )  # fmt: skip
 
 

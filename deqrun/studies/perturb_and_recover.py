@@ -45,14 +45,15 @@ class Disturbed:
     answered: NDArray[np.bool_]
     steps: NDArray[np.float64]
     control: NDArray[np.float64]
+    runs: int = 1
 
     @property
     def back(self) -> MeanInterval:
-        return accuracy_interval(self.returned)
+        return accuracy_interval(self.returned, self.runs)
 
     @property
     def answer_back(self) -> MeanInterval:
-        return accuracy_interval(self.answered)
+        return accuracy_interval(self.answered, self.runs)
 
     @property
     def took(self) -> MeanInterval:
@@ -103,7 +104,7 @@ def _pooled(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Dis
     returned, steps, control = (np.concatenate([np.asarray(one[name], dtype=float) for one in own])
                                 for name in ("returned", "steps", "control"))  # fmt: skip
     steps, control = (np.where(column < 0, np.inf, column) for column in (steps, control))
-    return Disturbed(kind, disturbance, returned.astype(bool), np.isfinite(steps), steps, control)
+    return Disturbed(kind, disturbance, returned.astype(bool), np.isfinite(steps), steps, control, len(parts))
 
 
 def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int) -> Answer:

@@ -43,6 +43,7 @@ class Model:
     right: NDArray[np.bool_]
     nfe: NDArray[np.float64]
     converged: NDArray[np.float64]
+    runs: int = 1
 
     @property
     def own(self) -> int:
@@ -52,12 +53,12 @@ class Model:
     @property
     def tightened(self) -> MeanInterval:
         """Accuracy at the tightest test tolerance less that at the training tolerance, paired."""
-        return mean_interval(self.right[-1].astype(float) - self.right[self.own])
+        return mean_interval(self.right[-1].astype(float) - self.right[self.own], runs=self.runs)
 
     @property
     def loosened(self) -> MeanInterval:
         """Accuracy at the loosest test tolerance less that at the training tolerance, paired."""
-        return mean_interval(self.right[0].astype(float) - self.right[self.own])
+        return mean_interval(self.right[0].astype(float) - self.right[self.own], runs=self.runs)
 
     @property
     def loosest(self) -> int:
@@ -97,7 +98,7 @@ def _measured(run: StudyRun, tested: Sequence[float], steps: int) -> dict[str, A
 def _pooled(trained: float, tested: Sequence[float], parts: Sequence[dict[str, Any]]) -> Model:
     right = np.concatenate([np.asarray(part["right"], dtype=bool) for part in parts], axis=1)
     nfe, converged = (np.mean([part[name] for part in parts], axis=0) for name in ("nfe", "converged"))
-    return Model(trained, np.asarray(tested, dtype=float), right, nfe, converged)
+    return Model(trained, np.asarray(tested, dtype=float), right, nfe, converged, len(parts))
 
 
 def answer_of(found: Sequence[Model]) -> Answer:
@@ -154,7 +155,8 @@ def _training(found: Sequence[Model]) -> str:
     if loose is tight:
         return "With one training tolerance there is nothing to compare it with."
     both = min(loose.right.shape[1], tight.right.shape[1])
-    change = mean_interval(tight.right[tight.own, :both].astype(float) - loose.right[loose.own, :both])
+    runs = tight.runs if tight.right.shape == loose.right.shape else 1
+    change = mean_interval(tight.right[tight.own, :both].astype(float) - loose.right[loose.own, :both], runs=runs)
     verdict = "gains" if change.low > 0 else "loses" if change.high < 0 else "changes detectably nothing"
     return (
         f"Training to {numbers.tolerance(tight.trained)} rather than {numbers.tolerance(loose.trained)} {verdict}: "
@@ -168,14 +170,14 @@ def _figures(found: Sequence[Model]) -> list[Any]:
     for one in found:
         name = f"trained to {numbers.tolerance(one.trained)}"
         for k, tol in enumerate(one.tested):
-            share = accuracy_interval(one.right[k])
+            share = accuracy_interval(one.right[k], one.runs)
             accuracy.append(Point(name, float(tol), share.mean, share.low, share.high))
             cost.append(Point(name, float(tol), float(one.nfe[k])))
     n = found[0].right.shape[1]
     x = Axis("test tolerance", log=True)
     return [
         curves("accuracy_tolerance", "Accuracy against the test tolerance",
-               f"Test samples, n = {n:,}; bands: Wilson's 95 % intervals.", accuracy, x,
+               f"Test samples, n = {n:,}; bands: 95 % intervals.", accuracy, x,
                Axis("accuracy", percent=True)),
         curves("evaluations_tolerance", "Evaluations against the test tolerance", f"Mean over n = {n:,} test samples.",
                cost, x, Axis("evaluations")),
@@ -188,13 +190,13 @@ def _table(found: Sequence[Model]) -> AnswerTable:
     for one in found:
         texts = []
         for k in range(len(tested)):
-            share = accuracy_interval(one.right[k])
+            share = accuracy_interval(one.right[k], one.runs)
             mark = "*" if k == one.own else ""
             texts.append(f"{100 * share.mean:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]{mark}")
         columns.append(Column(f"trained to {numbers.tolerance(one.trained)}, %", texts))
     for one in found:
         columns.append(Column(f"evals, {numbers.tolerance(one.trained)}", [numbers.mean(float(v)) for v in one.nfe]))
-    note = "Accuracy with Wilson's 95 % intervals, and mean evaluations. * the training tolerance."
+    note = "Accuracy with 95 % intervals, and mean evaluations. * the training tolerance."
     return AnswerTable("Training tolerance and test tolerance", columns, note)
 
 

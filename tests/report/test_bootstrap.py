@@ -78,3 +78,28 @@ def test_a_medians_interval_covers_it_as_often_as_it_says() -> None:
     found = [median_interval(row) for row in draw]
     covered = np.mean([one.low <= math.log(2) <= one.high for one in found])
     assert 0.95 <= covered <= 0.985
+
+
+def test_runs_that_disagree_leave_open_what_the_next_would_do() -> None:
+    """Of two runs, one always right and one never: by chance both drawn are the one or the other, half of the time."""
+    pooled = np.repeat([1.0, 0.0], 200)
+    for found in (mean_interval(pooled, runs=2), accuracy_interval(pooled, runs=2)):
+        assert (found.mean, found.low, found.high, found.n) == (0.5, 0.0, 1.0, 400)
+    assert mean_interval(pooled).high < 0.56  # as 400 samples of one model it would be told within five points
+
+
+def test_runs_that_agree_count_their_samples_once() -> None:
+    """Three copies of a run say what the run does, not what three times the samples would."""
+    once = np.arange(300) < 60
+    copies = np.tile(once, 3)
+    found, single = mean_interval(copies, runs=3), mean_interval(once.astype(float))
+    assert found.low == pytest.approx(single.low, abs=0.005)
+    assert found.high == pytest.approx(single.high, abs=0.005)
+    assert mean_interval(copies.astype(float)).high < single.high - 0.01
+    shares = accuracy_interval(np.ones(300), runs=3)
+    assert (shares.low, shares.high) == (accuracy_interval(np.ones(100)).low, 1.0)
+
+
+def test_runs_have_as_many_samples_each() -> None:
+    with pytest.raises(ValueError, match="7 values can't be those of 2 runs"):
+        mean_interval(np.zeros(7), runs=2)

@@ -64,10 +64,7 @@ def _with_each_seed(question: Question, context: Context, ask: Mapping[str, Any]
         runs = tuple(run for run in context.runs if run.settings.seed == seed)
         own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).sentences
     columns = Column("seed", list(own)), Column("answer", [first for first, *_ in own.values()], words=True)
-    note = (
-        "How far apart these lie is what training's chance does. The intervals above, which count a sample once for "
-        "every seed, do not know of it."
-    )
+    note = "How far apart these lie is what training's chance does, and few seeds tell little of it."
     table = AnswerTable("The answer of each seed by itself", columns, note)
     return replace(answer, tables=[*answer.tables, table], numbers={**answer.numbers, "by_seed": own})
 
