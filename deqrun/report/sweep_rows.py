@@ -10,19 +10,29 @@ from deqrun.report.trajectory import TrajectoryKey
 
 
 @dataclass(frozen=True)
-class SweepCell:
-    """One row of sweep.jsonl: how a trained model does with one solver, start, budget and tolerance on one split.
+class _OfTrajectory:
+    """What a row has of the trajectory that it is derived from, see `TrajectoryKey`."""
 
-    precision and difficulty are those of its trajectory, see `TrajectoryKey`.
+    solver: str
+    start: str
+    split: str
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+    @property
+    def key(self) -> TrajectoryKey:
+        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
+
+
+@dataclass(frozen=True)
+class SweepCell(_OfTrajectory):
+    """One row of sweep.jsonl: how a trained model does with one solver, start, budget and tolerance on one split.
 
     accuracy_low and accuracy_high bound the 95 % interval over the n samples; `converged` and
     `diverged` are fractions of the samples. jvps_mean are Jacobian products, which are no evaluations: 0 for most
     solvers, NaN where a run did not record them.
     """
 
-    solver: str
-    start: str
-    split: str
     max_iter: int
     tol: float
     n: int
@@ -36,22 +46,10 @@ class SweepCell:
     diverged: float = math.nan
     residual_median: float = math.nan
     jvps_mean: float = math.nan
-    precision: str = field(default="float32", kw_only=True)
-    difficulty: int | None = field(default=None, kw_only=True)
-
-    @property
-    def key(self) -> TrajectoryKey:
-        """The trajectory that the cell is derived from."""
-        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
-
-    @property
-    def cost_mean(self) -> float:
-        """Mean evaluations and Jacobian products, one for one; products that weren't recorded are not in it."""
-        return self.nfe_mean + (0.0 if math.isnan(self.jvps_mean) else self.jvps_mean)
 
 
 @dataclass(frozen=True)
-class HaltingRow:
+class HaltingRow(_OfTrajectory):
     """One row of halting.jsonl: how a model does where each sample stops by a halting rule.
 
     threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
@@ -61,9 +59,6 @@ class HaltingRow:
     budget's, each with its 95 % interval, paired over the samples; NaN elsewhere.
     """
 
-    solver: str
-    start: str
-    split: str
     rule: str
     threshold: float
     n: int
@@ -80,13 +75,6 @@ class HaltingRow:
     gained: float = math.nan
     gained_low: float = math.nan
     gained_high: float = math.nan
-    precision: str = field(default="float32", kw_only=True)
-    difficulty: int | None = field(default=None, kw_only=True)
-
-    @property
-    def key(self) -> TrajectoryKey:
-        """The trajectory that the row is derived from."""
-        return TrajectoryKey(self.solver, self.start, self.split, self.precision, self.difficulty)
 
 
 @dataclass(frozen=True)

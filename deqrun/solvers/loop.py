@@ -212,8 +212,8 @@ class _Work:
 
     def _keep(self, k: int, keep: Tensor) -> None:
         if keep.device.type != "cpu":
-            kept_z = self.kept_z if self.kept_at is None else self.kept_z[self.kept_at]
-            self.kept_z, self.kept_at = torch.where(keep[:, None], self.z, kept_z), None
+            kept = self.kept_z if self.kept_at is None else self._kept_rows()
+            self.kept_z, self.kept_at = torch.where(keep[:, None], self.z, kept), None
             self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
             self.kept_k.masked_fill_(keep, k)
             return
@@ -225,12 +225,15 @@ class _Work:
             self.kept_k.fill_(k)
         elif count:
             if self.kept_at is not None or not self.kept_is_own:
-                self.kept_z = self.kept_z.clone() if self.kept_at is None else self.kept_z[self.kept_at]
-                self.kept_at, self.kept_is_own = None, True
+                self.kept_z, self.kept_at, self.kept_is_own = self._kept_rows(), None, True
             rows = keep.nonzero()[:, 0]
             self.kept_z.index_copy_(0, rows, self.z.index_select(0, rows))
             self.kept_residual = torch.where(keep, self.residual, self.kept_residual)
             self.kept_k.masked_fill_(keep, k)
+
+    def _kept_rows(self) -> Tensor:
+        """The kept iterates of the rows of the batch, in new memory."""
+        return self.kept_z.clone() if self.kept_at is None else self.kept_z[self.kept_at]
 
     def _stalled(self, k: int) -> Tensor:
         assert self.anchor is not None
@@ -280,15 +283,13 @@ class _Work:
 
     def _write_out(self, rows: Tensor | None = None) -> None:
         """Into `out`, of these rows of the batch; None: of all."""
-        at = self.kept_at
         if self.out is None:
-            kept_z = self.kept_z.clone() if at is None else self.kept_z[at]
-            self.out = kept_z, self.kept_k.clone(), self.diverged.clone()
+            self.out = self._kept_rows(), self.kept_k.clone(), self.diverged.clone()
             return
         if rows is None:
             rows = torch.arange(len(self.rows), device=self.rows.device)
         places = self.rows[rows]
-        self.out[0][places] = self.kept_z[rows if at is None else at[rows]]
+        self.out[0][places] = self.kept_z[rows if self.kept_at is None else self.kept_at[rows]]
         self.out[1][places] = self.kept_k[rows]
         self.out[2][places] = self.diverged[rows]
 
