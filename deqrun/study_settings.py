@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
 
-STUDY_KEYS = ("question", "size", "seeds", "variants", "ask")
+STUDY_KEYS = ("question", "size", "seeds", "jobs", "variants", "ask")
 """Keys of train.yaml that a run itself doesn't know."""
 
 SIZES = ("small", "full")
@@ -21,8 +21,9 @@ class StudySettings(BaseModel):
     """What a study's config says of the study itself; `question` is None for a plain run.
 
     question  name of a module of deqrun.studies
-    size      small: ends within 10 minutes on two CPU cores; full
+    size      small: ends within 15 minutes on two CPU cores; full
     seeds     runs of each variant, with the seeds `seed`, `seed` + 1, …
+    jobs      runs at a time, each with `threads` threads (by default one); None: as many as cores allow
     variants  the runs that it trains, label: overrides; None leaves one out
     ask       parameters of the question
     """
@@ -32,6 +33,7 @@ class StudySettings(BaseModel):
     question: str | None
     size: Literal["small", "full"]
     seeds: Annotated[int, Field(strict=True, ge=1)]
+    jobs: Annotated[int, Field(strict=True, ge=1)] | None
     variants: dict[str, list[str] | None]
     ask: dict[str, Any]
 

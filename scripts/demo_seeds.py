@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from deqrun.inference import student_interval
 from deqrun.report import read_run
-from deqrun.report.bootstrap import student_interval
 from deqrun.report.records import RunRecord
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqrun.datasets.copy_memory import CopyMemory
+from deqrun.inference import student_interval
 from deqrun.report import read_run
-from deqrun.report.bootstrap import student_interval
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_rows import SweepCell
 

@@ -20,7 +20,7 @@ from deqrun.settings import Settings, UserError, load_settings
 from deqrun.studies.answering.study import FILE, Study, Variant, is_study
 from deqrun.study_settings import StudySettings, load_study_settings
 
-OF_THE_STUDY = ("run", "resume", "question", "size", "seeds", "variants", "ask", "seed", "name")
+OF_THE_STUDY = ("run", "resume", "question", "size", "seeds", "jobs", "variants", "ask", "seed", "name")
 """Keys that are the study's own, or that it gives each of its runs."""
 
 WHEN_ASKED = ("study", "run", "question", "size", "ask", "name", "device", "threads", "allow_foreign_targets")
@@ -87,7 +87,7 @@ def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[
     run = require_run(Path(str(cfg.run)), "run=")
     return Study(
         name, settings.question, settings.size, settings.ask, (), str(cfg.device), cfg.threads, run.resolve(),
-        cfg.allow_foreign_targets is True,
+        allow_foreign_targets=cfg.allow_foreign_targets is True,
     )  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def _composed(
     ]
     return Study(
         name, settings.question, settings.size, settings.ask, tuple(variants), str(cfg.device), cfg.threads,
-        allow_foreign_targets=cfg.allow_foreign_targets is True,
+        jobs=settings.jobs, allow_foreign_targets=cfg.allow_foreign_targets is True,
     )  # fmt: skip
 
 
@@ -162,7 +162,7 @@ def _settings(texts: Sequence[str], sources: ConfigSources) -> Settings:
 def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Sequence[Override]) -> Study:
     """The study as it began; of what is typed only where and how it computes and is tracked may differ."""
     saved = Study.from_yaml(folder / FILE, allow_foreign_targets=cfg.allow_foreign_targets is True)
-    bound = [override for override in typed if override.key_or_group not in FREE_ON_RESUME]
+    bound = [override for override in typed if override.key_or_group not in (*FREE_ON_RESUME, "jobs")]
     if bound and composed is None:
         raise UserError(
             f"{bound[0].input_line} can't be compared with the study in {folder}, which goes on as it began; "
@@ -176,7 +176,7 @@ def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Seque
             )
         )
     keys = {override.key_or_group for override in typed}
-    changes: dict[str, Any] = {key: cfg[key] for key in ("device", "threads") if key in keys}
+    changes: dict[str, Any] = {key: cfg[key] for key in ("device", "threads", "jobs") if key in keys}
     return saved.going_on(changes, cfg.tracker.mode if "tracker.mode" in keys else None)
 
 

@@ -15,13 +15,13 @@ from deqrun.datasets import IGNORED, Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, mean_interval
 from deqrun.report.sweep_rows import BreadthRow
 from deqrun.report.trajectory import TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
 
-__all__ = ["Starts", "breadth_rows", "solve_starts"]
+__all__ = ["AGGREGATIONS", "Starts", "breadth_rows", "solve_starts"]
 
 AGGREGATIONS = ("mean", "vote", "residual")
 
@@ -166,13 +166,13 @@ def breadth_rows(
         for breadth in breadths
         for name, correct in starts.correct.items()
         for place, depth in enumerate(depths)
-        for share in [accuracy_interval(correct[breadth - 1, place])]
+        for share in [share_interval(correct[breadth - 1, place])]
         for gain in [_gain(correct[breadth - 1, place], starts.singles[:breadth], breadth * depth, depths)]
     ]  # fmt: skip
 
 
-def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> MeanInterval:
+def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> Estimate:
     """What several starts (n,) gain on one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
     if len(singles) == 1 or depth not in depths:
-        return MeanInterval(np.nan, np.nan, np.nan, len(correct))
-    return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0))
+        return Estimate(np.nan, np.nan, np.nan, len(correct))
+    return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0), DIFFERENCE)

@@ -17,7 +17,7 @@ from deqrun.analysis.halting import (
     stops,
     thresholds,
 )
-from deqrun.report.bootstrap import mean_interval, share_interval
+from deqrun.inference import DIFFERENCE, mean_interval, wilson
 from deqrun.report.sweep_rows import HaltingRow
 from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
@@ -25,9 +25,6 @@ __all__ = ["halting_rows"]
 
 THRESHOLDS = 40
 """Of each rule. Neighbours then differ by a fortieth of the samples, a fraction of the accuracies' standard error."""
-
-RESAMPLES = 2_000
-"""Of the bootstrap: a tenth of a second saved beside solves of a second."""
 
 
 def halting_rows(
@@ -75,9 +72,9 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
 
 
 def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
-    share = share_interval(point.accuracy, point.n)
+    low, high = wilson(point.accuracy, point.n)
     row = HaltingRow(
-        key.solver, key.start, key.split, point.rule, point.threshold, point.n, share.mean, share.low, share.high,
+        key.solver, key.start, key.split, point.rule, point.threshold, point.n, point.accuracy, low, high,
         point.nfe_mean, point.nfe_p95, point.fired, chosen.get(point.rule) == point.threshold,
         precision=key.precision, difficulty=key.difficulty,
     )  # fmt: skip
@@ -88,8 +85,9 @@ def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: 
 
 
 def _compared(row: HaltingRow, at: Stops, fixed: Stops) -> HaltingRow:
-    saved = mean_interval(fixed.nfe - at.nfe, RESAMPLES)
-    gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), RESAMPLES)
+    most = float(max(fixed.nfe.max(), at.nfe.max()))
+    saved = mean_interval(fixed.nfe - at.nfe, (-most, most))
+    gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), DIFFERENCE)
     return replace(
         row, saved=saved.mean, saved_low=saved.low, saved_high=saved.high,
         gained=gained.mean, gained_low=gained.low, gained_high=gained.high,

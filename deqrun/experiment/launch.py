@@ -31,9 +31,9 @@ from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, make_tracker
 from deqrun.experiment.train import train
 from deqrun.experiment.trained import load_best
+from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.report import read_run, write_comparison, write_report
-from deqrun.report.bootstrap import accuracy_interval
 from deqrun.report.records import Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
 from deqrun.settings import Interrupted, Settings, UserError
@@ -171,7 +171,7 @@ def _finish(
         run.write_breadth(swept.breadth)
     if settings.sweep.halting:
         run.write_halting(sweep_halting(settings, trajectories))
-    accuracy = accuracy_interval(test.correct.numpy())
+    accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command), test_accuracy=accuracy.mean, test_accuracy_low=accuracy.low,
         test_accuracy_high=accuracy.high, sweep_seconds=seconds, status="completed",

@@ -17,8 +17,8 @@ from deqrun.datasets import IGNORED, Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
+from deqrun.inference import share_interval
 from deqrun.models import DEQ
-from deqrun.report.bootstrap import accuracy_interval
 from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
@@ -177,7 +177,7 @@ def cells(
             *map(float, figures), precision=key.precision, difficulty=key.difficulty,
         )
         for (max_iter, tol), correct, *figures in columns
-        for share in [accuracy_interval(correct)]
+        for share in [share_interval(correct)]
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The answer of a study: its sentences, figures and tables, and the files and the page that show them."""
+"""The answer of a study: verdict, key figures, charts and tables, and the files and the page that show them."""
 
 import json
 import math
@@ -7,10 +7,92 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from deqrun.inference import Estimate, Told, Unit
+from deqrun.report import numbers
 from deqrun.report.charts import Figure, png, specification
 from deqrun.report.files import write_whole
 from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import Column
+
+MOST_WORDS, MOST_FIGURES, MOST_BULLETS = 25, 6, 4
+"""Of a verdict, of the key figures, and of what would change an answer."""
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """A number that a verdict rests on.
+
+    what  it is, in a few words
+    of    its estimate
+    form  share (a fraction, written in per cent), points (a difference of fractions), number, times (a ratio), exact
+    unit  of a number, such as evaluations
+    told  on which side of its reference value it lies, as the study's family of claims tells; None: no claim
+    """
+
+    what: str
+    of: Estimate
+    form: str = "share"
+    unit: str = ""
+    told: Told | None = None
+
+    @property
+    def value(self) -> str:
+        """'72.3 %', '+1.4 points', '12.4 evaluations', '0.58 times'."""
+        text = self._number(self.of.mean)
+        if self.form in ("share", "points"):
+            return f"{text} {'%' if self.form == 'share' else 'points'}"
+        return f"{text} {'times' if self.form == 'times' else self.unit}".strip()
+
+    @property
+    def interval(self) -> str:
+        """'67.1 to 77.0'; a dash where none can be told, or the number is exact."""
+        if self.form == "exact" or not (math.isfinite(self.of.low) and math.isfinite(self.of.high)):
+            return numbers.UNKNOWN
+        return f"{self._number(self.of.low)} to {self._number(self.of.high)}"
+
+    @property
+    def tells(self) -> str:
+        """'above 0', 'below 95 %', 'not told from 1', 'too few seeds'; empty where there is no claim."""
+        if self.told is None or self.told is Told.TOO_FEW:
+            return self.told or ""
+        reference = self._number(self.of.versus, plain=True) + (" %" if self.form == "share" else "")
+        return f"not told from {reference}" if self.told is Told.NOT else f"{self.told} {reference}"
+
+    def _number(self, value: float, plain: bool = False) -> str:
+        if not math.isfinite(value):
+            return numbers.UNKNOWN
+        if self.form == "share":
+            return f"{100 * value:.0f}" if plain else f"{100 * value:.1f}"
+        if self.form == "points" and not plain:
+            return numbers.points(value)
+        return numbers.significant(value)
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A verdict with the key figures that carry it.
+
+    verdict  one sentence of at most 25 words without parentheses: Yes, No, It depends or Not shown, and of what
+    key      at most six figures, those that carry the verdict first
+    family   number of comparisons that the verdict was corrected for (Holm); 0 where it makes none
+    """
+
+    verdict: str
+    key: tuple[KeyFigure, ...]
+    family: int = 0
+
+    @property
+    def scope(self) -> str:
+        """Of what the verdict is: these models, the recipe, or recipes."""
+        unit, seeds = self.key[0].of.unit, self.key[0].of.seeds
+        if unit is Unit.SEEDS:
+            few = "" if self.key[0].of.decides else "; a Yes or a No needs five"
+            return f"Of the recipe, {seeds} seeds{few}."
+        if unit is Unit.RECIPES:
+            return f"Of recipes like these, {seeds} of them."
+        if unit is Unit.ROUNDS:
+            return "Of this model on this machine."
+        return "Of this model." if seeds == 1 else f"Of these {seeds} models."
 
 
 @dataclass(frozen=True)
@@ -28,20 +110,65 @@ class AnswerTable:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question comes to.
+    """The answer to a question.
 
-    sentences     the answer, three sentences with their numbers and intervals
-    would_change  what would change it: the limits within which it was found
+    conclusion    the verdict and its key figures
+    would_change  at most four lines: the limits within which the answer was found
     figures       the first stands at the head of the page
     tables        the numbers in full
     numbers       the same for machines; goes into answer.json
+    by_seed       the conclusion of each seed by itself
     """
 
-    sentences: tuple[str, str, str]
-    would_change: str
+    conclusion: Conclusion
+    would_change: Sequence[str]
     figures: Sequence[Figure]
     tables: Sequence[AnswerTable] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    by_seed: Mapping[str, Conclusion] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        return self.conclusion.verdict
+
+    @property
+    def key_table(self) -> AnswerTable:
+        """The key figures as a table: what, value, interval, samples, seeds, and the side that is told."""
+        key = self.conclusion.key
+        told = any(figure.told is not None for figure in key)
+        columns = [
+            Column("figure", [figure.what for figure in key], words=True),
+            Column("value", [figure.value for figure in key]),
+            Column("95 % interval", [figure.interval for figure in key]),
+            Column("n", [f"{figure.of.n:,}" for figure in key]),
+            Column(_counted(key), [f"{figure.of.seeds}" for figure in key]),
+        ]
+        if told:
+            columns.append(Column("told", [figure.tells for figure in key], words=True))
+        return AnswerTable("Key figures", columns, _family_note(self.conclusion))
+
+    @property
+    def seeds_table(self) -> AnswerTable | None:
+        """Each key figure by seed; None of a single one."""
+        if len(self.by_seed) < 2:
+            return None
+        key = self.conclusion.key
+        own = {seed: {figure.what: figure.value for figure in one.key} for seed, one in self.by_seed.items()}
+        columns = [Column("figure", [figure.what for figure in key], words=True)]
+        for seed, values in own.items():
+            columns.append(Column(f"seed {seed}", [values.get(figure.what, numbers.UNKNOWN) for figure in key]))
+        return AnswerTable("Seeds apart", columns)
+
+
+def _counted(key: Sequence[KeyFigure]) -> str:
+    return "recipes" if key and key[0].of.unit is Unit.RECIPES else "seeds"
+
+
+def _family_note(conclusion: Conclusion) -> str:
+    if not conclusion.family:
+        return conclusion.scope
+    several = f" Told at 5 % for all {conclusion.family} comparisons together (Holm)." if conclusion.family > 1 else ""
+    return f"{conclusion.scope}{several}"
 
 
 @dataclass(frozen=True)
@@ -79,28 +206,54 @@ def write_answer(folder: Path, answer: Answer, origin: Origin) -> Path:
 
 
 def answer_json(answer: Answer, origin: Origin) -> str:
-    """Question, sentences and numbers as JSON; numbers that are not finite are null."""
+    """Question, verdict, key figures and numbers as JSON; numbers that are not finite are null."""
     content = {
-        "study": origin.name, "size": origin.size, "question": origin.question, "answer": list(answer.sentences),
-        "would_change": answer.would_change, "command": origin.command, "numbers": plain(answer.numbers),
-        "figures": [{"name": figure.name, "title": figure.title, "caption": figure.caption}
-                    for figure in answer.figures],
-    }  # fmt: skip
+        "study": origin.name,
+        "size": origin.size,
+        "question": origin.question,
+        "verdict": answer.verdict,
+        "scope": answer.conclusion.scope,
+        "comparisons": answer.conclusion.family,
+        "key": [_plain_figure(figure) for figure in answer.conclusion.key],
+        "would_change": list(answer.would_change),
+        "by_seed": {
+            seed: {"verdict": one.verdict, "key": [_plain_figure(figure) for figure in one.key]}
+            for seed, one in answer.by_seed.items()
+        },
+        "command": origin.command,
+        "numbers": plain(answer.numbers),
+        "figures": [
+            {"name": figure.name, "title": figure.title, "caption": figure.caption} for figure in answer.figures
+        ],
+    }
     return json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
+def _plain_figure(figure: KeyFigure) -> dict[str, Any]:
+    return {"what": figure.what, "text": figure.value, "told": figure.tells, **plain(figure.of)}
+
+
 def answer_markdown(answer: Answer, origin: Origin) -> str:
-    """answer.md: the question, the answer, what would change it, figures, tables, the command."""
-    parts = [f"# {origin.question}", " ".join(answer.sentences)]
-    parts += [f"![{figure.title}](figures/{figure.name}.png)\n\n*{figure.caption}*" for figure in answer.figures[:1]]
-    parts += [f"**What would change it.** {answer.would_change}", f"    {origin.command}"]
+    """answer.md: question, verdict, key figures, chart, seeds apart, what would change it, then the rest."""
+    parts = [f"# {origin.question}", *answer_body(answer, origin, [f"figures/{f.name}.png" for f in answer.figures])]
     parts += [f"![{figure.title}](figures/{figure.name}.png)\n\n*{figure.caption}*" for figure in answer.figures[1:]]
-    parts += [_markdown_table(table) for table in answer.tables]
+    parts += [f"### {table.title}\n\n{markdown_table(table)}" for table in answer.tables]
     return "\n\n".join(parts) + "\n"
 
 
+def answer_body(answer: Answer, origin: Origin, pictures: Sequence[str]) -> list[str]:
+    """The paragraphs of an answer in Markdown, up to its command; `pictures` are the paths of its charts."""
+    parts = [f"**{answer.verdict}**", markdown_table(answer.key_table)]
+    first = zip(answer.figures[:1], pictures[:1], strict=True)
+    parts += [f"![{figure.title}]({path})\n\n*{figure.caption}*" for figure, path in first]
+    if (seeds := answer.seeds_table) is not None:
+        parts.append(f"Seeds apart:\n\n{markdown_table(seeds)}")
+    parts.append("What would change it:\n\n" + "\n".join(f"- {line}" for line in answer.would_change))
+    return [*parts, f"    {origin.command}"]
+
+
 def answer_html(answer: Answer, origin: Origin) -> str:
-    """The page: question, answer and figure at its head, then tables, then the runs."""
+    """The page: question, verdict, key figures and chart at its head, then tables, then the runs."""
     specs = {figure.name: specification(figure.chart, container=True) for figure in answer.figures}
     return (
         environment()
@@ -109,9 +262,24 @@ def answer_html(answer: Answer, origin: Origin) -> str:
     )
 
 
-def _markdown_table(table: AnswerTable) -> str:
+def answer_text(answer: Answer) -> str:
+    """The verdict and the key figures for a terminal of 80 columns."""
+    lines = [answer.verdict, ""]
+    for figure in answer.conclusion.key:
+        interval = "" if figure.interval == numbers.UNKNOWN else f"  [{figure.interval}]"
+        lines.append(f"  {figure.what}")
+        lines.append(f"      {figure.value}{interval}  n = {figure.of.n:,}{_told(figure)}")
+    return "\n".join([*lines, "", answer.key_table.note])
+
+
+def _told(figure: KeyFigure) -> str:
+    return f"  ({figure.tells})" if figure.tells else ""
+
+
+def markdown_table(table: AnswerTable) -> str:
+    """The table in Markdown, its note below."""
     heads = [column.heading for column in table.columns]
-    lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |"]
+    lines = ["| " + " | ".join(heads) + " |"]
     lines.append("|" + "|".join("---" if column.words else "---:" for column in table.columns) + "|")
     lines += ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table.rows()]
     return "\n".join(lines) + (f"\n\n{table.note}" if table.note else "")

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from deqrun.inference import Estimate
 from deqrun.report import numbers
-from deqrun.report.bootstrap import MeanInterval
 from deqrun.report.sweep_rows import SweepCell
 
 
@@ -16,7 +16,7 @@ class Finding:
     sentence: str
 
 
-def change_in_words(change: MeanInterval) -> str:
+def change_in_words(change: Estimate) -> str:
     """'falls: −1.2 points, 95 % interval −2.0 to −0.4', or that no change was detected, or that there is none."""
     if change.mean == change.low == change.high == 0:
         return "is the same: no sample changes between right and wrong"

@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval
 from deqrun.report import numbers
-from deqrun.report.bootstrap import MeanInterval, mean_interval
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
@@ -180,10 +180,10 @@ def overthinking_gap(record: RunRecord) -> list[Finding]:
     return found
 
 
-def accuracy_change(trajectory: Trajectory, shorter: int, longer: int, keep: str = "best") -> MeanInterval:
+def accuracy_change(trajectory: Trajectory, shorter: int, longer: int, keep: str = "best") -> Estimate:
     """Mean over samples of correct(longer) − correct(shorter), with its paired-bootstrap interval."""
     after = trajectory.correct_at(longer, keep).astype(np.int8)
-    return mean_interval(after - trajectory.correct_at(shorter, keep).astype(np.int8))
+    return mean_interval(after - trajectory.correct_at(shorter, keep).astype(np.int8), DIFFERENCE)
 
 
 def evaluations_saved(record: RunRecord) -> list[Finding]:
@@ -201,7 +201,8 @@ def evaluations_saved(record: RunRecord) -> list[Finding]:
         both = ~np.isnan(slow) & ~np.isnan(fast)
         if both.mean() < SHARED_TOLERANCE:
             continue
-        saved = mean_interval(slow[both] - fast[both])
+        most = float(max(slow[both].max(), fast[both].max()))
+        saved = mean_interval(slow[both] - fast[both], (-most, most))
         verdict = (
             "no detectable difference"
             if saved.includes_zero

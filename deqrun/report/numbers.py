@@ -88,6 +88,21 @@ def short_duration(seconds: float | None) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """1234.5 -> '1,230'; 0.01234 -> '0.0123'; 1.2e-5 -> '1.2e-5'."""
+    if math.isinf(value):
+        return "none" if value > 0 else UNKNOWN
+    if math.isnan(value):
+        return UNKNOWN
+    if value != 0 and abs(value) < 1e-3:
+        return f"{value:.{max(0, digits - 2)}e}".replace("e-0", "e-")
+    rounded = float(f"{value:.{digits}g}")
+    if rounded == value == round(value):  # a count
+        return f"{round(value):,}".replace("-", "\N{MINUS SIGN}")
+    text = f"{rounded:,.{max(0, digits - 1 - math.floor(math.log10(abs(rounded))))}f}" if rounded else "0"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
 def iterations(number: int) -> str:
     """1 -> '1 iteration'; 12 -> '12 iterations'."""
     return f"{number:,} iteration" + ("" if number == 1 else "s")

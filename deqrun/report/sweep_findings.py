@@ -5,8 +5,8 @@ As in `findings`, what is chosen is chosen on validation, and what is reported o
 
 import numpy as np
 
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval
 from deqrun.report import numbers
-from deqrun.report.bootstrap import MeanInterval, mean_interval
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_rows import BreadthRow, HaltingRow
@@ -41,8 +41,8 @@ def halting(record: RunRecord) -> list[Finding]:
 
 def _halting_sentence(solver: str, test: dict[str, HaltingRow], rule: str) -> str:
     at, fixed = test[rule], test["budget"]
-    saved = MeanInterval(at.saved, at.saved_low, at.saved_high, at.n)
-    gained = MeanInterval(at.gained, at.gained_low, at.gained_high, at.n)
+    saved = Estimate(at.saved, at.saved_low, at.saved_high, at.n)
+    gained = Estimate(at.gained, at.gained_low, at.gained_high, at.n)
     verdict = (
         "no detectable saving"
         if saved.includes_zero
@@ -139,7 +139,7 @@ def precisions(record: RunRecord) -> list[Finding]:
                 continue
             budget = max(cell.max_iter for cell in cells)
             change = mean_interval(
-                other.correct_at(budget, record.keep).astype(np.int8) - main.correct_at(budget, record.keep)
+                other.correct_at(budget, record.keep).astype(np.int8) - main.correct_at(budget, record.keep), DIFFERENCE
             )
             residual = np.median(other.residual[other.returned(budget, record.keep), np.arange(other.n)])
             sentence = (

@@ -1,9 +1,9 @@
 """What does it save to stop each sample by itself?
 
 Every halting rule of `deqrun.analysis.halting` over one trajectory for each split. Of each rule, and of the fixed
-budget, validation chooses the cheapest threshold that keeps accuracy within one standard error of the best; on test
-what the rule saves over the fixed budget is paired over the samples. The oracle, which stops at the first right answer,
-is the bound.
+budget, validation chooses the cheapest threshold that keeps accuracy within one standard error of the best, and then
+the cheapest rule; test tells what this rule saves over the fixed budget, sample by sample. The oracle, which stops at
+the first right answer, is the bound.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from deqrun.analysis.halting import BOUNDS, RULES
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.analysis.halting import BOUNDS, RULES, Recording, Stops, stops
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.halting import halting_rows
 from deqrun.experiment.sweep import trace
+from deqrun.inference import DIFFERENCE, Estimate, Told, claim, told_by_name
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, plain
-from deqrun.report.bootstrap import MeanInterval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure, plain
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.page_parts import Column
 from deqrun.report.sweep_rows import HaltingRow
@@ -28,42 +31,63 @@ from deqrun.report.trajectory import TrajectoryKey
 from deqrun.solvers import Budget
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, number, points
+from deqrun.studies.answering.wording import amounts, enumeration, point_texts, words
 
 REACHABLE = 1e-5
 """Tolerance of the recorded solves: a sample that is there changes no more."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Halted:
-    """The test rows of one run: every rule at every threshold."""
+    """The test samples of one variant, S seeds, under the rule that validation chose in each.
 
-    label: str
+    rules   (S,) names of the rules
+    fixed   (S, n) evaluations of the fixed budget that validation chose
+    spent   (S, n) evaluations of the rule
+    gained  (S, n) of −1, 0, 1: right with the rule less right with the fixed budget
+    oracle  (S, n) evaluations to the first right answer
+    most    evaluations that a sample can take
+    rows    of the first seed: every rule at every threshold, on test
+    """
+
+    kind: str
+    rules: tuple[str, ...]
+    fixed: NDArray[np.float64]
+    spent: NDArray[np.float64]
+    gained: NDArray[np.float64]
+    oracle: NDArray[np.float64]
+    most: int
     rows: Sequence[HaltingRow]
 
-    def chosen(self, rule: str) -> HaltingRow | None:
-        """The row of the threshold that validation chose; None where no threshold reached the target."""
-        return next((row for row in self.rows if row.rule == rule and row.chosen), None)
+    @property
+    def saved(self) -> Estimate:
+        return claim(self.fixed - self.spent, (-self.most, self.most))
 
     @property
-    def oracle(self) -> HaltingRow | None:
-        return next((row for row in self.rows if row.rule == "oracle"), None)
+    def accuracy(self) -> Estimate:
+        return claim(self.gained, DIFFERENCE)
+
+    def mean(self, evaluations: NDArray[np.float64]) -> Estimate:
+        return claim(evaluations, (0.0, float(self.most)))
 
     @property
-    def best(self) -> HaltingRow | None:
-        """Of the rules the one that validation's choice makes cheapest on test."""
-        rules = [row for rule in RULES if (row := self.chosen(rule)) is not None]
-        return min(rules, key=lambda row: row.nfe_mean, default=None)
+    def name(self) -> str:
+        return words(self.kind)
 
 
 def answer(context: Context, *, iterations: int) -> Answer:
     """Halt every run's samples. iterations: of its own solver at most."""
+    parts = context.each({run.label: partial(_measured, run, iterations) for run in context.runs})
     found = []
-    for run in context.runs:
-        part = context.once(run.label, partial(_measured, run, iterations))
-        rows = [_row(row) for row in part["rows"]]
-        found.append(Halted(run.label, rows))
-        context.progress(f"{run.label}: {len(RULES)} rules and their bounds")
+    for kind in context.kinds:
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        if any(part["rule"] is None for part in own):
+            continue
+        fixed, spent, gained, oracle = (
+            np.array([part[name] for part in own], dtype=float) for name in ("fixed", "spent", "gained", "oracle")
+        )
+        rules, rows = tuple(part["rule"] for part in own), [_row(row) for row in own[0]["rows"]]
+        found.append(Halted(kind, rules, fixed, spent, gained, oracle, iterations + 1, rows))
     return answer_of(found, iterations)
 
 
@@ -81,118 +105,137 @@ def _measured(run: StudyRun, iterations: int) -> dict[str, Any]:
         trace(deq, dataset, dataset.load(split), solver, budget, batch, signals=True)
         for split in ("validation", "test")
     )
-    key = TrajectoryKey("own", "zeros", "test")
-    rows = halting_rows(key, validation, test, [*RULES, *BOUNDS])
-    return {"rows": plain([row for row in rows if row.split == "test"])}
+    rows = halting_rows(TrajectoryKey("own", "zeros", "test"), validation, test, [*RULES, *BOUNDS])
+    chosen = {row.rule: row for row in rows if row.split == "validation" and row.chosen}
+    rules = [row for name, row in chosen.items() if name in RULES]
+    shown = {"rows": plain([row for row in rows if row.split == "test"])}
+    if not rules or "budget" not in chosen:
+        return {**shown, "rule": None}
+    best = min(rules, key=lambda row: (row.nfe_mean, -row.accuracy))
+    recording = Recording(test.residual, test.nfe, test.correct, test.signals)
+    halted: dict[str, Stops] = {
+        "fixed": stops(recording, "budget", chosen["budget"].threshold),
+        "rule": stops(recording, best.rule, best.threshold),
+        "oracle": stops(recording, "oracle"),
+    }
+    gained = halted["rule"].correct.astype(int) - halted["fixed"].correct
+    return {
+        **shown, "rule": best.rule, "fixed": halted["fixed"].nfe.tolist(), "spent": halted["rule"].nfe.tolist(),
+        "gained": gained.tolist(), "oracle": halted["oracle"].nfe.tolist(),
+    }  # fmt: skip
 
 
 def answer_of(found: Sequence[Halted], iterations: int) -> Answer:
-    """The answer that these rows give."""
+    """The answer that these samples give."""
     return Answer(
-        sentences=(_saves(found), _accuracy(found), _bound(found)),
+        conclude(found),
         would_change=(
-            f"Thresholds are chosen on as many validation samples as there are, and can be unlucky; a trajectory has "
-            f"{iterations} iterations at most. Rules that read the answer out at every iterate pay for that in "
-            f"multiply-adds, which evaluations do not show. Samples that all need the same number of steps leave "
-            f"nothing "
-            f"to save; the more they differ, the more there is."
+            "Samples that all need the same number of steps leave nothing to save.",
+            "Another count: rules that read the answer out at every iterate pay in multiply-adds, not in evaluations.",
+            f"Longer trajectories than {iterations} iterations, or more validation samples to choose thresholds on.",
         ),
         figures=_figures(found),
-        tables=[_table(found)],
-        numbers={one.label: [row for row in one.rows if row.chosen or row.rule == "oracle"] for one in found},
+        tables=[_table(found), *[_thresholds(one) for one in found]],
+        numbers={one.kind: {
+            "rules": one.rules, "saved": one.saved, "gained": one.accuracy, "fixed": one.mean(one.fixed),
+            "spent": one.mean(one.spent), "oracle": one.mean(one.oracle),
+        } for one in found},
     )  # fmt: skip
 
 
-def _interval(row: HaltingRow, what: str) -> MeanInterval:
-    mean, low, high = (float(getattr(row, f"{what}{end}")) for end in ("", "_low", "_high"))
-    return MeanInterval(mean, low, high, row.n)
+def conclude(found: Sequence[Halted]) -> Conclusion:
+    """One family: evaluations saved and accuracy gained of every variant. A saving counts if no accuracy is lost."""
+    if not found:
+        nothing = claim(np.zeros(2), DIFFERENCE)
+        return Conclusion("Not shown: no rule reaches the accuracy of the best.", (KeyFigure("rules", nothing),))
+    family = {(one.kind, "saved"): one.saved for one in found}
+    family |= {(one.kind, "accuracy"): one.accuracy for one in found}
+    sides = told_by_name({f"{kind} {what}": one for (kind, what), one in family.items()})
+    key = [KeyFigure(f"{one.name}: evaluations saved a sample by {_named(one)}", family[one.kind, "saved"], "number",
+                     told=sides[f"{one.kind} saved"]) for one in found]  # fmt: skip
+    key += [KeyFigure(f"{one.name}: change of accuracy", family[one.kind, "accuracy"], "points",
+                      told=sides[f"{one.kind} accuracy"]) for one in found]  # fmt: skip
+    key += [KeyFigure(f"{one.name}: evaluations of the fixed budget", one.mean(one.fixed), "number") for one in found]
+    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(family))
 
 
-def _saves(found: Sequence[Halted]) -> str:
-    parts, verdicts = [], []
-    for one in found:
-        fixed, best = one.chosen("budget"), one.best
-        if fixed is None or best is None:
-            parts.append(f"nothing can be told of {one.label}")
-            continue
-        saved = _interval(best, "saved")
-        verdicts.append("yes" if saved.low > 0 else "no")
-        parts.append(
-            f"on {one.label} the rule by {best.rule} saves {number(saved, 'evaluations')} of the fixed budget's "
-            f"{numbers.mean(fixed.nfe_mean)}"
-        )
-    word = "Yes" if set(verdicts) == {"yes"} else "No" if set(verdicts) == {"no"} else "On some tasks"
-    return f"{word}: {enumeration(parts)}."
+def _named(one: Halted) -> str:
+    return enumeration(list(dict.fromkeys(one.rules)))
 
 
-def _accuracy(found: Sequence[Halted]) -> str:
-    parts = []
-    for one in found:
-        best = one.best
-        if best is not None:
-            parts.append(f"{points(_interval(best, 'gained'))} on {one.label}")
-    return f"In accuracy that changes {enumeration(parts)}." if parts else "No rule keeps the accuracy."
-
-
-def _bound(found: Sequence[Halted]) -> str:
-    parts = [
-        f"{numbers.mean(one.oracle.nfe_mean)} on {one.label}, where the best rule needs "
-        f"{numbers.mean(one.best.nfe_mean)}"
-        for one in found
-        if one.oracle is not None and one.best is not None
-    ]
-    return (
-        f"Stopping at the first right answer, as no rule can, would take {enumeration(parts)} evaluations in the mean."
-    )
+def _verdict(found: Sequence[Halted], sides: dict[str, Told]) -> str:
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
+    saving = [one.name for one in found if sides[f"{one.kind} saved"] is Told.ABOVE]
+    losing = [one.name for one in found if sides[f"{one.kind} accuracy"] is Told.BELOW]
+    good = [name for name in saving if name not in losing]
+    cost = f"; accuracy falls on {enumeration(losing)}" if losing else ""
+    if good:
+        word = "Yes" if len(good) == len(found) else "It depends"
+        return f"{word}: stopping each sample by itself saves evaluations on {enumeration(good)}{cost}."
+    if all(sides[f"{one.kind} saved"] is Told.BELOW for one in found):
+        return f"No: the rules cost more than the fixed budget{cost}."
+    return f"Not shown: no rule is told to save evaluations at equal accuracy{cost}."
 
 
 def _figures(found: Sequence[Halted]) -> list[Any]:
+    rows = [
+        Value(one.name, saved.mean, saved.low, saved.high, note=_named(one)) for one in found for saved in [one.saved]
+    ]
     figures = []
-    saved = []
-    for one in found:
-        for rule in RULES:
-            row = one.chosen(rule)
-            if row is not None:
-                saved.append(Value(rule, row.saved, row.saved_low, row.saved_high, one.label))
-    caption = "Against the cheapest fixed budget of equal accuracy, both chosen on validation; paired 95 % intervals."
-    axis = Axis("evaluations saved")
-    figures.append(
-        values("saved", "What each halting rule saves", caption, saved, axis, rules=[Rule("nothing", x=0.0)])
-    )
-    for number_, one in enumerate(found):
+    if rows:
+        caption = "The rule that validation chose, beside the cheapest fixed budget of equal accuracy; 95 % intervals."
+        axis = Axis("evaluations saved a sample")
+        title = "Evaluations that stopping by itself saves"
+        figures.append(values("saved", title, caption, rows, axis, rules=[Rule("nothing", x=0.0)]))
+    for place, one in enumerate(found):
         drawn = [
             Point(rule, row.nfe_mean, row.accuracy)
             for rule in (*RULES, "budget")
             for row in sorted((r for r in one.rows if r.rule == rule), key=lambda r: r.nfe_mean)
         ]
-        title, axes = (
-            f"Accuracy against evaluations, {one.label}",
-            (Axis("mean evaluations"), Axis("accuracy", percent=True)),
-        )
-        oracle = [] if one.oracle is None else [Rule("oracle", x=one.oracle.nfe_mean)]
-        figures.append(curves(f"frontier_{number_}", title, f"Test samples, n = {one.rows[0].n:,}; every threshold.",
-                              drawn, *axes, rules=oracle))  # fmt: skip
+        title = f"Accuracy against evaluations, {one.name}"
+        axes = Axis("mean evaluations"), Axis("accuracy", percent=True)
+        oracle = next((row for row in one.rows if row.rule == "oracle"), None)
+        marked = [] if oracle is None else [Rule("oracle", x=oracle.nfe_mean)]
+        caption = f"Test samples of the first seed, n = {one.fixed.shape[1]:,}; every threshold."
+        figures.append(curves(f"frontier_{place}", title, caption, drawn, *axes, rules=marked))
     return figures
 
 
 def _table(found: Sequence[Halted]) -> AnswerTable:
-    rows = [(one.label, row) for one in found for rule in (*RULES, *BOUNDS)
-            for row in one.rows if row.rule == rule and (row.chosen or rule == "oracle")]  # fmt: skip
-    saved = [_interval(row, "saved") for _, row in rows]
     return AnswerTable(
-        "The thresholds that validation chose, on test",
+        "The rule that validation chose, on test",
         [
-            Column("run", [label for label, _ in rows], words=True),
-            Column("rule", [row.rule for _, row in rows], words=True),
-            Column("threshold", [numbers.tolerance(row.threshold) for _, row in rows]),
-            Column("accuracy, %", [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]"
-                                   for _, r in rows]),
-            Column("evaluations", [numbers.mean(row.nfe_mean) for _, row in rows]),
-            Column("95 %", [numbers.mean(row.nfe_p95) for _, row in rows]),
-            Column("saved", [numbers.UNKNOWN if s.mean != s.mean else f"{s.mean:.2f} [{s.low:.2f}, {s.high:.2f}]"
-                             for s in saved]),
+            Column("model", [one.name for one in found], words=True),
+            Column("rules, by seed", [", ".join(one.rules) for one in found], words=True),
+            Column("fixed budget, evaluations", amounts(one.mean(one.fixed) for one in found)),
+            Column("the rule", amounts(one.mean(one.spent) for one in found)),
+            Column("saved", amounts(one.saved for one in found)),
+            Column("accuracy gained, points", point_texts(one.accuracy for one in found)),
+            Column("oracle", amounts(one.mean(one.oracle) for one in found)),
+            Column("n", [f"{one.fixed.shape[1]:,}" for one in found]),
         ],
-        "Evaluations: mean, and 95 % quantile. Saved: over the fixed budget, paired, with its 95 % interval.",
+        "Mean evaluations a sample. The oracle stops at the first right answer, as no rule can. In brackets 95 % "
+        "intervals.",
+    )
+
+
+def _thresholds(one: Halted) -> AnswerTable:
+    rows = [
+        row for rule in (*RULES, *BOUNDS) for row in one.rows if row.rule == rule and (row.chosen or rule == "oracle")
+    ]
+    return AnswerTable(
+        f"Every rule on {one.name}, first seed, on test",
+        [
+            Column("rule", [row.rule for row in rows], words=True),
+            Column("threshold", [numbers.tolerance(row.threshold) for row in rows]),
+            Column("accuracy, %", [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]"
+                                   for r in rows]),
+            Column("evaluations", [numbers.mean(row.nfe_mean) for row in rows]),
+            Column("95 %", [numbers.mean(row.nfe_p95) for row in rows]),
+        ],
+        "Thresholds chosen on validation. Evaluations: mean, and 95 % quantile.",
     )  # fmt: skip
 
 

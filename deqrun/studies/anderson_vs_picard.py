@@ -1,7 +1,8 @@
 """What does acceleration save, in evaluations and in seconds, and does accuracy notice?
 
-Every solver goes over the same test samples from the same start, so that its savings are paired. A Jacobian product is
-counted beside evaluations one for one: Newton's method makes them in place of iterates.
+Every solver goes over the same samples from the same start, so that its savings are paired. Validation chooses the
+solver of fewest evaluations, the first half of the timed rounds the fastest; test and the other half tell what they
+save. A Jacobian product is counted beside evaluations one for one: Newton's method makes them in place of iterates.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep import trace
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, claim_median, told
 from deqrun.report import Trajectory, numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, mean_interval, median_interval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.charts.style import SOLVER_COLOURS
@@ -26,8 +27,8 @@ from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, solve
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.timing import interleaved, median_ratio
-from deqrun.studies.answering.wording import number, significant
+from deqrun.studies.answering.timing import interleaved
+from deqrun.studies.answering.wording import amounts, percents
 
 SOLVERS: dict[str, Solver] = {
     "picard": Picard(),
@@ -56,23 +57,25 @@ GIVEN_AWAY = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Solved:
-    """One solver over the samples of all runs.
+    """One solver over the samples, S seeds.
 
-    cost      (n,) evaluations and products to the tolerance; inf where it was not reached
-    residual  (E,) median residual known after 1, 2, … evaluations
-    accuracy  (E,) share of right answers by then
-    seconds   (R,) of a whole solve of a batch to the tolerance, in rounds that all solvers shared
+    validation  (S, m) evaluations and products to the tolerance on validation; inf where it was not reached
+    cost        (S, n) the same on test
+    residual    (E,) median residual known after 1, 2, … evaluations
+    accuracy    (E,) share of right answers by then
+    seconds     (S, R) of a whole solve of a batch to the tolerance, in rounds that all solvers shared
     """
 
     name: str
+    validation: NDArray[np.float64]
     cost: NDArray[np.float64]
     residual: NDArray[np.float64]
     accuracy: NDArray[np.float64]
     seconds: NDArray[np.float64]
 
     @property
-    def reached(self) -> float:
-        return float(np.isfinite(self.cost).mean())
+    def reached(self) -> Estimate:
+        return claim(np.isfinite(self.cost), SHARE)
 
     @property
     def accurate_from(self) -> int:
@@ -82,30 +85,34 @@ class Solved:
 
 
 def answer(context: Context, *, steps: int, tol: float, repeats: int, timed: int) -> Answer:
-    """Solve the test split with every solver. steps: at most; tol: to be reached; repeats and timed: of the clock."""
-    parts = []
-    for run in context.runs:
-        parts.append(context.once(run.label, partial(_measured, run, steps, tol, repeats, timed)))
-        context.progress(f"{run.label}: {len(SOLVERS)} solvers over the test split")
-    return answer_of(_pooled(parts), tol, steps, timed)
+    """Solve both splits with every solver. steps: at most; tol: to be reached; repeats and timed: of the clock."""
+    parts = context.each({run.label: partial(_measured, run, steps, tol) for run in context.runs})
+    clock = [context.once(f"{run.label}-seconds", partial(_timed, run, steps, tol, repeats, timed))
+             for run in context.runs]  # one at a time: seconds are compared  # fmt: skip
+    return answer_of(_of_seeds([parts[run.label] for run in context.runs], clock), tol, steps, timed)
 
 
-def _measured(run: StudyRun, steps: int, tol: float, repeats: int, timed: int) -> dict[str, Any]:
+def _measured(run: StudyRun, steps: int, tol: float) -> dict[str, Any]:
     deq, dataset = run.model()
-    split = dataset.load("test")
     budget = Budget(max_iter=steps, tol=min(tol, FINEST), norm=deq.budget.norm)
-    found = {name: _record(trace(deq, dataset, split, solver, budget, len(split)), tol, steps)
-             for name, solver in SOLVERS.items()}  # fmt: skip
+    found: dict[str, Any] = {}
+    for name, solver in SOLVERS.items():
+        for split in ("validation", "test"):
+            data = dataset.load(split)
+            found.setdefault(name, {})[split] = _record(
+                trace(deq, dataset, data, solver, budget, len(data)), tol, steps
+            )
+    return found
+
+
+def _timed(run: StudyRun, steps: int, tol: float, repeats: int, timed: int) -> dict[str, Any]:
+    deq, dataset = run.model()
     x, _ = batch_of(dataset, "test", timed, run.device)
+    budget = Budget(max_iter=steps, tol=tol, norm=deq.budget.norm)
     with torch.no_grad(), deq.cell.fixed_weights():
         f = deq.bind(x)
-        once = {
-            name: partial(solve, f, deq.start(f), solver=solver, budget=budget.with_(tol=tol))
-            for name, solver in SOLVERS.items()
-        }
-        for name, seconds in interleaved(once, repeats).items():
-            found[name]["seconds"] = seconds
-    return found
+        once = {name: partial(solve, f, deq.start(f), solver=solver, budget=budget) for name, solver in SOLVERS.items()}
+        return dict(interleaved(once, repeats))
 
 
 def _record(trajectory: Trajectory, tol: float, steps: int) -> dict[str, Any]:
@@ -132,125 +139,121 @@ def after_evaluations(
     return np.where(counts > 0, trajectory.residual[place, columns], 1.0), trajectory.correct[place, columns]
 
 
-def _pooled(parts: Sequence[dict[str, Any]]) -> list[Solved]:
+def _of_seeds(parts: Sequence[dict[str, Any]], clock: Sequence[dict[str, Any]]) -> list[Solved]:
     found = []
     for name in SOLVERS:
-        cost = np.concatenate([np.asarray(part[name]["cost"], dtype=float) for part in parts])
-        right = np.sum([part[name]["right"] for part in parts], axis=0)
-        residual = np.exp(np.mean([np.log(np.maximum(part[name]["residual"], 1e-12)) for part in parts], axis=0))
-        seconds = np.concatenate([part[name]["seconds"] for part in parts])
-        found.append(Solved(name, np.where(cost < 0, np.inf, cost), residual, right / len(cost), seconds))
+        costs = [
+            np.array([part[name][split]["cost"] for part in parts], dtype=float) for split in ("validation", "test")
+        ]
+        validation, cost = (np.where(one < 0, np.inf, one) for one in costs)
+        test = [part[name]["test"] for part in parts]
+        right = np.mean([one["right"] for one in test], axis=0) / cost.shape[1]
+        residual = np.exp(np.mean([np.log(np.maximum(one["residual"], 1e-12)) for one in test], axis=0))
+        seconds = np.array([one[name] for one in clock])
+        found.append(Solved(name, validation, cost, residual, right, seconds))
     return found
 
 
 def answer_of(found: Sequence[Solved], tol: float, steps: int, timed: int) -> Answer:
-    """The answer that these solves give; the first of them is what the others are compared with."""
-    picard, *others = found
-    savings = {one.name: relative_cost(one, picard) for one in others}
-    seconds = {one.name: median_ratio(one.seconds, picard.seconds) for one in others}
+    """The answer that these solves give; the first of them is plain iteration, with which the others are compared."""
     return Answer(
-        sentences=(
-            _fewest(picard, others, savings, tol), _fastest(others, savings, seconds, tol), _accuracy(found, savings),
-        ),
+        conclude(found, tol),
         would_change=(
-            f"One model and one task, on a CPU, in float32: how much is saved depends on the spectral radius, near 0 "
-            f"there is nothing to save and near 1 a lot. Seconds are whole solves of a batch of {timed} samples, in "
-            f"which what a solver does itself weighs more the cheaper the cell is. A solver was given {steps} steps. "
-            f"Looser tolerances than {numbers.tolerance(tol)} save less, tighter ones more."
+            "Another spectral radius: near 0 there is nothing to save, near 1 a lot.",
+            f"Another cell or machine: the cheaper a cell, the more a solver weighs; batches have {timed} samples.",
+            f"Looser tolerances than {numbers.tolerance(tol)} save less, tighter ones more.",
+            f"More than {steps:,} steps.",
         ),
-        figures=_figures(found, savings, seconds, tol),
-        tables=[_table(found, savings, seconds, tol)],
+        figures=_figures(found, tol),
+        tables=[_table(found, tol)],
         numbers={"tol": tol, "solvers": {one.name: {
             "cost": one.cost, "residual": one.residual, "accuracy": one.accuracy, "seconds": one.seconds,
-            "relative_cost": savings.get(one.name), "relative_seconds": seconds.get(one.name),
-            "accurate_from": one.accurate_from,
+            "relative_cost": relative_cost(one.cost, found[0].cost),
+            "relative_seconds": relative_seconds(one, found[0]), "accurate_from": one.accurate_from,
         } for one in found}},
     )  # fmt: skip
 
 
-def relative_cost(one: Solved, base: Solved) -> MeanInterval:
-    """Median over samples of its cost over the base's, paired; samples that neither brings there are left out."""
-    either = np.isfinite(one.cost) | np.isfinite(base.cost)
-    if not either.any():
-        return MeanInterval(np.inf, np.inf, np.inf, 0)
-    pairs = zip(one.cost[either], base.cost[either], strict=True)
-    return median_interval([0.0 if np.isinf(b) else a / b for a, b in pairs])
+def relative_cost(cost: NDArray[np.float64], base: NDArray[np.float64]) -> Estimate:
+    """Median over samples of the cost over the base's, paired, beside 1; 1 where neither reaches the tolerance."""
+    return claim_median(_ratios(cost, base), versus=1.0)
 
 
-def _fewest(picard: Solved, others: Sequence[Solved], savings: dict[str, MeanInterval], tol: float) -> str:
-    goal = f"a residual of {numbers.tolerance(tol)}"
-    best = min(others, key=lambda one: savings[one.name].mean)
-    saved = savings[best.name]
-    if saved.high < 1:
-        return (
-            f"To {goal} {best.name} needs the fewest evaluations, {number(saved)} times plain iteration's in "
-            f"the median sample ({significant(float(np.median(best.cost)))} instead of "
-            f"{significant(float(np.median(picard.cost)))}), and reaches it for {numbers.percent(best.reached)} of the "
-            f"samples where plain iteration does for {numbers.percent(picard.reached)}."
-        )
-    return (
-        f"To {goal} no solver is shown to need fewer evaluations than plain iteration with its median of "
-        f"{significant(float(np.median(picard.cost)))}: the nearest, {best.name}, needs {number(saved)} of them."
-    )
+def _ratios(cost: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
+    both, neither = np.isfinite(base), np.isinf(base) & np.isinf(cost)
+    return np.where(neither, 1.0, np.where(both, cost / np.where(both, base, 1.0), 0.0))
 
 
-def _fastest(
-    others: Sequence[Solved], savings: dict[str, MeanInterval], seconds: dict[str, MeanInterval], tol: float
-) -> str:
-    fewest = min(others, key=lambda one: savings[one.name].mean)
-    complete = [one for one in others if one.reached >= 0.99] or list(others)
-    fastest = min(complete, key=lambda one: seconds[one.name].mean)
-    time = seconds[fastest.name]
-    verdict = "faster than" if time.high < 1 else "slower than" if time.low > 1 else "not told apart from"
-    text = (
-        f"By the clock the fastest of the others is {fastest.name}, {verdict} plain iteration: {number(time)} its time"
-    )
-    if fastest is not fewest:
-        text += f"; {fewest.name}, which needs the fewest evaluations, takes {number(seconds[fewest.name])}"
-    return text + "."
+def relative_seconds(one: Solved, base: Solved, rounds: slice = slice(None)) -> Estimate:
+    """Median over rounds of the seconds over the base's, paired, beside 1."""
+    return claim_median(one.seconds[:, rounds] / base.seconds[:, rounds], 1.0, Unit.ROUNDS)
 
 
-def _accuracy(found: Sequence[Solved], savings: dict[str, MeanInterval]) -> str:
-    needed = {one.name: one.accurate_from for one in found}
-    picard = found[0]
-    best = min(found, key=lambda one: needed[one.name])
-    plain = needed[picard.name]
-    end = numbers.percent(picard.accuracy[-1])
-    if needed[best.name] < plain:
-        return (
-            f"Accuracy asks for less: within a point of its end, {end}, it stays from {plain} evaluations of plain "
-            f"iteration on, and from {needed[best.name]} of {best.name}."
-        )
-    return (
-        f"Accuracy does not need the acceleration: within a point of its end, {end}, it stays from {plain} evaluations "
-        f"of plain iteration on, and no solver is there sooner."
-    )
+def conclude(found: Sequence[Solved], tol: float) -> Conclusion:
+    """One family: evaluations and seconds of the solver that validation chose, and of the one chosen as fastest."""
+    picard, *others = found
+    fewest = min(others, key=lambda one: np.median(_ratios(one.validation, picard.validation), axis=1).mean())
+    half = picard.seconds.shape[1] // 2
+    complete = [one for one in others if np.isfinite(one.validation).mean() >= 0.99] or list(others)
+    first, rest = slice(0, half), slice(half, None)
+    fastest = min(complete, key=lambda one: np.median(one.seconds[:, first] / picard.seconds[:, first], axis=1).mean())
+    reached = claim(np.isfinite(fewest.cost).astype(float) - np.isfinite(picard.cost), DIFFERENCE)
+    goal = numbers.tolerance(tol)
+    family = {
+        f"{fewest.name} over plain iteration, evaluations to {goal}": relative_cost(fewest.cost, picard.cost),
+        f"{fastest.name} over plain iteration, seconds": relative_seconds(fastest, picard, rest),
+        f"{fewest.name} over plain iteration, samples that reach it": reached,
+    }
+    if fewest is not fastest:
+        family[f"{fewest.name} over plain iteration, seconds"] = relative_seconds(fewest, picard, rest)
+    sides = told(list(family.values()))
+    key = [
+        KeyFigure(name, one, "points" if name.endswith("reach it") else "times", told=side)
+        for (name, one), side in zip(family.items(), sides, strict=True)
+    ]
+    key.append(KeyFigure("evaluations of plain iteration, median", claim_median(picard.cost), "number"))
+    key.append(KeyFigure(f"evaluations of {fewest.name}, median", claim_median(fewest.cost), "number"))
+    return Conclusion(_verdict(fewest.name, fastest.name, sides), tuple(key[:6]), len(family))
 
 
-def _figures(
-    found: Sequence[Solved], savings: dict[str, MeanInterval], seconds: dict[str, MeanInterval], tol: float
-) -> list[Figure]:
-    n = len(found[0].cost)
+def _verdict(fewest: str, fastest: str, sides: Sequence[Told]) -> str:
+    evaluations, seconds = sides[0], sides[1]
+    if evaluations is Told.TOO_FEW:
+        return "Not shown: too few seeds for a verdict about the recipe."
+    time = f"{fastest} saves time" if seconds is Told.BELOW else "no solver is told to save time"
+    if evaluations is Told.BELOW:
+        return f"Yes: {fewest} saves evaluations over plain iteration; by the clock {time}."
+    if evaluations is Told.ABOVE:
+        return f"No: the cheapest, {fewest}, needs more evaluations than plain iteration; by the clock {time}."
+    return f"Not shown: no solver is told to save evaluations; by the clock {time}."
+
+
+def _figures(found: Sequence[Solved], tol: float) -> list[Figure]:
+    picard, *others = found
+    seeds, n = picard.cost.shape
     drawn = [one for one in found if one.name in DRAWN]
     most = _interesting(drawn)
     residuals = [Point(one.name, e + 1, float(r)) for one in drawn for e, r in enumerate(one.residual[:most])]
     right = [Point(one.name, e + 1, float(a)) for one in drawn for e, a in enumerate(one.accuracy[:most])]
     x = Axis("evaluations and Jacobian products", log=True)
     relative = [
-        Value(name, found_[name].mean, found_[name].low, found_[name].high, series)
-        for name in savings
-        for series, found_ in (("evaluations", savings), ("seconds", seconds))
-        if np.isfinite(found_[name].mean)
-    ]
+        Value(one.name, estimate.mean, estimate.low, estimate.high, series)
+        for one in others
+        for series, estimate in (
+            ("evaluations", relative_cost(one.cost, picard.cost)), ("seconds", relative_seconds(one, picard))
+        )
+        if np.isfinite([estimate.mean, estimate.low, estimate.high]).all()
+    ]  # fmt: skip
+    caption = f"n = {n:,} test samples in each of {seeds} seeds"
     return [
-        curves("residual_evaluations", "Residual against evaluations", f"Median over the test samples, n = {n:,}.",
+        curves("residual_evaluations", "Residual against evaluations", f"Median; {caption}.",
                residuals, x, Axis("residual", log=True), rules=[Rule(f"{numbers.tolerance(tol)}", y=tol)],
                colours=COLOURS),
-        values("relative_cost", "What each solver needs, relative to plain iteration",
+        values("relative_cost", "Cost of each solver, relative to plain iteration",
                f"To a residual of {numbers.tolerance(tol)}; medians with 95 % intervals, evaluations paired over "
                "samples, seconds over rounds.", relative, Axis("times plain iteration's"),
                rules=[Rule("plain", x=1.0)]),
-        curves("accuracy_evaluations", "Accuracy against evaluations", f"Test samples, n = {n:,}.", right, x,
+        curves("accuracy_evaluations", "Accuracy against evaluations", f"Mean; {caption}.", right, x,
                Axis("accuracy", percent=True), colours=COLOURS),
     ]  # fmt: skip
 
@@ -261,39 +264,23 @@ def _interesting(found: Sequence[Solved]) -> int:
     return min(max(ends), max(len(one.residual) for one in found))
 
 
-def _table(
-    found: Sequence[Solved], savings: dict[str, MeanInterval], seconds: dict[str, MeanInterval], tol: float
-) -> AnswerTable:
-    def interval(value: MeanInterval | None) -> str:
-        if value is None:
-            return "1"
-        return f"{significant(value.mean)} [{significant(value.low)}, {significant(value.high)}]"
-
-    base = found[0]
-    saved = [_saved(one, base) for one in found]
+def _table(found: Sequence[Solved], tol: float) -> AnswerTable:
+    picard, *others = found
     return AnswerTable(
         f"To a residual of {numbers.tolerance(tol)}",
         [
             Column("solver", [one.name for one in found], words=True),
-            Column("evaluations, median", [significant(float(np.median(one.cost))) for one in found]),
-            Column("reached", [numbers.percent(one.reached) for one in found]),
-            Column("times picard's evaluations", [interval(savings.get(one.name)) for one in found]),
-            Column("saved per sample, mean", saved),
-            Column("times picard's seconds", [interval(seconds.get(one.name)) for one in found]),
+            Column("evaluations, median", amounts(claim_median(one.cost) for one in found)),
+            Column("reached, %", percents(one.reached for one in found)),
+            Column(
+                "times picard's evaluations", ["1", *amounts(relative_cost(one.cost, picard.cost) for one in others)]
+            ),
+            Column("times picard's seconds", ["1", *amounts(relative_seconds(one, picard) for one in others)]),
             Column("accurate from", [f"{one.accurate_from}" for one in found]),
         ],
-        "Evaluations include Jacobian products, one for one. Ratios are medians with 95 % intervals. Saved: mean "
-        "difference where both arrive, with its bootstrap interval over samples. Accurate from: evaluations after "
-        "which accuracy stays within a point of its end.",
-    )  # fmt: skip
-
-
-def _saved(one: Solved, base: Solved) -> str:
-    both = np.isfinite(one.cost) & np.isfinite(base.cost)
-    if one is base or not both.any():
-        return numbers.UNKNOWN
-    found = mean_interval(base.cost[both] - one.cost[both])
-    return f"{significant(found.mean)} [{significant(found.low)}, {significant(found.high)}]"
+        "Evaluations include Jacobian products, one for one. In brackets 95 % intervals, each by itself. Accurate "
+        "from: evaluations after which accuracy stays within a point of its end.",
+    )
 
 
 QUESTION = Question("What does acceleration save over plain iteration?", answer, of_any_run=True)

@@ -1,185 +1,246 @@
 """Where does breadth pay, and does the residual pick the right start?
 
-A run's own sweep with `sweep.breadth` has the rows: the answers of B normal starts after k iterations each, put
-together by their mean, by vote, or by the lowest residual (`deqrun.analysis.breadth`). Cells of equal B·k cost the
-same, so that breadth is compared with depth at equal compute, over the same samples; aggregation and breadth are
-chosen on validation.
+Each run solves its samples from B normal starts, put together by their mean, by vote, or by the lowest residual
+(`deqrun.analysis.breadth`). B starts of k iterations cost as much as one start of B·k, so that breadth is compared with
+depth at equal compute, over the same samples. Of all such cells validation chooses the one of largest gain, over all
+seeds together, and only this one is told on test.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.datasets import Split
+from deqrun.experiment.breadth import AGGREGATIONS, solve_starts
+from deqrun.experiment.build import build_solver
+from deqrun.experiment.sweep_starts import SweepStart
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
-from deqrun.report.sweep_rows import BreadthRow
-from deqrun.settings import UserError
-from deqrun.studies.answering.context import Context
+from deqrun.solvers import Budget
+from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, points
-
-WAYS = {"residual": "the lowest residual gets", "vote": "the vote", "mean": "the mean"}
-"""Of putting starts together, in words."""
+from deqrun.studies.answering.wording import enumeration, percents, point_texts, words
 
 
-@dataclass(frozen=True)
+class Cell(NamedTuple):
+    """Several starts of so many iterations each, put together in one way."""
+
+    breadth: int
+    depth: int
+    way: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.breadth} starts of {self.depth} by {self.way}, over one of {self.breadth * self.depth}"
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """The cells of one run on both splits."""
+    """What B starts give of one variant, S seeds, on both splits.
 
-    label: str
-    rows: Sequence[BreadthRow]
+    depths   (D,) iterations
+    correct  by split and way, (S, B, D, n): entry b − 1 of the first b starts
+    singles  by split, (S, B, D, n) each start by itself
+    """
 
-    def of(self, split: str, aggregation: str | None = None) -> list[BreadthRow]:
-        return [row for row in self.rows if row.split == split and aggregation in (None, row.aggregation)]
-
-    @property
-    def costs(self) -> list[int]:
-        """The products B·k at which both a single start and several have a cell."""
-        test = self.of("test")
-        single = {row.max_iter for row in test if row.breadth == 1}
-        return sorted({row.breadth * row.max_iter for row in test if row.breadth > 1} & single)
-
-    def at(self, cost: int) -> BreadthRow:
-        """On test: several starts of together so many iterations, which and how put together chosen on validation."""
-        several = [r for r in self.of("validation") if r.breadth > 1 and r.breadth * r.max_iter == cost]
-        best = max(several, key=lambda row: row.accuracy)
-        same = (best.breadth, best.max_iter, best.aggregation)
-        return next(row for row in self.of("test") if (row.breadth, row.max_iter, row.aggregation) == same)
+    kind: str
+    breadths: tuple[int, ...]
+    depths: tuple[int, ...]
+    correct: dict[str, dict[str, NDArray[np.bool_]]]
+    singles: dict[str, NDArray[np.bool_]]
 
     @property
-    def undecided(self) -> float:
-        """Share of samples that some starts answer rightly and others don't, in the widest and deepest cell."""
-        row = next(iter(self.widest.values()))
-        return row.some_right - row.all_right
+    def cells(self) -> list[Cell]:
+        """Every cell of several starts beside which one start has the same compute."""
+        return [Cell(breadth, depth, way) for breadth in self.breadths if breadth > 1 for depth in self.depths
+                if breadth * depth in self.depths for way in self.correct["test"]]  # fmt: skip
+
+    def gains(self, cell: Cell, split: str) -> NDArray[np.float64]:
+        """(S, n): right with several starts less the mean of these starts, each iterated as long as all together."""
+        broad = self.correct[split][cell.way][:, cell.breadth - 1, self.depths.index(cell.depth)]
+        deep = self.singles[split][:, : cell.breadth, self.depths.index(cell.breadth * cell.depth)]
+        return np.asarray(broad.astype(float) - deep.mean(axis=1))
 
     @property
-    def widest(self) -> dict[str, BreadthRow]:
-        """By aggregation, the cell of the most starts and the most iterations."""
-        test = self.of("test")
-        breadth, depth = max(row.breadth for row in test), max(row.max_iter for row in test)
-        return {row.aggregation: row for row in test if (row.breadth, row.max_iter) == (breadth, depth)}
+    def chosen(self) -> Cell:
+        """The cell of the largest gain on validation, over all seeds."""
+        return max(self.cells, key=lambda cell: float(self.gains(cell, "validation").mean()))
+
+    @property
+    def gain(self) -> Estimate:
+        return claim(self.gains(self.chosen, "test"), DIFFERENCE)
+
+    @property
+    def undecided(self) -> Estimate:
+        """Share of samples that some starts answer rightly and others don't, with all starts after all iterations."""
+        last = self.singles["test"][:, :, -1]
+        return claim(last.any(axis=1) & ~last.all(axis=1), SHARE)
+
+    def at_end(self, way: str) -> NDArray[np.bool_]:
+        """(S, n) with all starts after all iterations."""
+        return self.correct["test"][way][:, -1, -1]
+
+    @property
+    def picked(self) -> Estimate:
+        """The start of lowest residual, less the mean start, after all iterations."""
+        return claim(self.at_end("residual").astype(float) - self.singles["test"][:, :, -1].mean(axis=1), DIFFERENCE)
 
 
-def answer(context: Context) -> Answer:
-    """Read every run's sweep. Raises UserError where it has no breadth in it."""
+def answer(context: Context, *, iterations: Sequence[int], breadth: Sequence[int], samples: int, tol: float) -> Answer:
+    """Start every run's samples. iterations: depths; breadth: numbers of starts; samples: of a split; tol: to stop."""
+    depths, breadths = tuple(sorted(iterations)), tuple(sorted(breadth))
+    parts = context.each(
+        {run.label: partial(_measured, run, depths, max(breadths), samples, tol) for run in context.runs}
+    )
     found = []
-    for run in context.runs:
-        solver = run.record.main_solver
-        rows = [row for split in ("validation", "test") for row in run.record.breadth_rows(split, solver or "")]
-        if not rows:
-            raise UserError(f"The sweep of {run.label} has no breadth in it; train it with sweep.breadth=[1,2,4,8].")
-        if all(math.isnan(row.gain) for row in rows):
-            raise UserError(
-                f"The sweep of {run.label} has no cells of equal compute: its iterations must hold products of its "
-                f"sweep.breadth with its iterations (a sweep by an older deqrun lacks their differences, too)."
-            )
-        found.append(Grid(run.label.replace("_", " "), rows))
+    for kind in context.kinds:
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        correct = {
+            split: {way: np.stack([_unpacked(part[split], way) for part in own]) for way in AGGREGATIONS}
+            for split in ("validation", "test")
+        }
+        singles = {split: np.stack([_unpacked(part[split], "singles") for part in own]) for split in correct}
+        found.append(Grid(kind, breadths, depths, correct, singles))
     return answer_of(found)
 
 
+def _measured(run: StudyRun, depths: Sequence[int], starts: int, samples: int, tol: float) -> dict[str, Any]:
+    deq, dataset = run.model()
+    grid, budget = run.settings.sweep, Budget(max_iter=max(depths), tol=tol, norm=deq.budget.norm)
+    found: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        data = dataset.load(split)
+        some = Split(data.inputs[:samples], data.targets[:samples])
+        normal = [SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+                  for draw in range(starts)]  # fmt: skip
+        solved = solve_starts(deq, dataset, some, build_solver(run.settings), budget, grid.batch_size, normal, depths)
+        found[split] = {
+            name: {"shape": values.shape, "bits": np.packbits(values).tolist()}
+            for name, values in {**solved.correct, "singles": solved.singles}.items()
+        }
+    return found
+
+
+def _unpacked(part: dict[str, Any], name: str) -> NDArray[np.bool_]:
+    shape, bits = part[name]["shape"], np.asarray(part[name]["bits"], dtype=np.uint8)
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
 def answer_of(found: Sequence[Grid]) -> Answer:
-    """The answer that these cells give."""
+    """The answer that these starts give."""
     return Answer(
-        sentences=(_pays(found), _picks(found), _spread(found)),
+        conclude(found),
         would_change=(
-            "Starts are normal numbers of the scale that the sweep has. One start is any of those that are put "
-            "together, with the iterations of all. Differences count where their 95 % interval leaves 0 out, of each "
-            "cell by itself. Starts that are below the sweep's tolerance stop, and among them the residual has "
-            "nothing to choose by. A model whose starts all lead to one end leaves nothing to choose; one with "
-            "several ends does, and the more the harder its task is for it."
+            "Breadth can only help where different starts reach different answers.",
+            "Starts of another scale: these are normal numbers of the scale that the run's sweep has.",
+            "A looser tolerance: starts that have reached it can't be told apart by their residual.",
         ),
         figures=_figures(found),
-        tables=[_table(found)],
-        numbers={one.label: list(one.rows) for one in found},
-    )
+        tables=[_cells_table(found), _ends_table(found)],
+        numbers={one.kind: {
+            "chosen": one.chosen._asdict(), "gain": one.gain, "undecided": one.undecided, "picked": one.picked,
+            "cells_tried_on_validation": len(one.cells),
+        } for one in found},
+    )  # fmt: skip
 
 
-def _pays(found: Sequence[Grid]) -> str:
-    chosen = [(one, one.at(cost)) for one in found for cost in one.costs]
-    gaining = [cell for cell in chosen if cell[1].gain_low > 0]
-    losing = [cell for cell in chosen if cell[1].gain_high < 0]
-    depth = ""
-    if losing:
-        depth = f"depth is better by most for {_told(*min(losing, key=lambda cell: cell[1].gain))}"
-    if gaining:
-        best = max(gaining, key=lambda cell: cell[1].gain)
-        models = enumeration(list(dict.fromkeys(one.label for one, _ in gaining)))
-        return f"At equal compute breadth pays on {models}, by most for {_told(*best)}{'; ' if depth else ''}{depth}."
-    if losing:
-        return f"At equal compute breadth never pays, and {depth}."
-    return "At equal compute no cell of several starts is told apart from one start iterated longer."
+def conclude(found: Sequence[Grid]) -> Conclusion:
+    """One family: the gain of the cell that validation chose, and whether the residual picks, of every variant."""
+    gains = {one.kind: one.gain for one in found}
+    picks = {f"{one.kind}, picked": one.picked for one in found}
+    sides = told_by_name({**gains, **picks})
+    ordered = sorted(found, key=lambda one: (sides[one.kind] is not Told.ABOVE, -gains[one.kind].mean))
+    key = [KeyFigure(f"{words(one.kind)}: {one.chosen.words}", gains[one.kind], "points", told=sides[one.kind])
+           for one in ordered]  # fmt: skip
+    key += [KeyFigure(f"{words(one.kind)}: lowest residual over the mean start", picks[f"{one.kind}, picked"], "points",
+                      told=sides[f"{one.kind}, picked"]) for one in ordered]  # fmt: skip
+    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
 
 
-def _told(one: Grid, row: BreadthRow) -> str:
-    gain = MeanInterval(row.gain, row.gain_low, row.gain_high, row.n)
-    return (
-        f"{row.breadth} starts of {row.max_iter} iterations on {one.label} ({numbers.percent(row.accuracy)}, "
-        f"{points(gain)})"
-    )
-
-
-def _picks(found: Sequence[Grid]) -> str:
-    parts = []
-    for one in [one for one in found if one.undecided > 0] or found:
-        ways = one.widest
-        row = next(iter(ways.values()))
-        told = [f"{WAYS[name]} {numbers.percent(ways[name].accuracy)}" for name in WAYS if name in ways]
-        parts.append(
-            f"on {one.label} {enumeration(told)} right, where the mean single start has "
-            f"{numbers.percent(row.starts_mean)} and some start is right for {numbers.percent(row.some_right)}"
-        )
-    return f"Of the most starts after the most iterations {'; '.join(parts)}."
-
-
-def _spread(found: Sequence[Grid]) -> str:
-    parts = [f"{numbers.percent(one.undecided)} of the samples on {one.label}" for one in found]
-    return f"The start decides the answer, right from some and wrong from others, for {enumeration(parts)}."
+def _verdict(found: Sequence[Grid], sides: dict[str, Told]) -> str:
+    paying = [words(one.kind) for one in found if sides[one.kind] is Told.ABOVE]
+    losing = [words(one.kind) for one in found if sides[one.kind] is Told.BELOW]
+    picking = [words(one.kind) for one in found if sides[f"{one.kind}, picked"] is Told.ABOVE]
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
+    picks = f"the residual picks better than chance on {enumeration(picking)}" if picking else ""
+    if paying:
+        word = "Yes" if len(paying) == len(found) else "It depends"
+        return f"{word}: breadth pays on {enumeration(paying)}{'; ' + picks if picks else ''}."
+    if len(losing) == len(found):
+        return f"No: depth is better at equal compute in every variant{'; ' + picks if picks else ''}."
+    return f"Not shown: breadth is nowhere told to pay{'; ' + picks if picks else ''}."
 
 
 def _figures(found: Sequence[Grid]) -> list[Any]:
     figures = []
     for number, one in enumerate(found):
-        rows = [row for row in one.of("test") if row.breadth == 1 or row.aggregation == "residual"]
-        drawn = {(row.breadth, row.max_iter): row for row in rows}
-        points = [
-            Point(f"{breadth} start" + ("s" if breadth > 1 else ""), float(breadth * k), r.accuracy, r.accuracy_low,
-                  r.accuracy_high, f"{k} iterations each")
-            for (breadth, k), r in sorted(drawn.items())
-        ]  # fmt: skip
-        caption = f"{one.label}: test samples, n = {rows[0].n:,}; the start of lowest residual answers; 95 % intervals."
+        points = []
+        for breadth in one.breadths:
+            for place, depth in enumerate(one.depths):
+                right = one.singles if breadth == 1 else {"test": one.correct["test"]["residual"]}
+                share = claim(right["test"][:, breadth - 1, place], SHARE)
+                name = f"{breadth} start" + ("s" if breadth > 1 else "")
+                at = float(breadth * depth), share.mean, share.low, share.high
+                points.append(Point(name, *at, f"{depth} iterations each"))
+        seeds, *_, n = one.singles["test"].shape
+        caption = (
+            f"{words(one.kind).capitalize()}: n = {n:,} test samples in each of {seeds} seeds; the start of lowest "
+            "residual answers; 95 % intervals."
+        )
         axes = Axis("starts times iterations", log=True), Axis("accuracy", percent=True)
         figures.append(curves(f"breadth_{number}", "Accuracy against compute, by breadth", caption, points, *axes))
     return figures
 
 
-def _table(found: Sequence[Grid]) -> AnswerTable:
-    rows = [(one.label, cost, one.at(cost)) for one in found for cost in one.costs]
+def _cells_table(found: Sequence[Grid]) -> AnswerTable:
+    """Of every product of starts and iterations the cell that validation chose, on test."""
+    rows = []
+    for one in found:
+        for cost in sorted({cell.breadth * cell.depth for cell in one.cells}):
+            cells = [cell for cell in one.cells if cell.breadth * cell.depth == cost]
+            best = max(cells, key=lambda cell: float(one.gains(cell, "validation").mean()))
+            rows.append((one, cost, best))
     return AnswerTable(
         "Depth and breadth at equal compute, on test",
         [
-            Column("run", [label for label, *_ in rows], words=True),
+            Column("model", [words(one.kind) for one, *_ in rows], words=True),
             Column("starts times iterations", [f"{cost}" for _, cost, _ in rows]),
-            Column("starts", [f"{row.breadth}" for *_, row in rows]),
-            Column("by", [row.aggregation for *_, row in rows], words=True),
-            Column(
-                "right, %",
-                [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]" for *_, r in rows],
-            ),
-            Column(
-                "more than one start, points",
-                [
-                    f"{numbers.points(r.gain)} [{numbers.points(r.gain_low)}, {numbers.points(r.gain_high)}]"
-                    for *_, r in rows
-                ],
-            ),
+            Column("starts", [f"{cell.breadth}" for *_, cell in rows]),
+            Column("by", [cell.way for *_, cell in rows], words=True),
+            Column("more than one start, points",
+                   point_texts(claim(one.gains(cell, "test"), DIFFERENCE) for one, _, cell in rows)),
         ],
-        "Breadth and aggregation chosen on validation. In brackets 95 % intervals, of differences paired over samples.",
+        "Starts and aggregation chosen on validation. In brackets 95 % intervals, each by itself: of many rows one in "
+        "20 leaves 0 out by chance.",
+    )  # fmt: skip
+
+
+def _ends_table(found: Sequence[Grid]) -> AnswerTable:
+    def shares(way: str) -> list[str]:
+        return percents(claim(one.at_end(way), SHARE) for one in found)
+
+    some = [claim(one.singles["test"][:, :, -1].any(axis=1), SHARE) for one in found]
+    mean = [one.singles["test"][:, :, -1].mean() for one in found]
+    return AnswerTable(
+        "All starts after all iterations, on test",
+        [
+            Column("model", [words(one.kind) for one in found], words=True),
+            *(Column(f"by {way}, %", shares(way)) for way in AGGREGATIONS),
+            Column("mean start, %", [numbers.percent(float(value)).removesuffix(" %") for value in mean]),
+            Column("some start right, %", percents(some)),
+            Column("the start decides, %", percents(one.undecided for one in found)),
+        ],
+        "The start decides: samples that some starts answer rightly and others don't. In brackets 95 % intervals.",
     )
 
 

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deqrun.analysis.spectrum import spectral_radius
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told
 from deqrun.models import DEQ
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, mean_interval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.charts.style import SOLVER_COLOURS
@@ -34,7 +34,6 @@ from deqrun.settings import UserError
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, solve
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, points, share
 
 SOLVERS: dict[str, Solver] = {
     "picard": Picard(),
@@ -60,14 +59,17 @@ SAME, JUMP = 0.01, 0.5
 """Relative distance below which two states are the same fixed point; and beyond which a step has left the path."""
 
 FEW = 10
-"""Bins with fewer samples are left out of the figure."""
+"""Bins with fewer entries are left out of the figure."""
+
+MOST = 0.9
+"""A share of samples from which on a solver is said to converge."""
 
 
 @dataclass(frozen=True, eq=False)
 class Solves:
-    """All samples at all scales, of all runs: (N,) each.
+    """S seeds' samples at F factors: (S, F, n) each.
 
-    scale      that the weights were multiplied with
+    scale      (F,) that the weights were multiplied with
     radius     ρ at the equilibrium that was followed; NaN where it was lost
     converged  by solver: whether it reached the tolerance, at whichever fixed point
     arrived    by solver: whether it did so at the equilibrium that was followed
@@ -78,31 +80,47 @@ class Solves:
     converged: dict[str, NDArray[np.bool_]]
     arrived: dict[str, NDArray[np.bool_]]
 
-    def where(self, chosen: NDArray[np.bool_]) -> Solves:
-        converged = {name: one[chosen] for name, one in self.converged.items()}
-        arrived = {name: one[chosen] for name, one in self.arrived.items()}
-        return Solves(self.scale[chosen], self.radius[chosen], converged, arrived)
+    @property
+    def beyond(self) -> NDArray[np.bool_]:
+        """Where plain iteration is repelled: ρ ≥ 1."""
+        return self.radius >= 1
 
-    def share(self, solver: str) -> MeanInterval:
-        return accuracy_interval(self.converged[solver])
+    def mean(self, values: NDArray[Any], where: NDArray[np.bool_], bounds: tuple[float, float], versus: float = 0.0
+             ) -> Estimate | None:  # fmt: skip
+        """Mean of `values` over the entries `where`; a sample is one cluster, at however many factors it enters.
 
-    def share_arrived(self, solver: str) -> MeanInterval:
-        return accuracy_interval(self.arrived[solver])
+        Seeds without an entry take no part; None: there is no entry at all.
+        """
+        seeds = where.any(axis=(1, 2))
+        if not seeds.any():
+            return None
+        chosen = where[seeds]
+        weights = chosen.sum(axis=1).astype(float)
+        return claim((values[seeds] * chosen).sum(axis=1), bounds, weights, versus)
+
+    def share(self, solver: str, where: NDArray[np.bool_], of: str = "converged") -> Estimate:
+        """Share of the entries `where` for which the solver converged, or arrived."""
+        found = self.mean(getattr(self, of)[solver], where, SHARE, MOST)
+        assert found is not None
+        return found
+
+    def gain(self, solver: str, of: str = "converged") -> Estimate | None:
+        """The solver's share less plain iteration's, where ρ ≥ 1."""
+        values = getattr(self, of)
+        return self.mean(values[solver].astype(float) - values["picard"], self.beyond, DIFFERENCE)
 
 
 def answer(context: Context, *, samples: int, scales: Sequence[float], steps: int, tol: float) -> Answer:
     """Scale every run's cell. samples: of the test split; steps: at most; tol: residual that counts as converged."""
-    parts = []
-    for run in context.runs:
-        parts.append(context.once(run.label, partial(_measured, run, samples, sorted(scales), steps, tol)))
-        context.progress(f"{run.label}: {len(SOLVERS)} solvers at {len(scales)} factors")
-    return answer_of(_pooled(parts), steps, tol)
+    rising = sorted(scales)
+    parts = context.each({run.label: partial(_measured, run, samples, rising, steps, tol) for run in context.runs})
+    return answer_of(_of_seeds([parts[run.label] for run in context.runs], rising), steps, tol)
 
 
 def _measured(run: StudyRun, samples: int, scales: Sequence[float], steps: int, tol: float) -> dict[str, Any]:
     trained, dataset = run.model()
     x, _ = batch_of(dataset, "test", samples, run.device)
-    found: dict[str, Any] = {"scale": [], "radius": [], "converged": {}, "arrived": {}}
+    found: dict[str, Any] = {"radius": [], "converged": {}, "arrived": {}}
     followed, reached = None, 0.0
     with torch.no_grad():
         for scale in scales:
@@ -110,7 +128,6 @@ def _measured(run: StudyRun, samples: int, scales: Sequence[float], steps: int, 
             f = deq.bind(x)
             followed = follow(trained, x, followed, reached, scale, tol)
             reached = scale
-            found["scale"] += [float(scale)] * len(x)
             found["radius"] += spectral_radius(f, followed).value.tolist()
             for name, solver in SOLVERS.items():
                 one = solve(f, deq.start(f), solver=solver, budget=Budget(max_iter=steps, tol=tol))
@@ -158,28 +175,26 @@ def scaled(deq: DEQ, scale: float) -> DEQ:
     return changed
 
 
-def _pooled(parts: Sequence[dict[str, Any]]) -> Solves:
-    def column(name: str) -> NDArray[np.float64]:
-        return np.concatenate([np.asarray(part[name], dtype=float) for part in parts])
+def _of_seeds(parts: Sequence[dict[str, Any]], scales: Sequence[float]) -> Solves:
+    def table(values: Sequence[Any], kind: type) -> NDArray[Any]:
+        return np.array(values, dtype=float).reshape(len(parts), len(scales), -1).astype(kind)
 
-    def by_solver(what: str) -> dict[str, NDArray[np.bool_]]:
-        return {name: np.concatenate([part[what][name] for part in parts]).astype(bool) for name in SOLVERS}
+    def by_solver(of: str) -> dict[str, NDArray[np.bool_]]:
+        return {name: table([part[of][name] for part in parts], bool) for name in SOLVERS}
 
-    return Solves(column("scale"), column("radius"), by_solver("converged"), by_solver("arrived"))
+    radius = table([part["radius"] for part in parts], float)
+    return Solves(np.array(scales, dtype=float), radius, by_solver("converged"), by_solver("arrived"))
 
 
 def answer_of(found: Solves, steps: int, tol: float) -> Answer:
     """The answer that these solves give."""
-    beyond = found.where(found.radius >= 1)
     lost = int(np.isnan(found.radius).sum())
     return Answer(
-        sentences=(_beyond(beyond), _arrived(beyond), _others(found, beyond)),
+        conclude(found),
         would_change=(
-            f"Of {len(found.radius):,} samples at all factors the equilibrium was lost on the way for {lost:,}, which "
-            f"are in no bin of ρ and are counted by the factor alone. The state is bounded by tanh: what does not "
-            f"converge here wanders or cycles and does not overflow. Anderson's memory is 5, and each solver had "
-            f"{steps:,} steps to {numbers.tolerance(tol)}, from 0: a larger memory, more steps or a start nearby can "
-            f"bring more samples there, and a state without bounds fewer."
+            f"Equilibria lost on the way: {lost:,} of {found.radius.size:,} entries are in no bin of ρ.",
+            "A state without bounds: here tanh keeps it in, and a solve wanders or cycles instead of overflowing.",
+            f"More than {steps:,} steps to {numbers.tolerance(tol)}, a larger memory than 5, or a start nearby.",
         ),
         figures=_figures(found),
         tables=[_by_radius(found), _by_scale(found)],
@@ -190,52 +205,40 @@ def answer_of(found: Solves, steps: int, tol: float) -> Answer:
     )  # fmt: skip
 
 
-def _beyond(beyond: Solves) -> str:
-    if not len(beyond.radius):
-        return "No equilibrium has ρ ≥ 1 at these factors, so that there is nothing that could be prevented."
-    anderson, picard = beyond.share("anderson"), beyond.share("picard")
-    gain = mean_interval(beyond.converged["anderson"].astype(float) - beyond.converged["picard"])
-    word = "Yes" if anderson.mean > 0.9 else "In part"
-    if gain.low <= 0:
-        word = "Not detectably" if gain.high > 0 else "No"
-    return (
-        f"{word}: where ρ ≥ 1 at the model's equilibrium, Anderson converges for {share(anderson)} of the samples and "
-        f"plain iteration for {numbers.percent(picard.mean)}, a difference of {points(gain)}."
+def conclude(found: Solves) -> Conclusion:
+    """One family, where ρ ≥ 1: Anderson's and Broyden's gains over plain iteration, and Anderson's share."""
+    gain, arrived, broyden = found.gain("anderson"), found.gain("anderson", "arrived"), found.gain("broyden")
+    if gain is None or arrived is None or broyden is None:
+        nothing = claim(np.zeros(found.radius.shape[::2]), SHARE)
+        none = (KeyFigure("entries with ρ ≥ 1", nothing),)
+        return Conclusion("Nothing to prevent: no equilibrium has ρ ≥ 1 at these factors.", none)
+    share = found.share("anderson", found.beyond)
+    sides = told([gain, arrived, broyden, share])
+    key = (
+        KeyFigure("Anderson over plain iteration: converge", gain, "points", told=sides[0]),
+        KeyFigure("Anderson over plain iteration: arrive where followed", arrived, "points", told=sides[1]),
+        KeyFigure("Broyden over plain iteration: converge", broyden, "points", told=sides[2]),
+        KeyFigure("Anderson converges", share, told=sides[3]),
+        KeyFigure("plain iteration converges", found.share("picard", found.beyond)),
+        KeyFigure("Broyden converges", found.share("broyden", found.beyond)),
     )
+    return Conclusion(_verdict(sides[0], sides[3]), key, len(sides))
 
 
-def _arrived(beyond: Solves) -> str:
-    if not len(beyond.radius):
-        return "Both arrive where they did before."
-    anderson, picard = beyond.share_arrived("anderson"), beyond.share_arrived("picard")
-    return (
-        f"At that very equilibrium Anderson arrives for {share(anderson)} and plain iteration for "
-        f"{numbers.percent(picard.mean)}; where they converge otherwise it is at a fixed point that appeared beside it."
-    )
+def _verdict(gain: Told, most: Told) -> str:
+    if gain is Told.ABOVE and most is Told.ABOVE:
+        return "Yes: where ρ ≥ 1 Anderson converges for over nine samples in ten, more than plain iteration."
+    if gain is Told.ABOVE:
+        return "In part: where ρ ≥ 1 Anderson converges for more samples than plain iteration, and not for all."
+    if gain is Told.BELOW:
+        return "No: where ρ ≥ 1 Anderson converges for fewer samples than plain iteration."
+    if gain is Told.TOO_FEW:
+        return "Not shown: too few seeds for a verdict about the recipe."
+    return "Not shown: where ρ ≥ 1 Anderson is not told to converge for more samples than plain iteration."
 
 
-def _others(found: Solves, beyond: Solves) -> str:
-    if not len(beyond.radius):
-        return "The other solvers then have nothing to show either."
-    ranked = sorted(SOLVERS, key=lambda name: -beyond.share(name).mean)
-    parts = [f"{name} {numbers.percent(beyond.share(name).mean)}" for name in ranked]
-    return f"By solver they converge where ρ ≥ 1 for {enumeration(parts)} of the samples; {_how_far(found)}."
-
-
-def _how_far(found: Solves) -> str:
-    """The largest bin of ρ in which Anderson still converges for half of the samples."""
-    bins = [(low, high, cut) for low, high, cut in _bins(found) if low >= 1 and len(cut.radius) >= FEW]
-    good = [(low, high) for low, high, cut in bins if cut.share("anderson").mean >= 0.5]
-    if not bins:
-        return f"too few have such a ρ to say how far Anderson goes (fewer than {FEW} in each bin)"
-    if not good:
-        return f"Anderson does so for less than half of them already with {_range(*bins[0][:2])}"
-    last = ", the largest there are" if good[-1] == bins[-1][:2] else ""
-    return f"Anderson does so for at least half of them up to {_range(*good[-1])}{last}"
-
-
-def _bins(found: Solves) -> list[tuple[float, float, Solves]]:
-    return [(low, high, found.where((found.radius >= low) & (found.radius < high))) for low, high in pairwise(EDGES)]
+def _bins(found: Solves) -> list[tuple[float, float, NDArray[np.bool_]]]:
+    return [(low, high, (found.radius >= low) & (found.radius < high)) for low, high in pairwise(EDGES)]
 
 
 def _range(low: float, high: float) -> str:
@@ -243,16 +246,18 @@ def _range(low: float, high: float) -> str:
 
 
 def _figures(found: Solves) -> list[Figure]:
-    by_radius, arrived, by_scale = [], [], []
+    by_radius: list[Point] = []
+    arrived: list[Point] = []
+    by_scale: list[Point] = []
     for solver in SOLVERS:
         for _, _, cut in _bins(found):
-            if len(cut.radius) >= FEW:
-                one, middle = cut.share(solver), float(np.median(cut.radius))
-                by_radius.append(Point(solver, middle, one.mean, one.low, one.high, f"n = {one.n}"))
-                one = cut.share_arrived(solver)
-                arrived.append(Point(solver, middle, one.mean, one.low, one.high, f"n = {one.n}"))
-        for scale in np.unique(found.scale):
-            one = found.where(found.scale == scale).share(solver)
+            if cut.sum() >= FEW:
+                middle = float(np.median(found.radius[cut]))
+                for points, of in ((by_radius, "converged"), (arrived, "arrived")):
+                    one = found.share(solver, cut, of)
+                    points.append(Point(solver, middle, one.mean, one.low, one.high, f"n = {one.n}"))
+        for place, scale in enumerate(found.scale):
+            one = found.share(solver, _at(found, place))
             by_scale.append(Point(solver, float(scale), one.mean, one.low, one.high, f"n = {one.n}"))
     y = Axis("share of samples that converge", percent=True, domain=(0.0, 1.0))
     return [
@@ -263,32 +268,38 @@ def _figures(found: Solves) -> list[Figure]:
                "The rest doesn't converge, or does at another fixed point. Bands: 95 % intervals.",
                arrived, Axis("spectral radius ρ of ∂f/∂z"), y, rules=[Rule("ρ = 1", x=1.0)], colours=COLOURS),
         curves("converged_scale", "Samples that converge, against the factor on the weights",
-               "All samples, also those whose equilibrium was lost; bands: Wilson's 95 % intervals.",
+               "All samples, also those whose equilibrium was lost; bands: 95 % intervals.",
                by_scale, Axis("factor on the weights"), y, colours=COLOURS),
     ]  # fmt: skip
 
 
+def _at(found: Solves, place: int) -> NDArray[np.bool_]:
+    """All entries of one factor."""
+    where = np.zeros(found.radius.shape, dtype=bool)
+    where[:, place] = True
+    return where
+
+
 def _by_radius(found: Solves) -> AnswerTable:
-    rows = [(_range(low, high), cut) for low, high, cut in _bins(found) if len(cut.radius)]
-    rows.append(("lost", found.where(np.isnan(found.radius))))
-    return _shares("Converged, by spectral radius", "ρ", [row for row in rows if len(row[1].radius)])
+    rows = [(_range(low, high), cut) for low, high, cut in _bins(found)] + [("lost", np.isnan(found.radius))]
+    return _shares(found, "Converged, by spectral radius", "ρ", [(text, cut) for text, cut in rows if cut.any()])
 
 
 def _by_scale(found: Solves) -> AnswerTable:
-    rows = [(f"{scale:g}", found.where(found.scale == scale)) for scale in np.unique(found.scale)]
-    return _shares("Converged, by the factor on the weights", "factor", rows)
+    rows = [(f"{scale:g}", _at(found, place)) for place, scale in enumerate(found.scale)]
+    return _shares(found, "Converged, by the factor on the weights", "factor", rows)
 
 
-def _shares(title: str, heading: str, rows: Sequence[tuple[str, Solves]]) -> AnswerTable:
+def _shares(found: Solves, title: str, heading: str, rows: Sequence[tuple[str, NDArray[np.bool_]]]) -> AnswerTable:
     columns = [Column(heading, [text for text, _ in rows], words=True)]
     for solver in SOLVERS:
-        shares = [cut.share(solver) for _, cut in rows]
+        shares = [found.share(solver, cut) for _, cut in rows]
         texts = [f"{100 * one.mean:.0f} [{100 * one.low:.0f}, {100 * one.high:.0f}]" for one in shares]
         columns.append(Column(f"{solver}, %", texts))
     return AnswerTable(
         title,
-        [*columns, Column("n", [f"{len(cut.radius):,}" for _, cut in rows])],
-        "In brackets Wilson's 95 % intervals.",
+        [*columns, Column("entries", [f"{int(cut.sum()):,}" for _, cut in rows])],
+        "In brackets 95 % intervals, a sample counted as one cluster. Entries: samples at factors, of all seeds.",
     )
 
 

@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import Fate, fates
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_median, told
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, median_interval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, share, significant
+from deqrun.studies.answering.wording import enumeration, percents, words
 
 SOLVERS: dict[str, Solver] = {"picard": Picard(), "anderson": Anderson()}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -39,14 +39,16 @@ AT_REST = 1e-4
 CURVE = 60
 """Iterates of a curve, at equal factors."""
 
+MOST = 0.9
+"""A share of samples from which on a variant is said to converge."""
+
 
 @dataclass(frozen=True, eq=False)
 class Ends:
-    """The samples of one variant with one solver in one dtype, its runs pooled.
+    """The samples of one variant with one solver in one dtype, S seeds.
 
-    fate      (n,) codes of Fate
-    period    (n,) 1 at a fixed point, p on a cycle of p states, 0 otherwise
-    lowest    (n,) lowest residual on the way
+    fate      (S, n) codes of Fate
+    lowest    (S, n) lowest residual on the way
     median    (K,) median residual at iterates `at`
     """
 
@@ -54,35 +56,31 @@ class Ends:
     solver: str
     dtype: str
     fate: NDArray[np.int64]
-    period: NDArray[np.int64]
     lowest: NDArray[np.float64]
     at: NDArray[np.int64]
     median: NDArray[np.float64]
-    runs: int = 1
 
-    def of(self, fate: Fate) -> MeanInterval:
-        return accuracy_interval(self.fate == int(fate), self.runs)
+    def of(self, fate: Fate) -> Estimate:
+        return claim(self.fate == int(fate), SHARE, versus=MOST)
 
     @property
-    def reached(self) -> MeanInterval:
-        """Median of the lowest residual."""
-        return median_interval(self.lowest)
+    def reached(self) -> Estimate:
+        """Median over samples of the lowest residual."""
+        return claim_median(self.lowest)
 
     @property
     def reachable(self) -> float:
-        """The residual that 95 % of the samples get down to."""
-        return float(np.quantile(self.lowest, 0.95, method="inverted_cdf"))
+        """The residual that 95 % of the samples get down to, in the worst seed."""
+        return float(np.quantile(self.lowest, 0.95, axis=1, method="inverted_cdf").max())
 
 
 def answer(context: Context, *, samples: int, iterations: int) -> Answer:
     """Iterate every run's model. samples: of the test split; iterations: of each solver."""
+    parts = context.each({run.label: partial(_measured, run, samples, iterations) for run in context.runs})
     found = []
     for kind in context.kinds:
-        parts = []
-        for run in context.of_kind(kind):
-            parts.append(context.once(run.label, partial(_measured, run, samples, iterations)))
-            context.progress(f"{run.label}: {iterations:,} iterations in {' and '.join(DTYPES)}")
-        found += [_pooled(kind, solver, dtype, parts) for solver in SOLVERS for dtype in DTYPES]
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        found += [_of_seeds(kind, solver, dtype, own) for solver in SOLVERS for dtype in DTYPES]
     return answer_of(found, iterations)
 
 
@@ -100,8 +98,8 @@ def _measured(run: StudyRun, samples: int, iterations: int) -> dict[str, Any]:
                 ends = fates(f, solution, tol=AT_REST)
                 residual = solution.residuals.double().cpu().numpy()
                 found[f"{solver}/{name}"] = {
-                    "fate": ends.fate.tolist(), "period": ends.period.tolist(),
-                    "lowest": np.nanmin(residual, axis=0).tolist(), "curve": _curve(residual),
+                    "fate": ends.fate.tolist(), "lowest": np.nanmin(residual, axis=0).tolist(),
+                    "curve": _curve(residual),
                 }  # fmt: skip
     return found
 
@@ -115,77 +113,72 @@ def _curve(residual: NDArray[np.float64]) -> dict[str, list[float]]:
     return {"at": at.tolist(), "median": np.median(known[at], axis=1).tolist()}
 
 
-def _pooled(kind: str, solver: str, dtype: str, parts: Sequence[dict[str, Any]]) -> Ends:
+def _of_seeds(kind: str, solver: str, dtype: str, parts: Sequence[dict[str, Any]]) -> Ends:
     own = [part[f"{solver}/{dtype}"] for part in parts]
-    fate, period, lowest = (np.concatenate([np.asarray(one[name]) for one in own])
-                            for name in ("fate", "period", "lowest"))  # fmt: skip
+    fate, lowest = (np.array([one[name] for one in own]) for name in ("fate", "lowest"))
     curve = np.median([one["curve"]["median"] for one in own], axis=0)
-    return Ends(kind, solver, dtype, fate, period, lowest, np.asarray(own[0]["curve"]["at"]), curve, len(own))
+    return Ends(kind, solver, dtype, fate, lowest, np.asarray(own[0]["curve"]["at"]), curve)
 
 
 def answer_of(found: Sequence[Ends], iterations: int) -> Answer:
     """The answer that these ends give."""
     return Answer(
-        sentences=(_fates(found, iterations), _acceleration(found), _dtypes(found)),
+        conclude(found, iterations),
         would_change=(
-            f"Fates are told after {iterations:,} iterations from the model's own start: what still drifts may settle "
-            f"later. A state counts as come back within {numbers.tolerance(AT_REST)} of itself, relatively, and cycles "
-            f"of up to 16 states are looked for. A residual that one dtype cannot get below is the rounding of one "
-            f"evaluation, and so follows from the cell and its size; training that keeps ‖J‖ down changes the fates."
+            f"More than {iterations:,} iterations: samples that still drift may settle later.",
+            f"Another distance: a state has come back within {numbers.tolerance(AT_REST)} of itself, relatively.",
+            "Longer cycles: cycles of up to 16 states are looked for.",
+            "Training that keeps ‖J‖ down, which changes where samples end.",
         ),
         figures=_figures(found),
         tables=[_table(found)],
         numbers={"ends": [{
-            "variant": one.kind, "solver": one.solver, "dtype": one.dtype, "n": len(one.fate),
+            "variant": one.kind, "solver": one.solver, "dtype": one.dtype, "n": one.fate.shape[1],
             "fates": {fate.name.lower(): one.of(fate) for fate in Fate}, "lowest": one.lowest,
             "reached_by_95_percent": one.reachable,
         } for one in found]},
     )  # fmt: skip
 
 
-def _fates(found: Sequence[Ends], iterations: int) -> str:
-    plain = [one for one in found if (one.solver, one.dtype) == ("picard", "float32")]
-    shares = [one.of(Fate.FIXED_POINT) for one in plain]
-    word = (
-        "Yes" if min(s.mean for s in shares) >= 0.99 else "No" if max(s.mean for s in shares) < 0.01 else "Not always"
-    )
-    parts = []
-    for one, rest in zip(plain, shares, strict=True):
-        others = [f"{WORDS[fate]} for {numbers.percent(one.of(fate).mean)}"
-                  for fate in Fate if fate != Fate.FIXED_POINT and one.of(fate).mean > 0]  # fmt: skip
-        parts.append(f"for {share(rest)} of {one.kind}'s samples" + (f" ({enumeration(others)})" if others else ""))
-    return f"{word}: {iterations:,} plain iterations in float32 end at a fixed point {enumeration(parts)}."
-
-
-def _acceleration(found: Sequence[Ends]) -> str:
-    """What Anderson changes about the fates."""
-    by = {(one.kind, one.solver, one.dtype): one for one in found}
+def conclude(found: Sequence[Ends], iterations: int) -> Conclusion:
+    """One family: of each variant the share at a fixed point, and what Anderson changes about it."""
+    by = {(one.kind, one.solver): one for one in found if one.dtype == "float32"}
     kinds = list(dict.fromkeys(one.kind for one in found))
-    gains = []
-    for kind in kinds:
-        plain, fast = (by[kind, solver, "float32"].of(Fate.FIXED_POINT).mean for solver in SOLVERS)
-        if abs(fast - plain) > 0.005:
-            gains.append(f"{kind} from {numbers.percent(plain)} to {numbers.percent(fast)}")
-    if not gains:
-        return "Anderson acceleration ends at a fixed point for as many samples."
-    return f"With Anderson acceleration that share goes for {enumeration(gains)}."
+    ends = {kind: by[kind, "picard"].of(Fate.FIXED_POINT) for kind in kinds}
+    changes = {kind: _change(by[kind, "picard"], by[kind, "anderson"]) for kind in kinds}
+    sides = told([*ends.values(), *changes.values()])
+    told_ends = dict(zip(kinds, sides[: len(kinds)], strict=True))
+    told_changes = dict(zip(kinds, sides[len(kinds) :], strict=True))
+    key = [
+        KeyFigure(f"{words(kind)}: at a fixed point after {iterations:,} plain iterations", one, told=told_ends[kind])
+        for kind, one in ends.items()
+    ]
+    key += [
+        KeyFigure(f"{words(kind)}: change of that share by Anderson", one, "points", told=told_changes[kind])
+        for kind, one in changes.items()
+    ]
+    return Conclusion(_verdict(told_ends), tuple(key[:6]), len(sides))
 
 
-def _dtypes(found: Sequence[Ends]) -> str:
-    """The tolerance that can be asked of each dtype, where samples come to rest."""
-    parts = []
-    for dtype in DTYPES:
-        settled = [one for one in found if one.dtype == dtype and one.of(Fate.FIXED_POINT).mean >= 0.95]
-        if settled:
-            worst = max(settled, key=lambda one: one.reachable)
-            best = min(settled, key=lambda one: one.reached.mean)
-            parts.append(
-                f"{dtype} reaches a residual of {significant(best.reached.mean, 2)} in the median sample at best, and "
-                f"in the least exact of these solves {significant(worst.reachable, 2)} for 95 % of the samples"
-            )
-    if not parts:
-        return "No solve brings 95 % of its samples to rest, so that no tolerance can be asked of them."
-    return f"Where at least 95 % of the samples come to rest, {'; '.join(parts)}."
+def _change(plain: Ends, fast: Ends) -> Estimate:
+    at_rest = int(Fate.FIXED_POINT)
+    return claim((fast.fate == at_rest).astype(float) - (plain.fate == at_rest), DIFFERENCE)
+
+
+def _verdict(told: dict[str, Told]) -> str:
+    yes = [words(kind) for kind, side in told.items() if side is Told.ABOVE]
+    no = [words(kind) for kind, side in told.items() if side is Told.BELOW]
+    if len(yes) == len(told):
+        return "Yes: over nine samples in ten end at a fixed point in every variant."
+    if len(no) == len(told):
+        return "No: under nine samples in ten end at a fixed point in every variant."
+    if yes or no:
+        parts = [f"over nine samples in ten end at a fixed point with {enumeration(yes)}"] if yes else []
+        parts += [f"fewer do with {enumeration(no)}"] if no else []
+        return f"It depends: {', '.join(parts)}."
+    if set(told.values()) == {Told.TOO_FEW}:
+        return "Not shown: too few seeds for a Yes or a No about the recipe."
+    return "Not shown: whether nine samples in ten end at a fixed point is not told."
 
 
 def _figures(found: Sequence[Ends]) -> list[Figure]:
@@ -199,8 +192,9 @@ def _figures(found: Sequence[Ends]) -> list[Figure]:
             if k > 0 and r > 0 and np.isfinite(r)
         ]
         if points:
+            seeds, n = own[0].fate.shape
             caption = (
-                f"Variant {kind}: median over n = {len(own[0].fate):,} test samples, with nothing to stop the solves."
+                f"Variant {words(kind)}: median over n = {n:,} test samples and {seeds} seeds; nothing stops a solve."
             )
             title = "Residual against iterations, far beyond the training budget"
             axes = Axis("iteration", log=True), Axis("residual", log=True)
@@ -209,23 +203,19 @@ def _figures(found: Sequence[Ends]) -> list[Figure]:
 
 
 def _table(found: Sequence[Ends]) -> AnswerTable:
-    def percent(fate: Fate) -> list[str]:
-        shares = [one.of(fate) for one in found]
-        return [f"{100 * one.mean:.1f} [{100 * one.low:.1f}, {100 * one.high:.1f}]" for one in shares]
-
     return AnswerTable(
         "Where samples end",
         [
-            Column("variant", [one.kind for one in found], words=True),
+            Column("variant", [words(one.kind) for one in found], words=True),
             Column("solver", [one.solver for one in found], words=True),
             Column("dtype", [one.dtype for one in found], words=True),
-            *(Column(f"{WORDS[fate]}, %", percent(fate)) for fate in Fate),
-            Column("lowest residual, median", [significant(one.reached.mean, 2) for one in found]),
-            Column("for 95 %", [significant(one.reachable, 2) for one in found]),
-            Column("n", [f"{len(one.fate):,}" for one in found]),
+            *(Column(f"{WORDS[fate]}, %", percents(one.of(fate) for one in found)) for fate in Fate),
+            Column("lowest residual, median", [numbers.significant(one.reached.mean, 2) for one in found]),
+            Column("for 95 %", [numbers.significant(one.reachable, 2) for one in found]),
+            Column("n", [f"{one.fate.shape[1]:,}" for one in found]),
         ],
-        "In brackets 95 % intervals over the samples, and over the seeds where there are several.",
-    )  # fmt: skip
+        "In brackets 95 % intervals. For 95 %: the residual that so many samples get down to, in the worst seed.",
+    )
 
 
 QUESTION = Question("Does it converge, given far more iterations than in training?", answer, of_any_run=True)

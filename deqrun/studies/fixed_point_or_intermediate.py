@@ -17,67 +17,75 @@ from numpy.typing import NDArray
 
 from deqrun.analysis.fates import overthinking
 from deqrun.experiment.sweep import trace
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, mean_interval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, points, significant
+from deqrun.studies.answering.wording import enumeration, percents, point_texts, words
 
 DRAWN = 80
 """Points of a curve at most."""
 
+MARGIN = 0.02
+"""A gap that is told to be smaller counts as none."""
+
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """Accuracy along the iterates of one variant on one task, its runs pooled.
+    """Accuracy along the iterates of one variant on one task, S seeds.
 
     budget    iterations in training
-    best      the iterate that validation chose, the mean over runs
-    accuracy  (T+1,) test accuracy at each iterate
-    change    (n,) of −1, 0, 1: right at the chosen iterate less right at the last
-    residual  median residual of the last iterate
+    best      (S,) the iterate that validation chose
+    right     (S, T+1, n) right answers on test at each iterate
+    residual  (S,) median residual of the last iterate
     """
 
     kind: str
     task: str
     budget: int
-    best: float
-    accuracy: NDArray[np.float64]
-    change: NDArray[np.int64]
-    residual: float
-    runs: int = 1
+    best: NDArray[np.int64]
+    right: NDArray[np.bool_]
+    residual: NDArray[np.float64]
 
     @property
     def name(self) -> str:
-        return f"{self.kind}, {self.task}" if self.task else self.kind
+        return f"{words(self.kind)}, {self.task}" if self.task else words(self.kind)
 
     @property
-    def gap(self) -> MeanInterval:
-        """accuracy at the chosen iterate − accuracy at the last, paired."""
-        return mean_interval(self.change, runs=self.runs)
+    def last(self) -> int:
+        return self.right.shape[1] - 1
 
     @property
-    def loses(self) -> bool:
-        return self.gap.low > 0
+    def gap(self) -> Estimate:
+        """Accuracy at the chosen iterate − accuracy at the last, paired."""
+        chosen = np.array([right[best] for right, best in zip(self.right, self.best, strict=True)])
+        return claim(chosen.astype(float) - self.right[:, -1], DIFFERENCE)
+
+    def accuracy(self, t: int) -> Estimate:
+        return claim(self.right[:, t], SHARE)
 
 
 def answer(context: Context, *, beyond: int, lengths: Sequence[int]) -> Answer:
     """Iterate every run's model. beyond: times its training budget; lengths: of data sets that have one."""
-    found = []
+    asked: list[tuple[str, int | None, list[tuple[str, StudyRun]]]] = []
     for kind in context.kinds:
         runs = context.of_kind(kind)
         tasks: Sequence[int | None] = lengths if "length" in runs[0].settings.dataset.parameters else [None]
-        for length in tasks:
-            parts = []
-            for run in runs:
-                name = f"{run.label}-{length or 'own'}"
-                parts.append(context.once(name, partial(_measured, run, length, beyond)))
-            found.append(_pooled(kind, length, runs[0].settings.budget.max_iter, parts))
-            context.progress(f"{found[-1].name}: {len(found[-1].accuracy) - 1} iterations")
+        asked += [(kind, length, [(f"{run.label}-{length or 'own'}", run) for run in runs]) for length in tasks]
+    parts = context.each(
+        {name: partial(_measured, run, length, beyond) for _, length, named in asked for name, run in named}
+    )
+    found = []
+    for kind, length, named in asked:
+        own = [parts[name] for name, _ in named]
+        right = np.stack([_unpacked(part) for part in own])
+        best, residual = (np.array([part[name] for part in own]) for name in ("best", "residual"))
+        task = f"{length} bits" if length else ""
+        found.append(Course(kind, task, named[0][1].settings.budget.max_iter, best, right, residual))
     return answer_of(found, beyond)
 
 
@@ -88,83 +96,64 @@ def _measured(run: StudyRun, length: int | None, beyond: int) -> dict[str, Any]:
     for split in ("validation", "test"):
         data = dataset.load(split)
         by_split[split] = trace(deq, dataset, data, Picard(), budget, run.settings.sweep.batch_size)
-    chosen = overthinking(by_split["validation"].correct).best
     test = by_split["test"]
     residual = test.residual[test.last(), np.arange(test.n)]
     return {
-        "best": chosen, "change": overthinking(test.correct, chosen).change.tolist(),
-        "right": test.correct.sum(axis=1).tolist(), "residual": float(np.median(residual)),
+        "best": overthinking(by_split["validation"].correct).best, "iterates": len(test.correct),
+        "right": np.packbits(test.correct, axis=0).tolist(), "residual": float(np.median(residual)),
     }  # fmt: skip
 
 
-def _pooled(kind: str, length: int | None, budget: int, parts: Sequence[dict[str, Any]]) -> Course:
-    change = np.concatenate([np.asarray(part["change"]) for part in parts])
-    right = np.sum([part["right"] for part in parts], axis=0)
-    task = f"{length} bits" if length else ""
-    best = float(np.mean([part["best"] for part in parts]))
-    residual = float(np.median([part["residual"] for part in parts]))
-    return Course(kind.replace("_", " "), task, budget, best, right / len(change), change, residual, len(parts))
+def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
+    return np.unpackbits(np.asarray(part["right"], dtype=np.uint8), axis=0, count=part["iterates"]).astype(bool)
 
 
 def answer_of(found: Sequence[Course], beyond: int) -> Answer:
     """The answer that these courses give."""
     return Answer(
-        sentences=(_is_last_best(found), _worst(found), _against_budget(found)),
+        conclude(found),
         would_change=(
-            f"The last iterate is the one at {beyond} times the training budget, by plain iteration from the "
-            f"model's own "
-            f"start; the other is chosen on validation and compared on test, with intervals over its samples, so that "
-            f"gaps of less than about a point are not told from none. Harder inputs than in training make gaps larger, "
-            f"and so does a longer run of a model that does not settle."
+            f"A longer run: the last iterate is the one at {beyond} times the training budget, by plain iteration.",
+            "Harder inputs than in training make gaps larger.",
+            "More seeds: whether a network keeps its answer hangs on its seed as much as on its recipe.",
         ),
         figures=[_gaps(found), *_courses(found)],
         tables=[_table(found)],
         numbers={one.name: {
-            "training_budget": one.budget, "best_iterate": one.best, "accuracy": one.accuracy, "gap": one.gap,
+            "training_budget": one.budget, "best_iterate": one.best, "accuracy": one.right.mean(axis=(0, 2)),
+            "accuracy_by_seed": one.right[:, [one.budget, -1]].mean(axis=2), "gap": one.gap,
             "last_residual": one.residual,
         } for one in found},
     )  # fmt: skip
 
 
-def _is_last_best(found: Sequence[Course]) -> str:
-    losing = [one.name for one in found if one.loses]
-    keeping = [one.name for one in found if not one.loses]
-    if not losing:
-        return (
-            f"Yes: for none of {len(found)} models and tasks is an earlier iterate detectably better than the last one."
-        )
-    if not keeping:
-        return f"No: for each of {len(found)} models and tasks an earlier iterate is better than the last one."
-    return (
-        f"It depends on the training: an earlier iterate is better than the last one for {enumeration(losing)}, "
-        f"and not "
-        f"detectably for {enumeration(keeping)}."
-    )
+def conclude(found: Sequence[Course]) -> Conclusion:
+    """One family: the gap of every model and task."""
+    gaps = [one.gap for one in found]
+    sides = told(gaps)
+    ordered = sorted(range(len(found)), key=lambda i: (sides[i] is not Told.ABOVE, -gaps[i].mean))
+    key = [KeyFigure(f"{found[i].name}: lost by going on to the last iterate", gaps[i], "points", told=sides[i])
+           for i in ordered]  # fmt: skip
+    losing = list(dict.fromkeys(words(found[i].kind) for i in ordered if sides[i] is Told.ABOVE))
+    return Conclusion(_verdict(losing, len({one.kind for one in found}), sides, gaps), tuple(key[:6]), len(found))
 
 
-def _worst(found: Sequence[Course]) -> str:
-    worst = max(found, key=lambda one: one.gap.mean)
-    if not worst.loses:
-        return f"The largest gap is {points(worst.gap)}, of {worst.name}, and may be none."
-    return (
-        f"The most is lost by {worst.name}: {points(worst.gap)}, from iterate {significant(worst.best)} on to iterate "
-        f"{len(worst.accuracy) - 1}, where the median residual is {numbers.residual(worst.residual)}."
-    )
-
-
-def _against_budget(found: Sequence[Course]) -> str:
-    """What going on beyond the training budget does, over all."""
-    parts = [
-        f"{one.name} from {numbers.percent(float(one.accuracy[one.budget]))} to "
-        f"{numbers.percent(float(one.accuracy[-1]))}"
-        for one in found
-    ]
-    return f"From the training budget on to the end accuracy goes, for {enumeration(parts)}."
+def _verdict(losing: Sequence[str], kinds: int, sides: Sequence[Told], gaps: Sequence[Estimate]) -> str:
+    if losing:
+        every = all(side is Told.ABOVE for side in sides)
+        word = "No" if every else "It depends on the training"
+        others = "" if len(losing) == kinds else "; for the others it is not told"
+        return f"{word}: an earlier iterate is better for {enumeration(losing)}{others}."
+    if Told.TOO_FEW in sides:
+        return "Not shown: too few seeds for a Yes or a No about the recipe."
+    if all(gap.high < MARGIN for gap in gaps):
+        return "Yes: for no model and task is an earlier iterate better by two points."
+    return "Not shown: for no model and task is an earlier iterate told to be better."
 
 
 def _gaps(found: Sequence[Course]) -> Any:
-    rows = [Value(one.name, one.gap.mean, one.gap.low, one.gap.high, note=f"n = {one.gap.n:,}") for one in found]
-    caption = "Test accuracy at the iterate that validation chose, less that at the last one; paired 95 % intervals."
+    rows = [Value(one.name, gap.mean, gap.low, gap.high, note=f"n = {gap.n:,}") for one in found for gap in [one.gap]]
+    caption = "Test accuracy at the iterate that validation chose, less that at the last one; 95 % intervals."
     axis = Axis("accuracy lost by going on", percent=True)
     return values(
         "gaps", "What going on to the last iterate costs", caption, rows, axis, rules=[Rule("nothing", x=0.0)]
@@ -175,46 +164,45 @@ def _courses(found: Sequence[Course]) -> list[Any]:
     figures = []
     groups: dict[str, list[Course]] = {}
     for one in found:
-        groups.setdefault(f"{one.kind.split(' ')[0]}, {one.task}" if one.task else one.kind.split(" ")[0], []).append(
-            one
-        )
+        first = words(one.kind).split(" ")[0]
+        groups.setdefault(f"{first}, {one.task}" if one.task else first, []).append(one)
     for number, (title, group) in enumerate(groups.items()):
         drawn = [
             Point(one.name, float(t), *_bounds(one, int(t)))
             for one in group
-            for t in np.unique(np.geomspace(1, len(one.accuracy) - 1, DRAWN).round())
+            for t in np.unique(np.geomspace(1, one.last, DRAWN).round())
         ]
-        caption = f"Test samples of {title}, n = {len(group[0].change):,}; bands: Wilson's 95 % intervals."
-        axes = Axis("iterate", log=True), Axis("accuracy", percent=True)
+        seeds, _, n = group[0].right.shape
+        bands = "95 % intervals" if seeds == 1 else f"from the worst to the best of {seeds} seeds"
+        caption = f"Test samples of {title}, n = {n:,}; mean, and bands {bands}."
+        axes = Axis("iterate", log=True), Axis("accuracy", percent=True, domain=(0.0, 1.0))
         figures.append(curves(f"accuracy_{number}", "Accuracy at every iterate", caption, drawn, *axes))
     return figures
 
 
 def _bounds(one: Course, t: int) -> tuple[float, float, float]:
-    n, share = len(one.change), float(one.accuracy[t])
-    found = accuracy_interval(np.arange(n) < round(share * n))
-    return found.mean, found.low, found.high
+    if len(one.right) == 1:
+        found = one.accuracy(t)
+        return found.mean, found.low, found.high
+    by_seed = one.right[:, t].mean(axis=1)
+    return float(by_seed.mean()), float(by_seed.min()), float(by_seed.max())
 
 
 def _table(found: Sequence[Course]) -> AnswerTable:
-    gaps = [one.gap for one in found]
     return AnswerTable(
         "The iterate that validation chose, and the last one",
         [
             Column("model and task", [one.name for one in found], words=True),
             Column("training budget", [f"{one.budget}" for one in found]),
-            Column("chosen iterate", [significant(one.best) for one in found]),
-            Column("at training budget", [numbers.percent(float(one.accuracy[one.budget])) for one in found]),
-            Column("highest", [numbers.percent(float(one.accuracy.max())) for one in found]),
-            Column("last", [numbers.percent(float(one.accuracy[-1])) for one in found]),
-            Column("gap, points", [f"{100 * g.mean:.1f} [{100 * g.low:.1f}, {100 * g.high:.1f}]" for g in gaps]),
-            Column("last residual", [numbers.residual(one.residual) for one in found]),
-            Column("n", [f"{g.n:,}" for g in gaps]),
+            Column("chosen iterates", [", ".join(map(str, one.best)) for one in found]),
+            Column("at training budget, %", percents(one.accuracy(one.budget) for one in found)),
+            Column("last, %", percents(one.accuracy(-1) for one in found)),
+            Column("gap, points", point_texts(one.gap for one in found)),
+            Column("last residual", [numbers.residual(float(np.median(one.residual))) for one in found]),
+            Column("n", [f"{one.right.shape[2]:,}" for one in found]),
         ],
-        "Gap: accuracy at the chosen iterate less that at the last, on test, paired, with its 95 % interval. "
-        "Highest: over "
-        "all iterates on test, too good by what a maximum of noise gains.",
-    )  # fmt: skip
+        "Gap: accuracy at the chosen iterate less that at the last, on test, paired. In brackets 95 % intervals.",
+    )
 
 
 QUESTION = Question("Is the last iterate the best one?", answer, of_any_run=True)

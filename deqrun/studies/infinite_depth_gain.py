@@ -1,8 +1,9 @@
 """What does infinite depth gain over a finite one?
 
 A DEQ beside its explicit peers (`deqrun train peer=…`): the same cell applied a fixed number of times and trained
-through it, and untied layers narrowed to the DEQ's number of parameters. All answer the same test samples, so that
-differences are paired; compute is multiply-adds per answer.
+through it, and untied layers narrowed to the DEQ's number of parameters. All are trained alike, without a Jacobian
+penalty, and answer the same test samples, so that differences are paired. The depth of each family is chosen on
+validation. Compute is multiply-adds per answer.
 """
 
 from __future__ import annotations
@@ -16,27 +17,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.experiment.evaluate import evaluate
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, told_by_name
 from deqrun.models import describe
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, mean_interval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.page_parts import Column
+from deqrun.studies.answering.confounders import confounders
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, points, share
+from deqrun.studies.answering.wording import enumeration, percents, point_texts
 
 FAMILIES = {"none": "DEQ", "tied": "tied", "untied": "untied, as many parameters"}
 
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """One kind of net, its runs pooled.
+    """One kind of net, S seeds.
 
     family         none (the DEQ), tied or untied
     layers         of an explicit net; the mean evaluations of the DEQ
     multiply_adds  per answer
-    right          (n,) right answers on test
+    validation     (S,) accuracy on validation
+    right          (S, n) right answers on test
     """
 
     kind: str
@@ -44,12 +47,12 @@ class Net:
     layers: float
     parameters: int
     multiply_adds: float
+    validation: NDArray[np.float64]
     right: NDArray[np.bool_]
-    runs: int = 1
 
     @property
-    def accuracy(self) -> MeanInterval:
-        return accuracy_interval(self.right, self.runs)
+    def accuracy(self) -> Estimate:
+        return claim(self.right, SHARE)
 
     @property
     def name(self) -> str:
@@ -58,95 +61,112 @@ class Net:
 
 def answer(context: Context) -> Answer:
     """Evaluate every run on the test split."""
+    parts = context.each({run.label: partial(_measured, run) for run in context.runs})
     found = []
     for kind in context.kinds:
         runs = context.of_kind(kind)
-        parts = [context.once(run.label, partial(_measured, run)) for run in runs]
-        found.append(_pooled(kind, runs[0], parts))
-        context.progress(f"{kind}: {numbers.percent(found[-1].accuracy.mean)}")
-    return answer_of(found)
+        found.append(_of_seeds(kind, runs[0], [parts[run.label] for run in runs]))
+    return answer_of(found, confounders(context.runs, apart_from=("peer",)))
 
 
 def _measured(run: StudyRun) -> dict[str, Any]:
     deq, dataset = run.model()
     batch = run.settings.train.eval_batch_size
-    found = evaluate(deq, dataset, dataset.load("test"), batch, run.device)
+    validation, test = (evaluate(deq, dataset, dataset.load(split), batch, run.device)
+                        for split in ("validation", "test"))  # fmt: skip
     described = describe(deq.cell)
     layers = run.settings.peer.layers
-    spent = float(found.nfe.double().mean()) if layers is None else float(layers)  # the residual is no part of a peer
+    spent = float(test.nfe.double().mean()) if layers is None else float(layers)  # the residual is no part of a peer
     return {
         "layers": spent, "parameters": described.parameters, "multiply_adds": described.answer_multiply_adds(spent),
-        "right": found.correct.tolist(),
+        "validation": validation.accuracy, "right": test.correct.tolist(),
     }  # fmt: skip
 
 
-def _pooled(kind: str, run: StudyRun, parts: Sequence[dict[str, Any]]) -> Net:
-    right = np.concatenate([part["right"] for part in parts]).astype(bool)
+def _of_seeds(kind: str, run: StudyRun, parts: Sequence[dict[str, Any]]) -> Net:
     layers, cost = (float(np.mean([part[name] for part in parts])) for name in ("layers", "multiply_adds"))
-    return Net(kind, run.settings.peer.kind, layers, int(parts[0]["parameters"]), cost, right, len(parts))
+    validation, right = (np.array([part[name] for part in parts]) for name in ("validation", "right"))
+    return Net(kind, run.settings.peer.kind, layers, int(parts[0]["parameters"]), cost, validation, right)
 
 
-def answer_of(found: Sequence[Net]) -> Answer:
-    """The answer that these nets give; one of them is the DEQ."""
-    deq = next(net for net in found if net.family == "none")
+def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
+    """The answer that these nets give; one of them is the DEQ. confounded: settings that differ among them, too."""
+    deq = _deq(found)
     return Answer(
-        sentences=(_against(deq, found, "tied"), _against(deq, found, "untied"), _compute(deq, found)),
+        conclude(found, confounded),
         would_change=(
-            f"One cell on one data set with n = {len(deq.right):,} answers, where differences of less than about a "
-            f"point are not told from none, and one length of training for all. The best net of a family is that on "
-            f"these very answers, and its lead so a little too large. A task that needs more steps than the "
-            f"shallower nets have would set them farther apart; multiply-adds of training are not compared."
+            "A task that needs more steps than the shallower nets have would set them farther apart.",
+            "Longer training: each net had the same few epochs.",
+            "Multiply-adds of training are not compared.",
+            *[f"Settings that differ, too: {enumeration(confounded)}."][: len(confounded)],
         ),
         figures=_figures(found, deq),
         tables=[_table(found, deq)],
         numbers={net.kind: {
             "family": net.family, "layers": net.layers, "parameters": net.parameters, "accuracy": net.accuracy,
-            "multiply_adds": net.multiply_adds, "deq_gains": _gain(deq, net),
+            "validation": net.validation, "multiply_adds": net.multiply_adds, "deq_gains": gain(deq, net),
         } for net in found},
     )  # fmt: skip
 
 
-def _gain(deq: Net, net: Net) -> MeanInterval:
+def _deq(found: Sequence[Net]) -> Net:
+    return next(net for net in found if net.family == "none")
+
+
+def gain(deq: Net, net: Net) -> Estimate:
     """The DEQ's accuracy less the net's, paired over samples and seeds."""
-    return mean_interval(deq.right.astype(float) - net.right, runs=deq.runs)
+    return claim(deq.right.astype(float) - net.right, DIFFERENCE)
 
 
-def _against(deq: Net, found: Sequence[Net], family: str) -> str:
+def best(found: Sequence[Net], family: str) -> Net | None:
+    """The net of a family that is best on validation; of equals the shallower."""
     nets = [net for net in found if net.family == family]
-    if not nets:
-        return f"No {family} net was trained."
-    best = max(nets, key=lambda net: net.accuracy.mean)
-    gain = _gain(deq, best)
-    verdict = "is better than" if gain.low > 0 else "is worse than" if gain.high < 0 else "is not told apart from"
-    behind = [net.name for net in nets if _gain(deq, net).low > 0]
-    more = f"; it is better than {enumeration(behind)}" if behind and gain.low <= 0 else ""
-    return (
-        f"With {share(deq.accuracy)} right the DEQ {verdict} the best {family} net, {best.name}: {points(gain)}{more}."
-    )
+    return max(nets, key=lambda net: (net.validation.mean(), -net.layers), default=None)
 
 
-def _compute(deq: Net, found: Sequence[Net]) -> str:
-    """The cheapest net that the DEQ is not shown to beat, and what it costs beside the DEQ."""
-    equal = [net for net in found if net.family != "none" and _gain(deq, net).low <= 0]
-    if not equal:
-        return "No explicit net comes up to it at any cost."
-    cheapest = min(equal, key=lambda net: net.multiply_adds)
-    ratio = deq.multiply_adds / cheapest.multiply_adds
-    return (
-        f"The cheapest that it is not shown to beat, {cheapest.name} with {numbers.percent(cheapest.accuracy.mean)}, "
-        f"answers with {numbers.short_count(cheapest.multiply_adds)} multiply-adds, the DEQ with {ratio:.1f} times "
-        f"as many, "
-        f"in {deq.layers:.1f} evaluations."
-    )
+def conclude(found: Sequence[Net], confounded: Sequence[str] = ()) -> Conclusion:
+    """One family: the DEQ beside the depth of each family that validation chooses."""
+    deq = _deq(found)
+    rivals = {family: net for family in ("tied", "untied") if (net := best(found, family)) is not None}
+    gains = {family: gain(deq, net) for family, net in rivals.items()}
+    sides = told_by_name(gains)
+    key = [
+        KeyFigure(f"the DEQ over {net.name}, best on validation", gains[family], "points", told=sides[family])
+        for family, net in rivals.items()
+    ]
+    key.append(KeyFigure("accuracy of the DEQ", deq.accuracy))
+    for net in rivals.values():
+        ratio = deq.multiply_adds / net.multiply_adds
+        of = Estimate(ratio, ratio, ratio, len(deq.right[0]), Unit.SAMPLES, len(deq.right))
+        key.append(KeyFigure(f"the DEQ's multiply-adds over those of {net.name}", of, "exact", "times"))
+    return Conclusion(_verdict(sides, bool(confounded)), tuple(key[:6]), len(gains))
+
+
+def _verdict(sides: dict[str, Told], confounded: bool) -> str:
+    better = [f"{family} layers" for family, side in sides.items() if side is Told.ABOVE]
+    worse = [f"{family} layers" for family, side in sides.items() if side is Told.BELOW]
+    open_ = [f"{family} layers" for family, side in sides.items() if side is Told.NOT]
+    but = "; other settings differ, too" if confounded else ""
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
+    if not better and not worse:
+        return f"Not shown: the DEQ's accuracy is not told apart from the best {enumeration(open_)}{but}."
+    parts = [f"gains over the best {enumeration(better)}"] if better else []
+    parts += [f"loses to the best {enumeration(worse)}"] if worse else []
+    parts += [f"is not told apart from the best {enumeration(open_)}"] if open_ else []
+    word = "It depends" if worse or open_ else "Yes"
+    return f"{'No' if worse and not better else word}: the DEQ {enumeration(parts)}{but}."
 
 
 def _figures(found: Sequence[Net], deq: Net) -> list[Any]:
     depth, cost = [], []
     for net in sorted(found, key=lambda net: net.layers):
-        one = (net.accuracy.mean, net.accuracy.low, net.accuracy.high)
+        share = net.accuracy
+        one = (share.mean, share.low, share.high)
         cost.append(Point(FAMILIES[net.family], net.multiply_adds, *one, note=net.name))
         depth.append(Point(FAMILIES[net.family], net.layers, *one, note=net.name))
-    caption = f"Test samples, n = {len(deq.right):,}; bands and bars: 95 % intervals."
+    seeds, n = deq.right.shape
+    caption = f"Test samples, n = {n:,} in each of {seeds} seeds; bands and bars: 95 % intervals."
     y, rules = Axis("accuracy", percent=True), [Rule("the DEQ", y=deq.accuracy.mean)]
     return [
         curves("accuracy_depth", "Accuracy against depth", f"{caption} Of the DEQ: its mean evaluations.", depth,
@@ -157,19 +177,19 @@ def _figures(found: Sequence[Net], deq: Net) -> list[Any]:
 
 
 def _table(found: Sequence[Net], deq: Net) -> AnswerTable:
-    gains = [_gain(deq, net) for net in found]
-    shares = [net.accuracy for net in found]
+    chosen = {net.kind for family in ("tied", "untied") if (net := best(found, family)) is not None}
     return AnswerTable(
         "The DEQ and its peers",
         [
-            Column("net", [net.name for net in found], words=True),
-            Column("accuracy, %", [f"{100 * s.mean:.1f} [{100 * s.low:.1f}, {100 * s.high:.1f}]" for s in shares]),
-            Column("DEQ gains, points", [f"{100 * g.mean:.1f} [{100 * g.low:.1f}, {100 * g.high:.1f}]" for g in gains]),
+            Column("net", [net.name + ("*" if net.kind in chosen else "") for net in found], words=True),
+            Column("on validation, %", [f"{100 * net.validation.mean():.1f}" for net in found]),
+            Column("on test, %", percents(net.accuracy for net in found)),
+            Column("DEQ gains, points", point_texts(gain(deq, net) for net in found)),
             Column("parameters", [f"{net.parameters:,}" for net in found]),
             Column("multiply-adds", [numbers.short_count(net.multiply_adds) for net in found]),
-            Column("n", [f"{len(net.right):,}" for net in found]),
+            Column("n", [f"{net.right.shape[1]:,}" for net in found]),
         ],
-        "Gains are paired over the samples. In brackets 95 % intervals.",
+        "* best of its family on validation. Gains are paired over the samples. In brackets 95 % intervals.",
     )
 
 

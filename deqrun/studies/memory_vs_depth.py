@@ -20,9 +20,10 @@ from torch import Tensor
 from deqrun.analysis.cost import saved_for_backward
 from deqrun.datasets import Dataset
 from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
+from deqrun.inference import Estimate, Told, Unit, told_by_name
 from deqrun.models import DEQ
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval
+from deqrun.report import numbers
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
@@ -30,7 +31,7 @@ from deqrun.solvers import Budget, Picard
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
 from deqrun.studies.answering.timing import interleaved, median_ratio
-from deqrun.studies.answering.wording import enumeration, number, significant
+from deqrun.studies.answering.wording import amounts
 
 GRADIENTS: dict[str, Callable[[int], Gradient]] = {
     "unrolled": lambda depth: Unrolled(),
@@ -58,7 +59,7 @@ class Step:
     gradient: str
     depth: int
     peak: int
-    relative: MeanInterval
+    relative: Estimate
 
 
 def answer(context: Context, *, depths: Sequence[int], batch_size: int, repeats: int) -> Answer:
@@ -113,21 +114,18 @@ def _step(deq: DEQ, dataset: Dataset, x: Tensor, y: Tensor, gradient: Gradient) 
 
 def answer_of(steps: Sequence[Step], batch_size: int, repeats: int) -> Answer:
     """The answer that these steps give."""
-    deepest = max(step.depth for step in steps)
-    last = {step.gradient: step for step in steps if step.depth == deepest}
     return Answer(
-        sentences=(_bytes(steps, last, deepest), _seconds(last, deepest), _checkpointing(last, deepest)),
+        conclude(steps),
         would_change=(
-            f"Bytes are those of this cell at a batch of {batch_size}, in float32: they are proportional to the batch, "
-            f"and the ratio between gradients is that of the cell's activations, whatever the machine. Seconds are "
-            f"ratios of {repeats} interleaved rounds on a CPU, and follow from the adjoint's steps, here 24 at most to "
-            f"1e-3: an ill-conditioned equilibrium makes the implicit gradient slower, and solves that stop at a "
-            f"tolerance make all but the unrolled one faster."
+            f"Bytes are proportional to the batch, here {batch_size}; their ratios follow from the cell's activations.",
+            "An ill-conditioned equilibrium: the adjoint's steps, here 24 at most to 1e-3, then cost more.",
+            "Solves that stop at a tolerance make every gradient but the unrolled one faster.",
+            f"Another machine: seconds are ratios of {repeats} interleaved rounds in one process.",
         ),
         figures=_figures(steps, batch_size),
         tables=[_table(steps)],
         numbers={"steps": steps},
-    )  # fmt: skip
+    )
 
 
 def growth(steps: Sequence[Step], gradient: str) -> float:
@@ -137,47 +135,37 @@ def growth(steps: Sequence[Step], gradient: str) -> float:
     return (many - few) / (high - low) if high > low else 0.0
 
 
-def _bytes(steps: Sequence[Step], last: dict[str, Step], deepest: int) -> str:
-    constant = [name for name in GRADIENTS if growth(steps, name) == 0]
-    unrolled, implicit = last["unrolled"], last["implicit"]
-    text = (
-        f"Back-propagation through the iterations holds {_mib(growth(steps, 'unrolled'))} more for each of them, "
-        f"{_mib(unrolled.peak)} at depth {deepest}"
+def conclude(steps: Sequence[Step]) -> Conclusion:
+    """Bytes are counted, not estimated. One family: the seconds of every gradient beside the unrolled one's."""
+    deepest = max(step.depth for step in steps)
+    last = {step.gradient: step for step in steps if step.depth == deepest}
+    names = [name for name in ("implicit", "checkpointed", "phantom", "one-step") if name in last]
+    sides = told_by_name({name: last[name].relative for name in names})
+    implicit = last["implicit"]
+    ratio = last["unrolled"].peak / implicit.peak
+    key = [
+        _exact("unrolled: MiB more for each iteration", growth(steps, "unrolled") / MIB, "MiB"),
+        _exact(f"unrolled over implicit at depth {deepest}, bytes", ratio, "times"),
+        *(KeyFigure(f"{name} over unrolled at depth {deepest}, seconds", last[name].relative, "times", told=sides[name])
+          for name in names),
+    ]  # fmt: skip
+    return Conclusion(
+        _verdict(growth(steps, "implicit") == 0, ratio, deepest, sides["implicit"]), tuple(key), len(sides)
     )
-    if "implicit" in constant:
-        less = unrolled.peak / implicit.peak
-        others = [name for name in constant if name != "implicit"]
-        same = f" (nor do {enumeration(others)})" if others else ""
-        return (
-            f"{text}; the implicit gradient holds {_mib(implicit.peak)} and does not grow with depth{same}: "
-            f"{less:.1f} times less."
-        )
-    return f"{text}, and the implicit gradient grows too, by {_mib(growth(steps, 'implicit'))} per iteration."
 
 
-def _seconds(last: dict[str, Step], deepest: int) -> str:
-    implicit = last["implicit"].relative
-    verdict = "less" if implicit.high < 1 else "more" if implicit.low > 1 else "no detectably different"
-    others = [f"{name} {number(last[name].relative)}" for name in ("phantom", "one-step")]
+def _exact(what: str, value: float, unit: str) -> KeyFigure:
+    return KeyFigure(what, Estimate(value, value, value, 1, Unit.ROUNDS), "exact", unit)
+
+
+def _verdict(constant: bool, ratio: float, deepest: int, seconds: Told) -> str:
+    faster = {Told.ABOVE: "in more time", Told.BELOW: "in less time"}.get(seconds, "in a time not told apart")
+    if not constant:
+        return f"Both grow: unrolling holds {ratio:.1f} times the implicit gradient's bytes at depth {deepest}."
     return (
-        f"A step with the implicit gradient takes {verdict} time than the unrolled one at depth {deepest}, "
-        f"{number(implicit, 'times as much')}; {enumeration(others)}."
+        f"Unrolling pays for depth in bytes; the implicit gradient does not, and holds {ratio:.1f} times less at depth "
+        f"{deepest}, {faster}."
     )
-
-
-def _checkpointing(last: dict[str, Step], deepest: int) -> str:
-    unrolled, checkpointed, implicit = last["unrolled"], last["checkpointed"], last["implicit"]
-    share = checkpointed.peak / unrolled.peak
-    against = checkpointed.peak / implicit.peak
-    return (
-        f"Checkpointing every √{deepest} iterations gets the memory down to {significant(share)} of the unrolled one, "
-        f"for {number(checkpointed.relative, 'times its seconds')}, and is left with {against:.1f} times the implicit "
-        f"gradient's."
-    )
-
-
-def _mib(size: float) -> str:
-    return f"{significant(size / MIB)} MiB"
 
 
 def _figures(steps: Sequence[Step], batch_size: int) -> list[Figure]:
@@ -201,12 +189,11 @@ def _table(steps: Sequence[Step]) -> AnswerTable:
     at = {(step.gradient, step.depth): step for step in steps}
     columns = [Column("depth", [f"{depth:,}" for depth in depths])]
     for name in GRADIENTS:
-        columns.append(Column(f"{name}, MiB", [significant(at[name, d].peak / MIB) for d in depths]))
+        columns.append(Column(f"{name}, MiB", [numbers.significant(at[name, d].peak / MIB) for d in depths]))
     for name in list(GRADIENTS)[1:]:
-        found = [at[name, d].relative for d in depths]
-        columns.append(Column(f"{name}, times", [f"{one.mean:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in found]))
+        columns.append(Column(f"{name}, times", amounts(at[name, d].relative for d in depths)))
     note = "Times: seconds of a step over those of the unrolled one, medians with their 95 % intervals."
     return AnswerTable("Bytes and seconds by depth", columns, note)
 
 
-QUESTION = Question("What does depth cost in training?", answer, of_any_run=True)
+QUESTION = Question("What does depth cost in training?", answer, of_any_run=True, by_seed=False)

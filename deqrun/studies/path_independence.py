@@ -2,51 +2,52 @@
 
 Anil et al. 2022 (arXiv 2211.09961) find the asymptotic alignment of a network, the cosine of the ends reached from two
 starts, to go with its accuracy on problems harder than in training. Networks of several recipes are trained; of each
-the alignment on strings of the training length is set beside the accuracy on longer ones, at many more iterations.
+recipe the alignment on strings of the training length is set beside the accuracy on longer ones, at many more
+iterations. Recipes are the unit: networks of one recipe resemble one another, so each recipe is one point, the mean of
+its seeds. A sample whose solve diverges has no end: it counts with a cosine of −1, as the least aligned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from deqrun.analysis.path_independence import alignment, rank_correlation
+from deqrun.analysis.path_independence import alignment
+from deqrun.inference import Estimate, Told, of_recipes, told
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, cloud
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard, solve
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import number, significant
+from deqrun.studies.answering.wording import words
 
-RESAMPLES = 4000
-SAME = 1e-6
-"""Cosines this close to 1 are those of one end."""
 FINEST = 1e-7
-"""Of a float32 state: where cosines are closer to 1, what they still differ by is rounding."""
+"""Of a float32 state: where cosines are closer to 1, their difference is rounding."""
 
 
 @dataclass(frozen=True)
 class Net:
     """One trained network.
 
-    aligned    mean cosine of the ends from its own start and from another sample's end
-    chance     the same of the ends of two samples
-    own        accuracy at the training length and budget
-    longer     accuracy at the training length, after many iterations
-    harder     accuracy on the longer strings, after as many
+    aligned   mean cosine of the ends from its own start and from another sample's end; −1 of a sample that diverges
+    diverged  share of samples with no two ends to compare
+    chance    the cosine of the ends of two samples
+    own       accuracy at the training length and budget
+    longer    accuracy at the training length, after many iterations
+    harder    accuracy on the longer strings, after as many
     """
 
     label: str
     kind: str
     aligned: float
+    diverged: float
     chance: float
     own: float
     longer: float
@@ -57,22 +58,28 @@ class Net:
         """1 − aligned, or FINEST if that is more: 0 says that all starts lead to one end."""
         return float(np.maximum(1 - self.aligned, FINEST))
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """The networks of one recipe; alignment is told by log 1 − aligned, on which rounding makes ties."""
+
+    kind: str
+    nets: tuple[Net, ...]
+
     @property
-    def has_ends(self) -> bool:
-        """Whether there is an end to speak of: False where all of its solves diverge."""
-        return bool(np.isfinite([self.aligned, self.harder]).all())
+    def gap(self) -> float:
+        """Mean of log10(1 − aligned) over the seeds."""
+        return float(np.mean([np.log10(net.gap) for net in self.nets]))
+
+    @property
+    def harder(self) -> float:
+        return float(np.mean([net.harder for net in self.nets]))
 
 
 def answer(context: Context, *, length: int, samples: int, iterations: int) -> Answer:
     """Ask every network. length: bits of the harder strings; samples: of the test split; iterations: plain ones."""
-    nets = []
-    for run in context.runs:
-        found = context.once(run.label, partial(_measured, run, length, samples, iterations))
-        nets.append(Net(run.label, run.kind, **found))
-        context.progress(
-            f"{run.label}: alignment {nets[-1].aligned:.3f}, {numbers.percent(nets[-1].harder)} of {length} bits"
-        )
-    return answer_of(nets, length, iterations)
+    parts = context.each({run.label: partial(_measured, run, length, samples, iterations) for run in context.runs})
+    return answer_of([Net(run.label, run.kind, **parts[run.label]) for run in context.runs], length, iterations)
 
 
 @torch.no_grad()
@@ -84,6 +91,7 @@ def _measured(run: StudyRun, length: int, samples: int, iterations: int) -> dict
         f = deq.bind(x)
         found = alignment(f, deq.start(f), solver=Picard(), budget=budget, starts=("swap",))
         longer = dataset.correct(deq.cell.readout(found.end), y).double().mean()
+    score = found.score["swap"]
     own = dataset.correct(deq(x)[0], y).double().mean()
     deq, dataset = run.model(length=length, n_train=1, n_validation=1, n_test=samples)
     x, y = batch_of(dataset, "test", samples, run.device)
@@ -91,117 +99,86 @@ def _measured(run: StudyRun, length: int, samples: int, iterations: int) -> dict
         f = deq.bind(x)
         end = solve(f, deq.start(f), solver=Picard(), budget=budget)
     harder = dataset.correct(deq.cell.readout(end.z), y).double().mean()
+    chance = float(found.chance.nanmean()) if found.chance.isfinite().any() else 0.0
     return {
-        "aligned": float(found.score["swap"].nanmean()), "chance": float(found.chance.nanmean()), "own": float(own),
-        "longer": float(longer), "harder": float(harder),
+        "aligned": aligned(score), "diverged": float(score.isnan().double().mean()), "chance": chance,
+        "own": float(own), "longer": float(longer), "harder": float(harder),
     }  # fmt: skip
+
+
+def aligned(score: torch.Tensor) -> float:
+    """Mean of the cosines, those that are missing counted as −1."""
+    return float(score.nan_to_num(-1.0).mean())
+
+
+def recipes(nets: Sequence[Net]) -> list[Recipe]:
+    """The networks by recipe, in order."""
+    kinds = list(dict.fromkeys(net.kind for net in nets))
+    return [Recipe(kind, tuple(net for net in nets if net.kind == kind)) for kind in kinds]
 
 
 def answer_of(nets: Sequence[Net], length: int, iterations: int) -> Answer:
     """The answer that these networks give."""
-    usable = [net for net in nets if net.has_ends]
-    rho = correlation(usable)
     return Answer(
-        sentences=(_goes_with(rho, length), _same_end(usable, length), _recipes(nets, length)),
+        conclude(nets, length),
         would_change=(
-            f"Each of the {len(usable)} networks is one point, and networks of one recipe resemble one another, "
-            f"which the interval over networks does not know. Ends are those after {iterations:,} plain iterations, "
-            f"whether or not they are fixed points.{_diverging(nets, length)} Where all recipes solve the longer "
-            f"strings, or none does, as with model.norm=rms, there is nothing to correlate with."
+            "More recipes, and less alike: these differ in start, depth and gradient alone.",
+            f"More iterations: ends are those after {iterations:,} plain ones, whether or not they are fixed points.",
+            "A norm inside of the cell: all recipes then reach one end, and nothing is left to correlate.",
         ),
-        figures=[_figure(usable, length)],
-        tables=[_table(nets, length)],
-        numbers={"nets": list(nets), "rank_correlation": rho},
-    )  # fmt: skip
-
-
-def _diverging(nets: Sequence[Net], length: int) -> str:
-    """What the networks without ends are like, and what counting them in would change."""
-    lost = [net for net in nets if not net.has_ends]
-    if not lost:
-        return ""
-    least = [net if net.has_ends else replace(net, aligned=-1.0) for net in nets]
-    return (
-        f" {len(lost)} more {'network diverges' if len(lost) == 1 else 'networks diverge'}, and are left out: of "
-        f"{length} bits they get {numbers.percent(float(np.mean([net.harder for net in lost])))} right. Counted as the "
-        f"least aligned, they make the correlation {number(correlation(least))}."
+        figures=[_figure(nets, length)],
+        tables=[_by_recipe(nets, length), _table(nets, length)],
+        numbers={"nets": list(nets), "rank_correlation": correlation(nets)},
     )
 
 
-def correlation(nets: Sequence[Net], seed: int = 0) -> MeanInterval:
-    """Spearman's correlation of alignment with harder accuracy, and its bootstrap interval over networks."""
-    pairs = np.array([[-net.gap, net.harder] for net in nets])
-    if len(pairs) < 3 or np.ptp(pairs, axis=0).min() == 0:
-        return MeanInterval(np.nan, -np.inf, np.inf, len(pairs))
-    generator = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(RESAMPLES):
-        one = pairs[generator.integers(len(pairs), size=len(pairs))]
-        if np.ptp(one, axis=0).min() > 0:
-            drawn.append(rank_correlation(*one.T))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return MeanInterval(rank_correlation(*pairs.T), float(low), float(high), len(pairs))
+def correlation(nets: Sequence[Net]) -> Estimate:
+    """Spearman's correlation of alignment with accuracy on the longer strings, over recipes."""
+    points = recipes(nets)
+    return of_recipes([-one.gap for one in points], [one.harder for one in points], len(nets))
 
 
-def _goes_with(rho: MeanInterval, length: int) -> str:
+def conclude(nets: Sequence[Net], length: int) -> Conclusion:
+    """One claim: the rank correlation over recipes."""
+    rho = correlation(nets)
+    (side,) = told([rho])
+    key = [KeyFigure(f"rank correlation of alignment with accuracy on {length} bits", rho, "number", told=side)]
+    return Conclusion(_verdict(side, rho, length), tuple(key), 1)
+
+
+def _verdict(side: Told, rho: Estimate, length: int) -> str:
     if not np.isfinite(rho.mean):
-        return f"It can't be told: all networks are equally aligned, or equally good on {length} bits."
-    word = "Yes" if rho.low > 0 else "No, on the contrary" if rho.high < 0 else "Not detectably"
-    return (
-        f"{word}: over networks, the rank correlation of alignment with accuracy on {length} bits, longer than in "
-        f"training, "
-        f"is {number(rho)}."
-    )
-
-
-def _same_end(nets: Sequence[Net], length: int) -> str:
-    """The networks of which every start leads to the same end, beside the others."""
-    same = [net for net in nets if net.gap <= SAME]
-    others = [net for net in nets if net.gap > SAME]
-    chance = significant(float(np.mean([net.chance for net in nets]))) if nets else "–"
-    if not same or not others:
-        which = "all" if same else "none"
-        return f"Of the {len(nets)} networks {which} reach the same end from every start; chance level is {chance}."
-    right = [numbers.percent(float(np.mean([net.harder for net in part]))) for part in (same, others)]
-    return (
-        f"The {len(same)} networks that reach the same end from every start, with cosines within "
-        f"{numbers.tolerance(SAME)} of 1, get {right[0]} of them right, the other {len(others)} get {right[1]}; chance "
-        f"level is a cosine of {chance}."
-    )
-
-
-def _recipes(nets: Sequence[Net], length: int) -> str:
-    """The best and the worst recipe, in the mean over their seeds."""
-    kinds = list(dict.fromkeys(net.kind for net in nets))
-    of = {kind: [net for net in nets if net.kind == kind] for kind in kinds}
-    right = {kind: float(np.mean([net.harder for net in of[kind]])) for kind in kinds}
-    if len(set(right.values())) == 1:
-        return f"All {len(kinds)} recipes get the same share of {length} bits right."
-    told = [
-        f"{kind.replace('_', ' ')} does {word} with {numbers.percent(right[kind])} of {length} bits "
-        f"({_seeds(of[kind])})"
-        for kind, word in ((max(kinds, key=right.__getitem__), "best"), (min(kinds, key=right.__getitem__), "worst"))
-    ]
-    return f"By recipe {told[0]}, {told[1]}."
-
-
-def _seeds(nets: Sequence[Net]) -> str:
-    """How many there are, and their alignment: "mean over 3 seeds, one of which diverges; alignments 1.00 to 1.00"."""
-    ends = sorted(net.aligned for net in nets if net.has_ends)
-    lost = len(nets) - len(ends)
-    seeds = "1 seed" if len(nets) == 1 else f"mean over {len(nets)} seeds"
-    if not ends:
-        return f"{seeds}, diverging"
-    diverging = f", {lost} of which {'diverges' if lost == 1 else 'diverge'}" if lost else ""
-    return f"{seeds}{diverging}; alignment {significant(ends[0])} to {significant(ends[-1])}"
+        return "Not shown: all recipes are equally aligned or equally good, or they are too few."
+    if side is Told.ABOVE:
+        return f"Yes: recipes whose starts end alike solve more strings of {length} bits, longer than in training."
+    if side is Told.BELOW:
+        return f"No: recipes whose starts end alike solve fewer strings of {length} bits, longer than in training."
+    return f"Not shown: over recipes alignment is not told to go with accuracy on {length} bits."
 
 
 def _figure(nets: Sequence[Net], length: int) -> Any:
-    drawn = [Point(net.kind.replace("_", " "), net.gap, net.harder, note=net.label) for net in nets]
-    caption = f"{len(nets)} networks. Alignment: cosine of the ends from the own start and from another sample's end."
+    drawn = [Point(words(net.kind), net.gap, net.harder, note=net.label) for net in nets]
+    caption = (
+        f"{len(nets)} networks of {len(recipes(nets))} recipes. Alignment: cosine of the ends from the own start and "
+        "from another sample's end; −1 where a solve diverges."
+    )
     x = Axis("1 − asymptotic alignment (left: the same end from every start)", log=True)
     axes = x, Axis(f"accuracy on {length} bits", percent=True, domain=(0.0, 1.0))
     return cloud("alignment_accuracy", "Alignment and accuracy beyond the training length", caption, drawn, *axes)
+
+
+def _by_recipe(nets: Sequence[Net], length: int) -> AnswerTable:
+    points = recipes(nets)
+    return AnswerTable(
+        "Every recipe",
+        [
+            Column("recipe", [words(one.kind) for one in points], words=True),
+            Column("1 − alignment, geometric mean", [numbers.significant(10**one.gap) for one in points]),
+            Column(f"of {length} bits, in the end", [numbers.percent(one.harder) for one in points]),
+            Column("networks", [f"{len(one.nets)}" for one in points]),
+        ],
+        "The points of the rank correlation: means over each recipe's seeds.",
+    )
 
 
 def _table(nets: Sequence[Net], length: int) -> AnswerTable:
@@ -209,20 +186,16 @@ def _table(nets: Sequence[Net], length: int) -> AnswerTable:
         "Every network",
         [
             Column("network", [net.label for net in nets], words=True),
-            Column("alignment", [_cosine(net.aligned) for net in nets]),
-            Column("chance", [_cosine(net.chance) for net in nets]),
+            Column("alignment", [f"{net.aligned:.3f}" for net in nets]),
+            Column("diverging", [numbers.percent(net.diverged) for net in nets]),
+            Column("chance", [f"{net.chance:.3f}" for net in nets]),
             Column("right in training's budget", [numbers.percent(net.own) for net in nets]),
             Column("in the end", [numbers.percent(net.longer) for net in nets]),
             Column(f"of {length} bits, in the end", [numbers.percent(net.harder) for net in nets]),
         ],
         "Alignment: mean cosine of ends from two starts, on strings of the training length; chance: of two "
-        "samples' ends. Then the strings that are right: of the training length in training's budget and in the end, "
-        "and of longer ones.",
+        "samples' ends. Right: strings of the training length in training's budget and in the end, and longer ones.",
     )
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "–"
 
 
 QUESTION = Question("Do path-independent networks gain from more iterations?", answer)

@@ -17,63 +17,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.perturbation import recovery
-from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable
-from deqrun.report.bootstrap import MeanInterval, accuracy_interval, median_interval
+from deqrun.inference import SHARE, Estimate, Told, claim, claim_median, told
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, number, share, significant
+from deqrun.studies.answering.wording import amounts, enumeration, percents, words
 
 KINDS = {"reset": "reset to the start", "noise": "noise", "swap": "another sample's state"}
+
+MOST = 0.9
+"""A share of answers from which on a variant is said to find back."""
 
 
 @dataclass(frozen=True, eq=False)
 class Disturbed:
-    """The samples of one variant after one disturbance, its runs pooled: (n,) each.
+    """The samples of one variant after one disturbance, S seeds: (S, n) each.
 
-    returned, answered   whether state and answer came back for good
-    steps                to the answer's return; inf where it did not return
-    control              the same undisturbed
+    returned   whether the state came back for good
+    steps      to the answer's return; inf where it did not return
+    control    the same undisturbed
     """
 
     kind: str
     disturbance: str
     returned: NDArray[np.bool_]
-    answered: NDArray[np.bool_]
     steps: NDArray[np.float64]
     control: NDArray[np.float64]
-    runs: int = 1
 
     @property
-    def back(self) -> MeanInterval:
-        return accuracy_interval(self.returned, self.runs)
+    def back(self) -> Estimate:
+        return claim(self.returned, SHARE, versus=MOST)
 
     @property
-    def answer_back(self) -> MeanInterval:
-        return accuracy_interval(self.answered, self.runs)
-
-    @property
-    def took(self) -> MeanInterval:
-        return median_interval(self.steps)
+    def answer_back(self) -> Estimate:
+        return claim(np.isfinite(self.steps), SHARE, versus=MOST)
 
     @property
     def name(self) -> str:
-        return self.kind.replace("_", " ")
+        return words(self.kind)
 
 
 def answer(context: Context, *, samples: int, at: int, noise: float, iterations: int) -> Answer:
     """Disturb every run's states. at: the iterate; noise: its size; iterations: plain ones, to an end and back."""
+    measures = {run.label: partial(_measured, run, samples, at, noise, iterations) for run in context.runs}
+    parts = context.each(measures)
     found = []
     for kind in context.kinds:
-        parts = [
-            context.once(run.label, partial(_measured, run, samples, at, noise, iterations))
-            for run in context.of_kind(kind)
-        ]
-        found += [_pooled(kind, disturbance, parts) for disturbance in KINDS]
-        context.progress(f"{kind}: {len(KINDS)} disturbances")
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        found += [_of_seeds(kind, disturbance, own) for disturbance in KINDS]
     return answer_of(found, at, noise, iterations)
 
 
@@ -99,24 +93,23 @@ def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: in
     return found
 
 
-def _pooled(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Disturbed:
+def _of_seeds(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Disturbed:
     own = [part[disturbance] for part in parts]
-    returned, steps, control = (np.concatenate([np.asarray(one[name], dtype=float) for one in own])
+    returned, steps, control = (np.array([one[name] for one in own], dtype=float)
                                 for name in ("returned", "steps", "control"))  # fmt: skip
     steps, control = (np.where(column < 0, np.inf, column) for column in (steps, control))
-    return Disturbed(kind, disturbance, returned.astype(bool), np.isfinite(steps), steps, control, len(parts))
+    return Disturbed(kind, disturbance, returned.astype(bool), steps, control)
 
 
 def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int) -> Answer:
     """The answer that these disturbances give."""
     return Answer(
-        sentences=(_finds_back(found), _states(found), _how_long(found)),
+        conclude(found),
         would_change=(
-            f"One disturbance, at iterate {at}, of one size (noise {noise:g} times the state), with {iterations:,} "
-            f"plain "
-            f"iterations to come back; back is within a hundredth of the former end, and for good. An end that is no "
-            f"fixed point cannot be stayed at, so a model that does not settle loses its state here even undisturbed, "
-            f"while its answer may return."
+            f"Another moment or size: one disturbance at iterate {at}, noise {noise:g} times the state.",
+            f"More than {iterations:,} plain iterations to come back.",
+            "A looser distance: a state is back within a hundredth of its former end, for good.",
+            "Models that do not settle lose their state even undisturbed, while their answer may return.",
         ),
         figures=[_figure(found)],
         tables=[_table(found)],
@@ -126,69 +119,80 @@ def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int
     )  # fmt: skip
 
 
-def _finds_back(found: Sequence[Disturbed]) -> str:
+def conclude(found: Sequence[Disturbed]) -> Conclusion:
+    """One family: the answers that return, of each variant after each disturbance.
+
+    A variant finds back if all its disturbances are told above MOST, and is lost if one is told below.
+    """
+    sides = dict(zip([(one.kind, one.disturbance) for one in found], told([one.answer_back for one in found]),
+                     strict=True))  # fmt: skip
     kinds = list(dict.fromkeys(one.kind for one in found))
-    worst = {
-        kind: min((one for one in found if one.kind == kind), key=lambda one: one.answer_back.mean) for kind in kinds
-    }
-    good = [kind for kind in kinds if worst[kind].answer_back.mean >= 0.95]
-    word = "Yes" if len(good) == len(kinds) else "No" if not good else "It depends on the training"
-    parts = [
-        f"{share(worst[kind].answer_back)} with {worst[kind].name} after {KINDS[worst[kind].disturbance]}"
-        for kind in kinds
-    ]
-    return f"{word}: after the disturbance that is worst for it the answer returns for {enumeration(parts)}."
+    outcome = {kind: _outcome([sides[kind, disturbance] for disturbance in KINDS]) for kind in kinds}
+    key = []
+    for kind in kinds:
+        worst = min((one for one in found if one.kind == kind), key=lambda one: one.answer_back.mean)
+        what = f"{words(kind)}: answers back after {KINDS[worst.disturbance]}, its worst"
+        key.append(KeyFigure(what, worst.answer_back, told=sides[kind, worst.disturbance]))
+    swaps = [one for one in found if one.disturbance == "swap" and outcome[one.kind] is Told.ABOVE]
+    key += [KeyFigure(f"{one.name}: steps back from another sample's state", claim_median(one.steps), "number", "steps")
+            for one in swaps]  # fmt: skip
+    return Conclusion(_verdict(outcome), tuple(key[:6]), len(found))
 
 
-def _states(found: Sequence[Disturbed]) -> str:
-    parts = []
-    for kind in dict.fromkeys(one.kind for one in found):
-        own = [one for one in found if one.kind == kind]
-        parts.append(f"{numbers.percent(min(one.back.mean for one in own))} with {own[0].name}")
-    return f"The state itself is back at its former end, at worst, for {enumeration(parts)}."
+def _outcome(sides: Sequence[Told]) -> Told:
+    if all(side is Told.ABOVE for side in sides):
+        return Told.ABOVE
+    if Told.BELOW in sides:
+        return Told.BELOW
+    return Told.TOO_FEW if Told.TOO_FEW in sides else Told.NOT
 
 
-def _how_long(found: Sequence[Disturbed]) -> str:
-    parts = [
-        f"{number(one.took, 'steps')} with {one.name}"
-        for one in found
-        if one.disturbance == "swap" and np.isfinite(one.took.mean)
-    ]
-    if not parts:
-        return "From another sample's state no answer returns in the median sample."
-    return f"From another sample's state the answer takes, in the median sample, {enumeration(parts)}."
+def _verdict(outcome: dict[str, Told]) -> str:
+    back = [words(kind) for kind, side in outcome.items() if side is Told.ABOVE]
+    lost = [words(kind) for kind, side in outcome.items() if side is Told.BELOW]
+    if len(back) == len(outcome):
+        return "Yes: over nine answers in ten return after every disturbance, in every variant."
+    if len(lost) == len(outcome):
+        return "No: in every variant some disturbance leaves under nine answers in ten."
+    if back and lost:
+        return f"It depends on the training: {enumeration(back)} find back, {enumeration(lost)} lose answers."
+    if back:
+        return f"It depends: {enumeration(back)} find back; for the others it is not told."
+    if lost:
+        return f"It depends: {enumeration(lost)} lose answers; for the others it is not told."
+    if Told.TOO_FEW in outcome.values():
+        return "Not shown: too few seeds for a Yes or a No about the recipe."
+    return "Not shown: whether nine answers in ten return is not told."
 
 
 def _figure(found: Sequence[Disturbed]) -> Any:
     rows = [
-        Value(one.name, one.answer_back.mean, one.answer_back.low, one.answer_back.high, KINDS[one.disturbance])
+        Value(one.name, share.mean, share.low, share.high, KINDS[one.disturbance])
         for one in found
+        for share in [one.answer_back]
     ]
-    n = len(found[0].returned)
-    caption = f"Share of samples whose answer is again that of their end, for good; n = {n:,}; 95 % intervals."
+    seeds, n = found[0].returned.shape
+    caption = (
+        f"Share of samples whose answer is again that of their end, for good; n = {n:,} in each of {seeds} seeds; "
+        "95 % intervals."
+    )
     axis = Axis("answers that return", percent=True, domain=(0.0, 1.0))
     return values("answers_back", "Answers that return after a disturbance", caption, rows, axis)
 
 
 def _table(found: Sequence[Disturbed]) -> AnswerTable:
-    def shares(each: Sequence[MeanInterval]) -> list[str]:
-        return [f"{100 * s.mean:.1f} [{100 * s.low:.1f}, {100 * s.high:.1f}]" for s in each]
-
-    def medians(each: Sequence[NDArray[np.float64]]) -> list[str]:
-        return [significant(float(np.median(column))) for column in each]
-
     return AnswerTable(
         "After a disturbance",
         [
             Column("model", [one.name for one in found], words=True),
             Column("disturbance", [KINDS[one.disturbance] for one in found], words=True),
-            Column("answer returns, %", shares([one.answer_back for one in found])),
-            Column("state returns, %", shares([one.back for one in found])),
-            Column("steps to the answer, median", medians([one.steps for one in found])),
-            Column("undisturbed", medians([one.control for one in found])),
-            Column("n", [f"{len(one.returned):,}" for one in found]),
+            Column("answer returns, %", percents(one.answer_back for one in found)),
+            Column("state returns, %", percents(one.back for one in found)),
+            Column("steps to the answer, median", amounts(claim_median(one.steps) for one in found)),
+            Column("undisturbed", amounts(claim_median(one.control) for one in found)),
+            Column("n", [f"{one.returned.shape[1]:,}" for one in found]),
         ],
-        "In brackets Wilson's 95 % intervals; 'none' where fewer than half return.",
+        "In brackets 95 % intervals; 'none' where in some seed fewer than half return.",
     )
 
 

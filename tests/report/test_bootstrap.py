@@ -4,8 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from deqrun.report.bootstrap import (
     MeanInterval,
     accuracy_interval,
@@ -14,6 +12,7 @@ from deqrun.report.bootstrap import (
     student_interval,
     student_quantile,
 )
+from scipy import stats
 
 
 @pytest.mark.parametrize(("right", "n"), [(18, 25), (97, 100), (12, 40)])

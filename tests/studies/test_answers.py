@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from deqrun.report.bootstrap import MeanInterval
 
 from deqrun.datasets import Digits
 from deqrun.gradients import Implicit
@@ -12,7 +13,6 @@ from deqrun.models import DEQ
 from deqrun.models.conv import ConvCell
 from deqrun.models.mlp import MLPCell
 from deqrun.report import Trajectory
-from deqrun.report.bootstrap import MeanInterval
 from deqrun.settings import UserError
 from deqrun.solvers import Budget, Picard
 from deqrun.studies import anderson_vs_picard, does_anderson_prevent_divergence, is_it_a_contraction, memory_vs_depth

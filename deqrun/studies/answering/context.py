@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deqrun.models import DEQ
 from deqrun.report import RunRecord, read_run
 from deqrun.report.files import write_whole
 from deqrun.settings import ComponentSettings, Settings
+from deqrun.studies.answering.side_by_side import Task, run_side_by_side
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Context:
     runs    in the order of its variants
     device  for the question's own computations
     quiet   tell the terminal nothing
+    jobs    runs that are measured at a time, in processes of their own
+    threads of each
     """
 
     folder: Path
@@ -69,6 +72,8 @@ class Context:
     runs: tuple[StudyRun, ...]
     device: torch.device
     quiet: bool = False
+    jobs: int = 1
+    threads: int | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -80,19 +85,40 @@ class Context:
         return [run for run in self.runs if run.kind == kind]
 
     def once(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `measure` found, JSON-able; of a study that goes on after an interruption, what it had found before."""
-        path = self.folder / "parts" / f"{name}.json"
-        if path.is_file():
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return content
-        found = json.loads(json.dumps(measure()))  # the same types whether it was measured now or before
-        write_whole(path, json.dumps(found))
-        return found
+        """The measurement `name`, JSON-able: taken now, or read where the study's folder has it already."""
+        path = self._part(name)
+        if not path.is_file():
+            _keep(path, measure, None)
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def each(self, measures: Mapping[str, Callable[[], dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+        """`once` of every named measurement, `jobs` at a time; each must be picklable."""
+        tasks = [
+            Task(f"measuring {name}", partial(_keep, self._part(name), measure, self.threads), self._log(name))
+            for name, measure in measures.items()
+            if not self._part(name).is_file()
+        ]
+        run_side_by_side(tasks, self.jobs, lambda task: self.progress(task.label.replace("measuring", "measured")))
+        return {name: self.once(name, measure) for name, measure in measures.items()}
+
+    def _part(self, name: str) -> Path:
+        return self.folder / "parts" / f"{name}.json"
+
+    def _log(self, name: str) -> Path:
+        return self.folder / "parts" / f"{name}.log"
 
     def progress(self, done: str) -> None:
         """Tell the terminal what the question is at."""
         if not self.quiet:
             print(f"  {done}", flush=True)
+
+
+def _keep(path: Path, measure: Callable[[], dict[str, Any]], threads: int | None) -> None:
+    """Take a measurement and write it, whole."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    write_whole(path, json.dumps(measure()))
 
 
 def batch_of(

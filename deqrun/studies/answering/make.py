@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ from deqrun import __version__
 from deqrun.experiment.launch import prepare, recorded, run_train
 from deqrun.experiment.records import RunFolder
 from deqrun.report import read_run, write_report
-from deqrun.report.answer import Answer, AnswerTable, AskedRun, Origin, write_answer
+from deqrun.report.answer import Answer, AskedRun, Origin, answer_text, write_answer
 from deqrun.report.files import write_whole
 from deqrun.report.numbers import percent
-from deqrun.report.page_parts import Column
 from deqrun.settings import Interrupted, Settings, UserError
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question, load_question
+from deqrun.studies.answering.side_by_side import Task, cores, run_side_by_side
 from deqrun.studies.answering.study import FILE, Study, Variant, is_study
 
 
@@ -39,34 +40,43 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
         if not is_study(folder):
             write_whole(folder / FILE, study.to_yaml())
         status.write_status("running")
-        runs = _asked_run(study) if study.asked else _trained_runs(study, folder, go_on)
-        device = prepare(study.device, study.threads)
+        jobs, threads = _shared_out(study)
+        runs = _asked_run(study) if study.asked else _trained_runs(study, folder, go_on, jobs, threads)
+        device = prepare(study.device, threads)
         print(f"asking  {question.asks}", flush=True)
-        context = Context(folder, study.size, tuple(_study_run(*run, device) for run in runs), device)
+        found = tuple(_study_run(*run, device) for run in runs)
+        context = Context(folder, study.size, found, device, jobs=jobs, threads=threads)
         answer = _with_each_seed(question, context, study.ask)
         page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
         status.write_status("completed")
-    print(f"\n{question.asks}\n")
-    for sentence in answer.sentences:
-        print(sentence)
+    print(f"\n{question.asks}\n\n{answer_text(answer)}")
     print(f"\nanswer  {folder / 'answer.md'}\nreport  {page}", flush=True)
     return answer
 
 
+def _shared_out(study: Study) -> tuple[int, int | None]:
+    """How many runs at a time, and how many threads each: one thread, and as many runs as cores, unless given.
+
+    An accelerator is not shared, and a run that is asked has it to itself.
+    """
+    if study.asked or study.device == "cuda" or (study.device == "auto" and torch.cuda.is_available()):
+        return 1, study.threads
+    threads = study.threads or 1
+    jobs = study.jobs or max(1, cores() // threads)
+    return min(jobs, max(1, len(study.variants))), threads
+
+
 def _with_each_seed(question: Question, context: Context, ask: Mapping[str, Any]) -> Answer:
-    """The answer of all runs, and where they have several seeds that of each: what training's chance does to it."""
+    """The answer of all runs, with the conclusion of each seed by itself where there are several."""
     answer = question.answer(context, **ask)
     seeds = sorted({run.settings.seed for run in context.runs})
-    if len(seeds) == 1:
+    if len(seeds) == 1 or not question.by_seed:
         return answer
     own = {}
     for seed in seeds:
         runs = tuple(run for run in context.runs if run.settings.seed == seed)
-        own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).sentences
-    columns = Column("seed", list(own)), Column("answer", [first for first, *_ in own.values()], words=True)
-    note = "How far apart these lie is what training's chance does, and few seeds tell little of it."
-    table = AnswerTable("The answer of each seed by itself", columns, note)
-    return replace(answer, tables=[*answer.tables, table], numbers={**answer.numbers, "by_seed": own})
+        own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).conclusion
+    return replace(answer, by_seed=own)
 
 
 def _asked_run(study: Study) -> list[tuple[Variant, Path]]:
@@ -75,29 +85,49 @@ def _asked_run(study: Study) -> list[tuple[Variant, Path]]:
     return [(Variant("run", "run", settings, ""), study.asked)]
 
 
-def _trained_runs(study: Study, folder: Path, go_on: str) -> list[tuple[Variant, Path]]:
-    """Every variant with its finished run folder."""
-    runs = []
-    for number, variant in enumerate(study.variants, start=1):
-        run = folder / "runs" / variant.label
-        runs.append((variant, run))
-        print(f"run {number}/{len(study.variants)}  {variant.label}", flush=True)
-        try:
-            _train(variant, run)
-        except Interrupted as interrupted:
-            raise KeyboardInterrupt from interrupted  # told once, with the study's own command
-        except UserError as error:
-            raise UserError(f"run {variant.label} of study={study.name}: {error} Go on with: {go_on}") from error
+def _trained_runs(study: Study, folder: Path, go_on: str, jobs: int, threads: int | None) -> list[tuple[Variant, Path]]:
+    """Every variant with its finished run folder; what is missing is trained, `jobs` at a time."""
+    runs = [(variant, folder / "runs" / variant.label) for variant in study.variants]
+    tasks = [
+        Task(variant.label, partial(_train, variant, run, threads), folder / "runs" / f"{variant.label}.log")
+        for variant, run in runs
+        if not _finished(run)
+    ]
+    kept = len(runs) - len(tasks)
+    if tasks:
+        print(f"training {len(tasks)} runs, {jobs} at a time" + (f"; {kept} are there" if kept else ""), flush=True)
+    ended = []
+
+    def told(task: Task) -> None:
+        ended.append(task)
+        print(f"run {kept + len(ended)}/{len(runs)}  {task.label}", flush=True)
+
+    try:
+        run_side_by_side(tasks, jobs, told)
+    except Interrupted as interrupted:
+        raise KeyboardInterrupt from interrupted  # told once, with the study's own command
+    except UserError as error:
+        raise UserError(f"study={study.name}: {error} Go on with: {go_on}") from error
     return runs
 
 
-def _train(variant: Variant, run: Path) -> None:
+def _finished(run: Path) -> bool:
+    """Whether a run is complete, its page included."""
+    begun = (run / "config.yaml").is_file()
+    return begun and read_run(run).status.status == "completed" and (run / "report.html").is_file()
+
+
+def _train(variant: Variant, run: Path, threads: int | None) -> None:
     """Train one run to its end, from wherever its folder stands."""
     begun = (run / "config.yaml").is_file()
-    if not (begun and read_run(run).status.status == "completed"):
-        run_train(variant.settings.model_copy(update={"run": run, "resume": begun}), run, variant.command)
-    elif not (run / "report.html").is_file():  # stopped between its records and its page
+    if begun and read_run(run).status.status == "completed":  # stopped between its records and its page
         write_report(run)
+        return
+    settings = variant.settings.model_copy(update={"run": run, "resume": begun, "threads": threads})
+    try:
+        run_train(settings, run, variant.command)
+    except UserError as error:
+        raise UserError(f"run {variant.label}: {error}") from error
 
 
 def _study_run(variant: Variant, folder: Path, device: torch.device) -> StudyRun:

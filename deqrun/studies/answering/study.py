@@ -40,7 +40,8 @@ class Study:
     ask       parameters of the question
     variants  the runs to train; empty where an existing run is asked
     asked     the existing run, or None
-    device, threads   for the answer's own computations
+    device, threads   for the runs and the answer's own computations
+    jobs     runs at a time; None: as many as cores allow
     allow_foreign_targets   as said on this very command line; never stored
     """
 
@@ -52,6 +53,7 @@ class Study:
     device: str
     threads: int | None
     asked: Path | None = None
+    jobs: int | None = None
     allow_foreign_targets: bool = False
 
     def to_yaml(self) -> str:
@@ -63,7 +65,7 @@ class Study:
         return write_yaml(
             {
                 "name": self.name, "question": self.question, "size": self.size, "ask": self.ask,
-                "device": self.device, "threads": self.threads,
+                "device": self.device, "threads": self.threads, "jobs": self.jobs,
                 "asked": None if self.asked is None else str(self.asked), "variants": variants,
             }
         )  # fmt: skip
@@ -79,7 +81,7 @@ class Study:
             asked = content["asked"]
             return cls(
                 content["name"], content["question"], content["size"], content["ask"], variants, content["device"],
-                content["threads"], None if asked is None else Path(asked), allow_foreign_targets,
+                content["threads"], None if asked is None else Path(asked), content.get("jobs"), allow_foreign_targets,
             )  # fmt: skip
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
@@ -101,13 +103,14 @@ class Study:
         ]
 
     def going_on(self, changes: Mapping[str, Any], tracker_mode: str | None) -> Study:
-        """The same study on another `device` or with other `threads`, its runs mirrored otherwise."""
+        """The same study on another `device`, with other `threads` or `jobs`, its runs mirrored otherwise."""
+        own = {key: value for key, value in changes.items() if key != "jobs"}
 
         def changed(settings: Settings) -> Settings:
             tracker = settings.tracker
             if tracker_mode is not None:
                 tracker = tracker.model_copy(update={"mode": tracker_mode})
-            return settings.model_copy(update={**changes, "tracker": tracker})
+            return settings.model_copy(update={**own, "tracker": tracker})
 
         variants = tuple(replace(variant, settings=changed(variant.settings)) for variant in self.variants)
         return replace(self, variants=variants, **changes)

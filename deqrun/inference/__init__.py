@@ -1,0 +1,57 @@
+"""Inference: intervals whose unit is named, and what a family of them lets a study claim.
+
+Every claim is about something, and that is the unit that was drawn at random:
+
+    of_these_models   these very networks, on other samples: samples are the unit
+    of_the_recipe     networks trained by the recipe with other seeds: seeds are the unit
+    of_recipes        other recipes: recipes are the unit
+
+`told` says which members of a family of claims its data carry, corrected for their number. `scripts/coverage.py`
+simulates what each interval covers and how often a claim is false. Imports no torch.
+"""
+
+from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
+from deqrun.inference.family import Told, holm, told, told_by_name
+from deqrun.inference.recipes import of_recipes, rank_correlation
+from deqrun.inference.samples import mean_interval, median_interval, p_value, share_interval, student_interval, wilson
+from deqrun.inference.units import (
+    DIFFERENCE,
+    SHARE,
+    claim,
+    claim_median,
+    claim_statistic,
+    of_seeds,
+    of_the_recipe,
+    of_these_models,
+    resampled,
+    together,
+)
+
+__all__ = [
+    "DIFFERENCE",
+    "LEAST_SEEDS",
+    "SEEDS_TO_DECIDE",
+    "SHARE",
+    "Estimate",
+    "Told",
+    "Unit",
+    "claim",
+    "claim_median",
+    "claim_statistic",
+    "holm",
+    "mean_interval",
+    "median_interval",
+    "of_recipes",
+    "of_seeds",
+    "of_the_recipe",
+    "of_these_models",
+    "p_value",
+    "rank_correlation",
+    "resampled",
+    "share_interval",
+    "student_interval",
+    "together",
+    "told",
+    "told_by_name",
+    "wilson",
+]
