@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.analysis.signals import SignalRecorder
-from deqrun.datasets import IGNORED, Dataset, Split
+from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.solve_clock import SolveClock
@@ -75,8 +75,7 @@ class _Reader:
 
     def __init__(self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
-        asked = targets != IGNORED if dataset.output_shape else None
-        self.signals = SignalRecorder(iterates, len(targets), asked) if signals else None
+        self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets)) if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
         self.clock = SolveClock(iterates, targets.device)
 
