@@ -46,7 +46,9 @@ NO_ANSWER = -1
 
 
 def answer_codes(logits: Tensor, asked: Tensor | None = None) -> Tensor:
-    """(n,) long: a number for each sample's whole answer, the same for the same answer; NO_ANSWER where it is NaN.
+    """(n,) long: a number for each sample's whole answer, the same for the same answer.
+
+    NO_ANSWER where the read-out of an asked position is NaN.
 
     logits  (n, classes, *positions)
     asked   (n, *positions) bool; None: every position is
@@ -54,13 +56,15 @@ def answer_codes(logits: Tensor, asked: Tensor | None = None) -> Tensor:
     With one answer per sample the code is the class. With several it is a sum of fixed random multiples of the asked
     classes modulo 2⁶²: two different answers share a code with a probability below 2⁻⁵⁰, for up to 1,000 classes.
     """
-    answer = logits.argmax(1)
+    answer, unknown = logits.argmax(1), logits.isnan().any(1)
     if answer.dim() > 1:
-        answer = (answer if asked is None else answer.masked_fill(~asked, 0)).flatten(1)
+        if asked is not None:
+            answer, unknown = answer.masked_fill(~asked, 0), unknown & asked
+        answer, unknown = answer.flatten(1), unknown.flatten(1).any(1)
         draw = torch.Generator().manual_seed(0)
         weights = torch.randint(1, 2**62, (answer.shape[1],), generator=draw).to(answer.device)
         answer = ((answer + 1) * (2 * weights + 1)).sum(1) & (2**62 - 1)  # wraps around, which is as good
-    return answer.masked_fill(logits.isnan().flatten(1).any(1), NO_ANSWER)
+    return answer.masked_fill(unknown, NO_ANSWER)
 
 
 def by_vote(codes: NDArray[Any]) -> NDArray[np.intp]:

@@ -184,12 +184,13 @@ def _point(rule: str, threshold: float, at: Stops) -> HaltingPoint:
 
 
 def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.float64]:
-    """At most `count` thresholds worth trying, from validation, in ascending order; each stops some sample somewhere.
+    """Thresholds worth trying, from validation, in ascending order; each stops some sample somewhere.
 
-    The counts take whole numbers, budgets 0 … T and runs 1 … the longest, thinned evenly by order where they are more
-    than `count`. Other rules take evenly spaced quantiles of the values that are the lowest so far in their
-    trajectory: a threshold between two neighbours among these changes nothing, and one above or below them all stops
-    all samples at once or none at all. Each is a value that was observed. The oracle has no threshold: [nan].
+    The counts take every whole number, budgets 0 … T and runs 1 … the longest, however many they are: neighbours are
+    an evaluation of every sample apart. Other rules take at most `count` evenly spaced quantiles of the values that
+    are the lowest so far in their trajectory: a threshold between two neighbours among these changes nothing, and one
+    above or below them all stops all samples at once or none at all. Each is a value that was observed. The oracle has
+    no threshold: [nan].
 
     Raises ValueError for count < 1.
     """
@@ -200,8 +201,8 @@ def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.
     urge = validation.urge(rule)
     values = np.minimum.accumulate(urge, axis=0)[np.isfinite(urge)]
     if rule in COUNTS:
-        values = np.unique(-values) + 0.0  # no negative zero
-        values = values[values >= (1 if rule == "stable" else 0)]
+        counts = np.unique(-values) + 0.0  # no negative zero
+        return np.asarray(counts[counts >= (1 if rule == "stable" else 0)], dtype=np.float64)
     # Of the samples' values, not of the distinct ones: thresholds lie close where many samples stop.
     ordered = np.sort(values)
     places = np.rint(np.linspace(0, len(ordered) - 1, min(count, len(ordered)))).astype(int)

@@ -114,6 +114,7 @@ def recovery(
     solver: Solver | None = None,
     budget: Budget | None = None,
     readout: Readout | None = None,
+    asked: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Recovery:
     """Disturb every sample of the batch at iterate `at`, and watch whether it comes back.
@@ -125,7 +126,8 @@ def recovery(
     kind, size as for `disturb`
     within     relative distance that counts as back. A residual r leaves a distance of about r / (1 − ρ): choose it
                well above the budget's tolerance
-    readout    z (batch, …) -> logits (batch, classes, …): the answer is argmax over the classes, at every position
+    readout    z (batch, …) -> logits (batch, classes, …): its answer is argmax over the classes, at asked positions
+    asked      (batch, …) bool, as `Dataset.asked` says; None: every position is
     generator  of the noise and of who swaps with whom, on the CPU; None: one of its own, seeded with 0
 
     Raises ValueError for another kind, a size < 0, or at < 0.
@@ -137,7 +139,7 @@ def recovery(
     reference = solve(f, start, solver=solver, budget=budget.with_(keep="last"))
     midway = solve(f, start, solver=solver, budget=budget.with_(keep="last", max_iter=at, row_max_iter=None)).z
     moved = disturb(midway, kind, start=start, size=size, generator=draw)
-    runs = [_watched(f, z, reference, solver, budget, within, readout) for z in (moved, midway)]
+    runs = [_watched(f, z, reference, solver, budget, within, readout, asked) for z in (moved, midway)]
     return Recovery(runs[0], runs[1], reference.residual.cpu(), _distance(moved, midway).cpu())
 
 
@@ -149,9 +151,10 @@ def _watched(
     budget: Budget,
     within: float,
     readout: Readout | None,
+    asked: Tensor | None,
 ) -> Return:
     target = reference.z.masked_fill(_per_row(reference.diverged, reference.z), torch.nan)
-    watch = _Watch(target, budget.max_iter + 1, readout)
+    watch = _Watch(target, budget.max_iter + 1, readout, asked)
     solve(f, begin, solver=solver, budget=budget, observe=watch)
     distance, same = watch.filled()
     answer_steps = None if readout is None else _for_good(same).cpu()
@@ -161,11 +164,11 @@ def _watched(
 class _Watch:
     """Compares every iterate with `target`, and its answer with the target's; a stopped row keeps what it had."""
 
-    def __init__(self, target: Tensor, iterates: int, readout: Readout | None) -> None:
-        self.target, self.readout, self.reached = target, readout, 0
+    def __init__(self, target: Tensor, iterates: int, readout: Readout | None, asked: Tensor | None) -> None:
+        self.target, self.readout, self.asked, self.reached = target, readout, asked, 0
         self.distance = target.new_full((iterates, len(target)), torch.inf)
         self.same = torch.zeros(iterates, len(target), dtype=torch.bool, device=target.device)
-        self.answer = None if readout is None else self._answer(target)
+        self.answer = None if readout is None else self._answer(target, torch.arange(len(target), device=target.device))
         self.sound = target.flatten(1).isfinite().all(1)
 
     def __call__(self, j: int, z: Tensor, rows: Tensor) -> None:
@@ -174,12 +177,14 @@ class _Watch:
             self.distance[j], self.same[j] = self.distance[j - 1], self.same[j - 1]
         self.distance[j, rows] = _distance(z, self.target[rows])
         if self.answer is not None:
-            self.same[j, rows] = (self._answer(z) == self.answer[rows]).all(1) & self.sound[rows]
+            self.same[j, rows] = (self._answer(z, rows) == self.answer[rows]).all(1) & self.sound[rows]
 
-    def _answer(self, z: Tensor) -> Tensor:
-        """(batch, positions), one position where there is one answer per sample."""
+    def _answer(self, z: Tensor, rows: Tensor) -> Tensor:
+        """(r, positions) of these rows, 0 where nothing is asked; one position where there is one answer per sample."""
         assert self.readout is not None
         answer = self.readout(z).argmax(1)
+        if self.asked is not None:
+            answer = answer.masked_fill(~self.asked[rows], 0)
         return answer.reshape(len(answer), -1)
 
     def filled(self) -> tuple[Tensor, Tensor]:

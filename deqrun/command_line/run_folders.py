@@ -23,6 +23,9 @@ TRAINED = "trained"
 FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", "allow_foreign_targets")
 """What may differ when a run goes on: where and how it computes and is tracked, never what."""
 
+DRAWS_THE_SPLIT = ("split_seed", "validation_share", "test_share")
+"""Parameters of data sets that say which samples train: with others a run would be asked about its training data."""
+
 
 def is_run(folder: Path) -> bool:
     """Whether a folder holds a run: each writes its config.yaml first."""
@@ -151,9 +154,23 @@ def load_sweep_settings(cfg: DictConfig) -> Settings:
     settings = settings_from(
         saved.sections() | sections | {"choices": names, "sweep_solvers": solvers, "resume": False}
     )
+    _require_same_split(settings, saved)
     if settings.sweep.empty:
         raise UserError(
             "deqrun sweep has nothing to sweep: iterations, tolerances, solvers, starts and splits "
             "of sweep each need a value, as in sweep=default."
         )
     return settings
+
+
+def _require_same_split(asked: Settings, saved: Settings) -> None:
+    """The run is asked about no sample that it was trained on. Raises UserError."""
+    if asked.dataset.target != saved.dataset.target:
+        return
+    for key in DRAWS_THE_SPLIT:
+        new, own = asked.dataset.parameters.get(key), saved.dataset.parameters.get(key)
+        if new != own:
+            raise UserError(
+                f"dataset.{key}={new} would ask the run about samples that it was trained on; allowed is its own "
+                f"dataset.{key}={own}."
+            )

@@ -18,6 +18,9 @@ __all__ = ["CopyMemory"]
 DIGITS, BLANK, DELIMITER = 10, 0, 9
 """Digits to be remembered, each 1 to 8, and the two symbols that are none of them."""
 
+BITS = 3 * DIGITS
+"""Of a word, which say the digits: three each, the lowest first."""
+
 
 class CopyMemory(GeneratedSequences):
     """Recall ten digits over T blanks. With digits d₁ … d₁₀, uniform and independent in 1 … 8, and L = T + 20:
@@ -31,7 +34,8 @@ class CopyMemory(GeneratedSequences):
     one-hot, (10, L); the loss is the cross-entropy over all L positions; a sequence is right when its whole output is.
 
     blanks      T, at least 1
-    n_train, n_validation, n_test   sequences of each split; no two have the same digits
+    n_train, n_validation, n_test   sequences of each split; no two have the same digits, and which split a sequence is
+                in depends on its digits alone
     data_seed   seed of the digits, apart from the seed of the training; they are the same for every T
 
     Raises ValueError for parameters outside these ranges.
@@ -53,8 +57,7 @@ class CopyMemory(GeneratedSequences):
     ) -> None:
         super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
         self.blanks = require_at_least("blanks", blanks, 1)
-        distinct = 8**DIGITS
-        self._require_enough(distinct, f"sequences of {DIGITS} digits", f"up to {distinct:,} in all")
+        self._require_enough([BITS], f"sequences of {DIGITS} digits")
         length = self.blanks + 2 * DIGITS
         self.input_shape, self.output_shape = (self.num_classes, length), (length,)
 
@@ -70,9 +73,12 @@ class CopyMemory(GeneratedSequences):
     def _stream(self) -> tuple[int, ...]:
         return (DIGITS,)
 
+    def _bits_of(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        return words & np.uint64(2**BITS - 1), np.full(len(words), BITS, dtype=np.uint64)
+
     def _rows_of(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
         """Three bits of the word for each digit, the lowest first."""
-        shifts = np.arange(0, 3 * DIGITS, 3, dtype=np.uint64)
+        shifts = np.arange(0, BITS, 3, dtype=np.uint64)
         return ((words >> shifts) % np.uint64(8)).astype(np.uint8) + np.uint8(1)
 
     def _split_of(self, rows: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

@@ -75,10 +75,20 @@ class Dataset(ABC):
         asked = (targets != IGNORED).flatten(1).sum(1).clamp(min=1)
         return losses.flatten(1).sum(1) / asked
 
+    def asked(self, targets: Tensor) -> Tensor | None:
+        """Positions whose answers must be right, (batch, *output_shape) bool; None: there is one answer per sample.
+
+        Whatever compares answers goes by these: `correct`, halting rules, votes of several starts.
+        """
+        return targets != IGNORED if self.output_shape else None
+
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the most likely class is the target at every position that is asked: (batch,) bool."""
-        right = (logits.argmax(1) == targets) | (targets == IGNORED)
-        return right.flatten(1).all(1) if self.output_shape else right
+        """Whether the most likely class is the target at every position that is asked: (batch,) bool.
+
+        What is no number is not right.
+        """
+        right, asked = (logits.argmax(1) == targets) & ~logits.isnan().any(1), self.asked(targets)
+        return right if asked is None else (right | ~asked).flatten(1).all(1)
 
 
 def require_split(split: str) -> None:

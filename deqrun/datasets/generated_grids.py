@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from hashlib import blake2b
 from itertools import count
 
 import numpy as np
@@ -13,12 +12,10 @@ from numpy.typing import NDArray
 from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
 from deqrun.datasets.validation import require_at_least
 
-__all__ = ["GeneratedGrids", "split_of_rows"]
+__all__ = ["CHUNK", "GeneratedGrids"]
 
 CHUNK = 1024
 """Grids that are drawn at once: enough that NumPy's overhead is small, few enough for a small split."""
-
-_SPLIT_OF_SIXTH = np.array([0, 0, 0, 0, 1, 2])
 
 
 class GeneratedGrids(Dataset):
@@ -71,13 +68,3 @@ class GeneratedGrids(Dataset):
     @abstractmethod
     def _draw(self, words: np.random.PCG64, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
         """Those of CHUNK new grids that are `split`'s: inputs as they are stored, and targets, (n, height, width)."""
-
-
-def split_of_rows(rows: NDArray[np.uint8], kind: str) -> NDArray[np.intp]:
-    """The split, as an index into SPLITS, that owns each row's content: (n, width) -> (n,).
-
-    BLAKE2b's hash of the row, keyed by `kind`, modulo 6: four residues are train's, one each the others'.
-    """
-    key = kind.encode()
-    hashes = [int.from_bytes(blake2b(row.tobytes(), digest_size=8, key=key).digest(), "little") for row in rows]
-    return _SPLIT_OF_SIXTH[np.array([value % 6 for value in hashes], dtype=np.intp)]

@@ -1,35 +1,40 @@
-"""Data drawn from a seed: no sample twice, so that the splits share none, and the same on every machine."""
+"""Sequences drawn from a seed, each in the split that its own content says: whatever is asked for, no split leaks."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.datasets.dataset import Dataset, Split, require_split
+from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
+from deqrun.datasets.splits_by_content import owned, split_of_bits
 from deqrun.datasets.validation import require_at_least
 
 __all__ = ["GeneratedSequences", "distinct_rows"]
 
 
 class GeneratedSequences(Dataset):
-    """Sequences drawn without repetition, the test split first, then validation, then training.
+    """Sequences whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
 
-    Each is the first of its kind in one endless stream of PCG64's 64-bit words, seeded by `data_seed`. So a sample is
-    in one split only, the order in which splits are loaded changes nothing, and the test split is the same however
-    many samples train. Words and their meaning are fixed by PCG64 (O'Neill 2014) and by the subclass, not by NumPy's
-    distributions, which may change between its versions.
+    The bits of a sample decide (`split_of_bits`). So the splits of *any* two settings share none: a trained model can
+    be asked about another seed, size of the test split, length or range of lengths, and nothing that it is asked was
+    trained on. No sample occurs twice in a split.
+
+    A split has the first distinct samples that it owns of one endless stream of PCG64's 64-bit words, seeded by
+    `data_seed`. So the order in which splits are loaded changes nothing, a smaller split is the beginning of a larger
+    one, and no size changes another split. Words and their meaning are fixed by PCG64 (O'Neill 2014) and by the
+    subclass, not by NumPy's distributions, which may change between its versions.
 
     n_train, n_validation, n_test   samples of each split, at least 1
     data_seed                       of the stream; apart from the seed of the training
 
     A subclass calls `_require_enough` in its constructor, and says what a sample is by `words_per_row`, `_stream`,
-    `_rows_of` and `_split_of`.
+    `_bits_of`, `_rows_of` and `_split_of`.
     """
 
     words_per_row: int
@@ -39,34 +44,54 @@ class GeneratedSequences(Dataset):
         self.n_validation = require_at_least("n_validation", n_validation, 1)
         self.n_test = require_at_least("n_test", n_test, 1)
         self.data_seed = require_at_least("data_seed", data_seed, 0)
+        self._rows: dict[str, NDArray[np.uint8]] = {}
 
     def load(self, split: str) -> Split:
         require_split(split)
-        sizes = {"test": self.n_test, "validation": self.n_validation, "train": self.n_train}
-        before = sum(list(sizes.values())[: list(sizes).index(split)])
-        return Split(*self._split_of(self._rows[before : before + sizes[split]]))
+        if split not in self._rows:
+            self._rows[split] = self._drawn(split)
+        return Split(*self._split_of(self._rows[split]))
 
     @property
-    def _n(self) -> int:
-        return self.n_train + self.n_validation + self.n_test
+    def _sizes(self) -> dict[str, int]:
+        return dict(zip(SPLITS, (self.n_train, self.n_validation, self.n_test), strict=True))
 
-    def _require_enough(self, distinct: int, what: str, allowed: str) -> None:
-        """ValueError unless there are as many distinct samples as the splits hold together."""
-        if self._n > distinct:
-            raise ValueError(
-                f"n_train + n_validation + n_test = {self._n:,} samples were asked for, but there are only "
-                f"{distinct:,} distinct {what}, and no two splits share one: allowed are {allowed}."
-            )
+    def _require_enough(self, lengths: Iterable[int], what: str, longer: bool = False) -> None:
+        """ValueError unless every split owns as many samples of these lengths, in bits, as it is to hold.
 
-    @cached_property
-    def _rows(self) -> NDArray[np.uint8]:
+        what    the samples, for the sentence
+        longer  whether a greater length is a way out
+        """
+        lengths = list(lengths)
+        for split, n in self._sizes.items():
+            most = sum(owned(bits, split) for bits in lengths)
+            if n > most:
+                allowed = [f"1 to {most:,} (nearest: {most:,})"] if most else []
+                if longer:
+                    allowed.append(f"a length from {next(bits for bits in count(1) if owned(bits, split) >= n)}")
+                distinct = sum(2**bits for bits in lengths)
+                raise ValueError(
+                    f"n_{split}={n:,} is too many: of the {distinct:,} distinct {what} {most:,} are "
+                    f"in the {split} split, at any seed and size; allowed are {', or '.join(allowed)}."
+                )
+
+    def _drawn(self, split: str) -> NDArray[np.uint8]:
         stream = np.random.PCG64(np.random.SeedSequence([self.data_seed, *self._stream()]))
-        width = self.words_per_row
-        return distinct_rows(lambda n: self._rows_of(stream.random_raw(n * width).reshape(n, width)), self._n)
+        index, width = SPLITS.index(split), self.words_per_row
+
+        def draw(n: int) -> NDArray[np.uint8]:
+            words = stream.random_raw(n * width).reshape(n, width)
+            return self._rows_of(words[split_of_bits(*self._bits_of(words)) == index])
+
+        return distinct_rows(draw, self._sizes[split])
 
     @abstractmethod
     def _stream(self) -> tuple[int, ...]:
         """What the stream depends on beside the seed."""
+
+    @abstractmethod
+    def _bits_of(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The content of the samples of words (n, words_per_row): bits (n, W), the lowest first, and how many (n,)."""
 
     @abstractmethod
     def _rows_of(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -80,8 +105,8 @@ class GeneratedSequences(Dataset):
 def distinct_rows(draw: Callable[[int], NDArray[np.uint8]], n: int) -> NDArray[np.uint8]:
     """The first n distinct rows, in order, of an endless stream of rows.
 
-    draw(k) gives the stream's next k rows (k, width). A longer answer begins with the shorter one. The stream must
-    hold n distinct rows.
+    draw(k) gives the next rows (any number, width), those that k draws give. A longer answer begins with the shorter
+    one. The stream must hold n distinct rows.
     """
     found: dict[bytes, None] = {}
     while len(found) < n:

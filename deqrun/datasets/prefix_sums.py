@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deqrun.datasets.dataset import IGNORED
 from deqrun.datasets.generated_sequences import GeneratedSequences, long_tensor
+from deqrun.datasets.splits_by_content import WORD
 from deqrun.datasets.validation import require_at_least
 
 __all__ = ["PrefixSums"]
@@ -28,10 +29,12 @@ class PrefixSums(GeneratedSequences):
     length      bits of a string: input (1, length), output (length,)
     shortest    null: every string has `length` bits. Else lengths are uniform from `shortest` to `length`; a shorter
                 string is followed by zeros, where nothing is asked
-    n_train, n_validation, n_test   strings of each split; no two of them are equal
+    n_train, n_validation, n_test   strings of each split; no two of them are equal, and which split a string is in
+                depends on the string alone
     data_seed   seed of the strings, apart from the seed of the training
 
-    Raises ValueError for parameters outside these ranges, and where there are fewer strings than are asked for.
+    Raises ValueError for parameters outside these ranges, and where a split owns fewer strings than it is to
+    hold.
     """
 
     name = "prefix_sums"
@@ -53,12 +56,10 @@ class PrefixSums(GeneratedSequences):
         self.shortest = self.length if shortest is None else require_at_least("shortest", shortest, 1)
         if self.shortest > self.length:
             raise ValueError(f"shortest={shortest} exceeds length={length}: allowed are 1 to {length}, or null.")
-        distinct = sum(2**bits for bits in range(self.shortest, self.length + 1))
         bits = f"{self.shortest} to {self.length}" if self.shortest < self.length else f"{self.length}"
-        allowed = f"fewer samples, or a length from {(self._n - 1).bit_length()}"
-        self._require_enough(distinct, f"strings of {bits} bits", allowed)
+        self._require_enough(range(self.shortest, self.length + 1), f"strings of {bits} bits", longer=True)
         self.input_shape, self.output_shape = (1, self.length), (self.length,)
-        self.words_per_row = 1 + -(-self.length // 64)
+        self.words_per_row = 1 + -(-self.length // WORD)
 
     def encode(self, inputs: Tensor) -> Tensor:
         """(batch, 1, length) of stored bits (batch, length): -1 for 0, +1 for 1, 0 beyond the string's end."""
@@ -68,12 +69,23 @@ class PrefixSums(GeneratedSequences):
     def _stream(self) -> tuple[int, ...]:
         return self.shortest, self.length
 
+    def _lengths_of(self, words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """(n,) bits of each string: the first word says how many."""
+        return np.uint64(self.shortest) + words[:, 0] % np.uint64(self.length - self.shortest + 1)
+
+    def _bits_of(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """The words after the first, without their bits beyond the string."""
+        lengths = self._lengths_of(words)
+        begun = np.arange(0, self.length, WORD)
+        left = np.clip(lengths[:, None].astype(np.int64) - begun, 0, WORD).astype(np.uint64)
+        masks = np.where(left > 0, np.uint64(2**WORD - 1) >> (np.uint64(WORD) - np.maximum(left, 1)), np.uint64(0))
+        return words[:, 1:] & masks, lengths
+
     def _rows_of(self, words: NDArray[np.uint64]) -> NDArray[np.uint8]:
-        """The first word says how long the string is; the others are its bits, the lowest first."""
+        """The bits of the words after the first, the lowest first."""
         octets = np.ascontiguousarray(words[:, 1:]).astype("<u8").view(np.uint8)
         bits = np.unpackbits(octets, axis=1, count=self.length, bitorder="little")
-        lengths = self.shortest + words[:, :1] % np.uint64(self.length - self.shortest + 1)
-        bits[np.arange(self.length) >= lengths] = PADDING
+        bits[np.arange(self.length) >= self._lengths_of(words)[:, None]] = PADDING
         return bits
 
     def _split_of(self, rows: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:

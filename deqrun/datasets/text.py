@@ -102,9 +102,11 @@ class Text(Dataset):
         """One-hot (batch, classes, length) of stored tokens (batch, length)."""
         return F.one_hot(inputs, self.num_classes).movedim(-1, 1).float()
 
-    def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Whether the character after the window is the most likely one: (batch,) bool."""
-        return logits[..., -1].argmax(1) == targets[:, -1]
+    def asked(self, targets: Tensor) -> Tensor:
+        """The last position alone: the character after the window."""
+        asked = torch.zeros_like(targets, dtype=torch.bool)
+        asked[:, -1] = True
+        return asked
 
 
 def read_corpus(path: str | None) -> Corpus:

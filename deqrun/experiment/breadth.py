@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, evaluations, spread
-from deqrun.datasets import IGNORED, Dataset, Split
+from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep_starts import SweepStart
@@ -113,7 +113,7 @@ class _Batch:
 
     def __init__(self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int) -> None:
         self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
-        self.asked = targets != IGNORED if dataset.output_shape else None
+        self.asked = dataset.asked(targets)
         self.mean = MeanOfStarts(self.depths)
         self._codes: list[NDArray[np.int64]] = []
         self._rights: list[NDArray[np.bool_]] = []

@@ -24,7 +24,8 @@ from deqrun.report.trajectory import Trajectory, TrajectoryKey
 __all__ = ["halting_rows"]
 
 THRESHOLDS = 40
-"""Of each rule. Neighbours then differ by a fortieth of the samples, a fraction of the accuracies' standard error."""
+"""Of each rule that is no count. Neighbours then differ by a fortieth of the samples, a fraction of the accuracies'
+standard error."""
 
 
 def halting_rows(

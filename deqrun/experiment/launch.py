@@ -28,7 +28,7 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
 from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
-from deqrun.experiment.trackers import Tracker, make_tracker
+from deqrun.experiment.trackers import Tracker, tracked
 from deqrun.experiment.train import train
 from deqrun.experiment.trained import load_best
 from deqrun.inference import share_interval
@@ -50,10 +50,10 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
         deq = build_deq(settings, dataset).to(device)
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
-        tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
-        optimizer = build_optimizer(settings, deq.parameters())
-        done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
-        _finish(settings, run, deq, dataset, done, tracker, command)
+        with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+            optimizer = build_optimizer(settings, deq.parameters())
+            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
+            _finish(settings, run, deq, dataset, done, tracker, command)
 
 
 def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None:
@@ -70,8 +70,8 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
         deq = build_deq(settings, dataset).to(device)
         done = load_best(deq, run)
         out.write_config(settings.to_yaml())
-        tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
-        _finish(settings, out, deq, dataset, done, tracker, command)
+        with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+            _finish(settings, out, deq, dataset, done, tracker, command)
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:

@@ -39,6 +39,7 @@ class Forward(NamedTuple):
     correct     (batch,) bool, and
     solution    what the solver reports, its residual that of the state whose loss this is
     penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
+    z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
     """
 
     objective: Tensor
@@ -46,6 +47,7 @@ class Forward(NamedTuple):
     correct: Tensor
     solution: Solution
     penalty: Tensor | None
+    z: Tensor
 
 
 def forward(
@@ -72,8 +74,10 @@ def forward(
     if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.probes):
         penalty = jacobian_penalty(f, shown.z, draws.probes)
         objective = objective + settings.jacobian_weight * penalty
+    if shown.z.requires_grad:
+        shown.z.retain_grad()
     correct = dataset.correct(shown.logits, batch.y)
-    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty)
+    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z)
 
 
 def _due(frequency: float, probes: torch.Generator) -> bool:

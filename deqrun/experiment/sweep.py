@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.analysis.signals import SignalRecorder
-from deqrun.datasets import IGNORED, Dataset, Split
+from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.solve_clock import SolveClock
 from deqrun.experiment.sweep_starts import SweepStart
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
@@ -71,25 +71,22 @@ def trace(
 
 
 class _Reader:
-    """Reads the head out along the way: correct (T+1, batch), signals if asked, and when each iterate was reached."""
+    """Reads the head out along the way: correct (T+1, batch), signals if asked; the clock stands still meanwhile."""
 
     def __init__(self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
-        asked = targets != IGNORED if dataset.output_shape else None
-        self.signals = SignalRecorder(iterates, len(targets), asked) if signals else None
+        self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets)) if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
-        self.times = np.zeros(iterates)
-        self.began = time.perf_counter()
-        self.reached = 0
+        self.clock = SolveClock(iterates, targets.device)
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
-        logits = self.deq.cell.readout(z)
-        self.correct[k] = self.correct[k - 1]  # a row that stopped keeps its last answer
-        self.correct[k, rows] = self.dataset.correct(logits, self.targets[rows])
-        if self.signals is not None:
-            self.signals(k, z, logits, rows)
-        self.times[k] = time.perf_counter() - self.began
-        self.reached = k
+        with self.clock.observing(k):
+            with self.clock.reading(len(rows)):
+                logits = self.deq.cell.readout(z)
+            self.correct[k] = self.correct[k - 1]  # a row that stopped keeps its last answer
+            self.correct[k, rows] = self.dataset.correct(logits, self.targets[rows])
+            if self.signals is not None:
+                self.signals(k, z, logits, rows)
 
 
 @dataclass
@@ -129,9 +126,7 @@ class _Recorder:
         if self.signals is not None and reader.signals is not None:
             for name, array in reader.signals.arrays().items():
                 self.signals[name].append(array)
-        times = reader.times.copy()
-        times[reader.reached :] = times[reader.reached]
-        self.seconds += times
+        self.seconds += reader.clock.seconds()
 
     def trajectory(self) -> Trajectory:
         signals = {name: np.concatenate(parts, axis=1) for name, parts in (self.signals or {}).items()}
@@ -148,8 +143,8 @@ def cells(
 ) -> list[SweepCell]:
     """The row of every (budget, tolerance), each equal to what a solve with that budget and tolerance gives.
 
-    `seconds` is the trajectory's time, prorated: the time of iterate k is shared equally among the rows that were
-    iterating at k, and a cell takes the shares of the rows that it would still have iterated.
+    `seconds` are those of the trajectory's solve and of one read-out, prorated: the time of iterate k is shared equally
+    among the rows that were iterating at k, and a cell takes the shares of the rows that it would still have iterated.
     """
     grid = [(max_iter, tol) for tol in tolerances for max_iter in iterations]
     stop_CN = _stops(trajectory, iterations, tolerances)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self, summary: Summary | None) -> None:
-        """Summary figures, where the run came to an end, and the close of the record."""
+        """Close the record, with the summary's figures; None: of a run that did not come to its end."""
 
 
 class NoTracker(Tracker):
@@ -59,7 +60,8 @@ class WandbTracker(Tracker):
         self._run = wandb.init(
             dir=str(folder), name=name, config=config, mode=settings.mode, project=settings.project,
             entity=settings.entity, group=settings.group, job_type=settings.job_type, tags=list(settings.tags),
-            id=_run_id(folder), resume="allow", settings=wandb.Settings(console="off"),
+            id=_run_id(folder), resume="allow",
+            settings=wandb.Settings(console="off", reinit="create_new"),  # never another job's run
         )  # fmt: skip
         for metrics, axis in (("train/*", "epoch"), ("residual/*", "residual/iter"), ("accuracy/*", "budget/iters")):
             self._run.define_metric(axis)
@@ -77,7 +79,7 @@ class WandbTracker(Tracker):
         if summary is not None:
             kept = {key: value for key, value in asdict(summary).items() if isinstance(value, (int, float))}
             self._run.summary.update(kept)
-        self._run.finish()
+        self._run.finish(exit_code=0 if summary is not None else 1)
 
 
 def _run_id(folder: Path) -> str:
@@ -114,7 +116,7 @@ def accuracy_rows(cells: list[SweepCell]) -> list[dict[str, float]]:
 
 
 class SafeTracker(Tracker):
-    """Another tracker, whose first failure is told in a warning and is its last call."""
+    """Another tracker, whose first failure is told in a warning and is its last call but for closing its record."""
 
     def __init__(self, make: Callable[[], Tracker]) -> None:
         self._tracker: Tracker | None = None
@@ -127,7 +129,9 @@ class SafeTracker(Tracker):
         self._call("log_sweep", cells, trajectories)
 
     def finish(self, summary: Summary | None) -> None:
+        """Close the record; a second call does nothing."""
         self._call("finish", summary)
+        self._tracker = None
 
     def _call(self, method: str, *arguments: object) -> None:
         if self._tracker is not None:
@@ -137,7 +141,10 @@ class SafeTracker(Tracker):
         try:
             return action()
         except Exception as error:
-            self._tracker = None
+            failed, self._tracker = self._tracker, None
+            if failed is not None:
+                with suppress(Exception):
+                    failed.finish(None)
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
             warnings.warn(
                 f"The tracker failed and is off for the rest of the run, which goes on: "
@@ -152,3 +159,14 @@ def make_tracker(settings: TrackerSettings, folder: Path, name: str, config: dic
     if settings.name == "none" or settings.mode == "disabled":
         return NoTracker()
     return SafeTracker(lambda: WandbTracker(settings, folder, name, config))
+
+
+@contextmanager
+def tracked(settings: TrackerSettings, folder: Path, name: str, config: dict[str, Any]) -> Iterator[Tracker]:
+    """Within: the tracker that the settings name. Whatever ends the run early, its record is closed as failed."""
+    tracker = make_tracker(settings, folder, name, config)
+    try:
+        yield tracker
+    except BaseException:
+        tracker.finish(None)
+        raise

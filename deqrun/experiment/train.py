@@ -76,7 +76,7 @@ def train(
             _stop_unless_finite(made, norm, step, epoch)
             optimizer.step()
             schedule.step()
-            meter.add(made.loss, made.correct, made.solution, made.penalty, norm)
+            meter.add(made, norm)
             bar.set_postfix_str(meter.line(), refresh=False)
         held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device)
         seconds = time.perf_counter() - began
@@ -151,5 +151,6 @@ def _stop_unless_finite(made: Forward, norm: Tensor, step: int, epoch: int) -> N
 def _epoch_line(row: Epoch, epochs: int, better: bool) -> str:
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.loss:.3f}  train {row.train_accuracy:.1%}  "
-        f"val {row.val_accuracy:.1%}{'*' if better else ' '}  nfe {row.nfe:.0f}  residual {row.residual:.0e}"
+        f"val {row.val_accuracy:.1%}{'*' if better else ' '}  nfe {row.nfe:.0f}  residual {row.residual:.0e}  "
+        f"converged {row.converged:.0%}"
     )

@@ -15,7 +15,13 @@ from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of train.jsonl. A value the run doesn't have (an adjoint without one) is None."""
+    """One row of train.jsonl. A value the run doesn't have (an adjoint without one) is None.
+
+    residual and adjoint_residual are medians over the epoch's solves, behind which single rows can hide. converged and
+    adjoint_converged are the shares of the solves that reached their tolerance. gradient_share is the largest share
+    that one sample has of its batch's gradient, max_i ‖g_i‖ / Σ_i ‖g_i‖: the epoch's maximum over the batches of full
+    size. g_i is the adjoint u_i under the implicit gradient, and ∂L/∂z_i at the end of the solve under the others.
+    """
 
     epoch: int
     step: int | None = None
@@ -26,10 +32,13 @@ class Epoch:
     learning_rate: float | None = None
     nfe: float | None = None
     residual: float | None = None
+    converged: float | None = None
     adjoint_nfe: float | None = None
     adjoint_residual: float | None = None
+    adjoint_converged: float | None = None
     jacobian_penalty: float | None = None
     grad_norm: float | None = None
+    gradient_share: float | None = None
     seconds: float | None = None
 
 

@@ -51,10 +51,10 @@ class Trajectory:
 
     residual (T+1, n): NaN after a row stopped, inf where not finite; float64 where the model was. nfe (T+1, n):
     evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
-    seconds (T+1,): cumulative. status (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps
-    (T+1, n): Jacobian products spent by then, beside the evaluations. change, kl, entropy and stable (T+1, n) are
-    what halting rules see, as `deqrun.analysis.signals` defines them. All from status on are None where they weren't
-    recorded.
+    seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
+    (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
+    then, beside the evaluations. change, kl, entropy and stable (T+1, n) are what halting rules see, as
+    `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
     """
 
     residual: NDArray[np.floating]

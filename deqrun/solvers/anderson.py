@@ -151,13 +151,15 @@ class AndersonState(SolverState):
         return self.g[self._slot(self.pushed)] if self.memory else None
 
     def reject(self, g: Tensor, fz: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        """(g, f) to go on from: those before, in rows whose residual grew by more than `factor`."""
+        """(g, f) to go on from: those before, in rows whose last step was accelerated, the residual growing by more
+        than `factor`."""
         if self.fresh is None:
             self.fresh = torch.zeros(len(g), dtype=torch.long, device=g.device)
             return g, fz
         last_g, last_f = self.g[self._slot(self.pushed - 1)], self.last_f
         before, after = (torch.linalg.vector_norm(v, dim=1) for v in (last_g, g))
-        grew = ~(after <= factor * before) & (self.fresh > 0)  # a plain step is not undone: it would come again
+        accelerated = (self.weights != 0).any(1)  # a plain step is not undone: it would come again
+        grew = ~(after <= factor * before) & accelerated
         self.fresh = (self.fresh + 1).clamp(max=self.memory).masked_fill(grew, 0)
         if self.on_host and not bool(grew.any()):
             return g, fz

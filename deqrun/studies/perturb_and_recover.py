@@ -73,15 +73,16 @@ def answer(context: Context, *, samples: int, at: int, noise: float, iterations:
 
 def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: int) -> dict[str, Any]:
     deq, dataset = run.model()
-    x, _ = batch_of(dataset, "test", samples, run.device)
+    x, targets = batch_of(dataset, "test", samples, run.device)
     budget = Budget(max_iter=iterations, tol=0.0)
     found = {}
     with deq.cell.fixed_weights():
         f = deq.bind(x)
         for kind in KINDS:
             one = recovery(
-                f, deq.start(f), at, kind, size=noise, solver=Picard(), budget=budget, readout=deq.cell.readout
-            )
+                f, deq.start(f), at, kind, size=noise, solver=Picard(), budget=budget, readout=deq.cell.readout,
+                asked=dataset.asked(targets),
+            )  # fmt: skip
             steps, control = one.disturbed.answer_steps, one.control.answer_steps
             assert steps is not None
             assert control is not None

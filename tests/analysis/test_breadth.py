@@ -63,6 +63,14 @@ def test_the_code_of_a_single_answer_is_its_class() -> None:
     assert answer_codes(logits).tolist() == [0, 1, NO_ANSWER, 3]
 
 
+def test_an_answer_that_is_no_number_counts_where_it_is_asked() -> None:
+    logits = torch.eye(2).repeat(3, 1, 1)
+    logits[1, 0, 0] = logits[2, 1, 1] = torch.nan
+    codes = answer_codes(logits, torch.tensor([[True, False]]).expand(3, 2))
+    assert codes[0] == codes[2] != NO_ANSWER
+    assert codes[1] == NO_ANSWER
+
+
 def test_lowest_residual_by_hand() -> None:
     """Means over 3: at k = 2 start 0 has .6, start 1 (.2 at that iterate) .7; start 0 has stopped, and is overtaken."""
     first = [0.6, 0.6, 0.6, NAN, NAN]

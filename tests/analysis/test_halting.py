@@ -129,7 +129,15 @@ def test_thresholds_are_quantiles_of_what_validation_showed() -> None:
 def test_thresholds_of_counts_are_whole_numbers() -> None:
     assert thresholds(recording(), "stable").tolist() == [1, 2, 3]
     assert thresholds(recording(), "budget").tolist() == [0, 1, 2, 3]
-    assert thresholds(recording(), "budget", 2).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+def test_counts_are_never_thinned(count: int) -> None:
+    """65 budgets, and runs of 1 to 64 iterates, however few thresholds another rule may take."""
+    k = np.broadcast_to(np.arange(65)[:, None], (65, 3))
+    given = Recording(np.ones((65, 3)), k + 1, k > 4, {"stable": k})
+    assert thresholds(given, "budget", count).tolist() == list(range(65))
+    assert thresholds(given, "stable", count).tolist() == list(range(1, 65))
 
 
 def test_nothing_is_worth_trying_where_nothing_moved() -> None:

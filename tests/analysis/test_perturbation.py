@@ -89,6 +89,18 @@ def test_an_answer_can_return_before_its_state() -> None:
     assert found.disturbed.steps.tolist() == [8]  # 2 · 0.5⁸ < 0.01 < 2 · 0.5⁷
 
 
+def test_only_the_asked_positions_answer() -> None:
+    """The sign of z_i is the answer at position i: 3 − 8 · 0.5ʲ is positive from j = 2, 3 − 64 · 0.5ʲ from j = 5."""
+    start, target = torch.tensor([[-5.0, -61.0]], dtype=FLOAT64), torch.tensor([3.0, 3.0], dtype=FLOAT64)
+    for asked, steps in (([True, False], 2), ([True, True], 5), ([False, True], 5)):
+        found = recovery(
+            lambda z: target + 0.5 * (z - target), start, 9, "reset", budget=Budget(60, 1e-12),
+            readout=lambda z: torch.stack([-z, z], dim=1), asked=torch.tensor([asked]),
+        )  # fmt: skip
+        assert found.disturbed.answer_steps is not None
+        assert found.disturbed.answer_steps.tolist() == [steps]
+
+
 def test_back_means_for_good() -> None:
     """Nobody is back who passes by: a quarter turn about (2, 0), which ends at (2, 0) for nobody but the centre."""
     turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=FLOAT64)

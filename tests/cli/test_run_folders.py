@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from deqrun.command_line.run_folders import find_runs
+from deqrun.command_line.run_folders import DRAWS_THE_SPLIT, find_runs
 from deqrun.settings import Settings
 from tests.cli.conftest import Launches, Outcome
 
@@ -158,6 +159,7 @@ def test_sweeps_can_be_swept(deqrun: Deqrun, launches: Launches, made_run: MadeR
         (["RUN", "sweep.splits=[train]"], "validation or test"),
         (["RUN", "solver.memory=-1"], "got -1"),
         (["RUN", "resume=true"], "resume=true is not a key of deqrun sweep"),
+        (["RUN", "dataset.split_seed=1"], "allowed is its own dataset.split_seed=0"),
     ],
 )
 def test_a_sweep_that_cannot_be_is_refused(
@@ -165,6 +167,19 @@ def test_a_sweep_that_cannot_be_is_refused(
 ) -> None:
     run = made_run("model=mlp")
     assert hint in refused("sweep", *(f"run={run}" if text == "RUN" else text for text in overrides))
+
+
+def test_a_sweep_draws_no_split_anew(refused: Refused, made_run: MadeRun) -> None:
+    """Where another seed or share would put training samples among those that are asked."""
+    run = made_run("model=conv", "dataset=mnist", "dataset.split_seed=4")
+    for override in ("dataset.validation_share=0.2", "dataset.split_seed=0"):
+        assert f"{override} would ask the run about samples" in refused("sweep", f"run={run}", override)
+
+
+def test_every_parameter_that_draws_a_split_is_known() -> None:
+    configs = Path(__file__).parents[2] / "configs" / "dataset"
+    keys = {key for file in configs.glob("*.yaml") for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
+    assert {key for key in keys if key == "split_seed" or key.endswith("_share")} == set(DRAWS_THE_SPLIT)
 
 
 def test_without_any_run_a_sweep_says_how_to_make_one(refused: Refused) -> None:

@@ -59,3 +59,10 @@ def test_loss_and_correct_by_hand() -> None:
 def test_an_unknown_split_is_named() -> None:
     with pytest.raises(ValueError, match="no split 'val'; there are train, validation, test"):
         Digits().load("val")
+
+
+def test_no_number_is_no_right_answer() -> None:
+    """argmax takes NaN for the largest, so that a state that is lost would be right wherever its class is 0."""
+    logits = torch.eye(10)[:2].clone()
+    logits[0] = torch.nan
+    assert Digits().correct(logits, torch.tensor([0, 1])).tolist() == [False, True]

@@ -7,13 +7,12 @@ from inspect import signature
 from pathlib import Path
 from zlib import crc32
 
-import numpy as np
 import pytest
 import torch
 import yaml
 
 from deqrun.datasets.dataset import IGNORED, SPLITS, Split
-from deqrun.datasets.generated_grids import GeneratedGrids, split_of_rows
+from deqrun.datasets.generated_grids import GeneratedGrids
 from deqrun.datasets.mazes import Mazes
 from deqrun.datasets.sudoku import Sudoku
 
@@ -23,19 +22,6 @@ both = pytest.mark.parametrize("make", [Mazes, Sudoku])
 
 def same(one: Split, other: Split) -> bool:
     return torch.equal(one.inputs, other.inputs) and torch.equal(one.targets, other.targets)
-
-
-def test_two_thirds_of_contents_are_trains_and_a_sixth_each_of_the_others() -> None:
-    rows = np.arange(12_000, dtype="<u4").view(np.uint8).reshape(-1, 4)
-    counts = np.bincount(split_of_rows(rows, "any"), minlength=3)
-    expected = np.array([8_000, 2_000, 2_000])
-    assert ((counts - expected) ** 2 / expected).sum() < 13.8  # chi-squared, 2 degrees of freedom, p = 0.001
-
-
-def test_kinds_of_content_are_divided_independently() -> None:
-    rows = np.arange(12_000, dtype="<u4").view(np.uint8).reshape(-1, 4)
-    agree = (split_of_rows(rows, "mazes") == split_of_rows(rows, "other")).mean()
-    assert abs(agree - (4 * 4 + 1 + 1) / 36) < 0.02
 
 
 @both

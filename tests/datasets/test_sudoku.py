@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from deqrun.datasets.dataset import IGNORED, SPLITS, Split
-from deqrun.datasets.generated_grids import split_of_rows
+from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku import MOST_HOLES, SPLIT_KEY, Sudoku
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
 from deqrun.datasets.sudoku_solver import Boards, Rules, is_solvable, rules

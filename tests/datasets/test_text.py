@@ -94,6 +94,11 @@ def test_right_is_the_last_answer(file: Path) -> None:
     answers = torch.tensor([[0, 0, 3], [1, 2, 4]])
     logits = torch.nn.functional.one_hot(answers, 27).movedim(-1, 1).float()
     assert dataset.correct(logits, targets).tolist() == [True, False]
+    assert dataset.asked(targets).tolist() == [[False, False, True]] * 2
+    logits[0, :, :2] = math.nan
+    assert dataset.correct(logits, targets).tolist() == [True, False]
+    logits[0, 0, 2] = math.nan
+    assert dataset.correct(logits, targets).tolist() == [False, False]
 
 
 def test_a_file_is_read_once_until_it_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from tests.experiment.position_cell import PositionCell
 from tests.experiment.test_sweep_grid import everything, sequences
 
 DEPTHS, B, N = [0, 1, 3, 7], 5, 20
-DATA = PrefixSums(length=5, n_train=1, n_validation=1, n_test=N)
+DATA = PrefixSums(length=7, n_train=1, n_validation=1, n_test=N)
 
 
 @pytest.fixture(scope="module")

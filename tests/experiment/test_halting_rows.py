@@ -52,6 +52,18 @@ def test_validation_chooses_and_test_reports_what_is_saved() -> None:
     assert (oracle.accuracy, oracle.nfe_mean, math.isnan(oracle.threshold)) == (1.0, 2.0, True)
 
 
+def test_the_fixed_budget_is_chosen_among_all_of_them() -> None:
+    """64 iterations, all samples right from the fourth on: four are chosen, and a rule that stops there saves none."""
+    k = np.arange(65)
+    right = [[int(i >= 4)] * 3 for i in k]
+    both = trajectory([[math.inf if i < 4 else 1.0 / i] * 3 for i in k], right)
+    rows = halting_rows(TrajectoryKey("picard", "zeros", "validation"), both, both, ["kl", "budget"])
+    chosen = {row.rule: row for row in rows if row.chosen and row.split == "test"}
+    assert (chosen["budget"].threshold, chosen["budget"].nfe_mean, chosen["kl"].nfe_mean) == (4.0, 4.0, 4.0)
+    assert chosen["kl"].saved == 0.0
+    assert [row.threshold for row in rows if row.rule == "budget" and row.split == "test"] == list(range(65))
+
+
 def test_a_single_split_has_thresholds_but_no_rule_without_a_value() -> None:
     """A rule whose signal is never finite has no threshold, and is left out rather than chosen."""
     silent = trajectory([[math.inf] * 4] * 4, CORRECT)

@@ -8,17 +8,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from deqrun.experiment import launch
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.trackers import NoTracker, SafeTracker, accuracy_rows, make_tracker, residual_rows
 from deqrun.report import read_run
 from deqrun.report.records import Epoch, RunRecord
 from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.trajectory import Trajectory, TrajectoryKey
-from deqrun.settings import Settings
+from deqrun.settings import Interrupted, Settings, UserError
 
 SettingsOf = Callable[..., Settings]
 
@@ -37,8 +39,13 @@ def offline(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def records(offline: Path) -> list[dict]:
-    """Every record of the offline log, printed by W&B's own reader."""
-    (log,) = offline.glob("wandb/offline-run-*/run-*.wandb")
+    """Every record of the offline log."""
+    return logged(offline)
+
+
+def logged(folder: Path) -> list[dict]:
+    """Every record of the one offline log in the folder, printed by W&B's own reader."""
+    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env={**os.environ})
     return [json.loads(line) for line in printed.stdout.splitlines()]
@@ -86,6 +93,53 @@ def test_nothing_is_left_outside_of_the_run_folder(offline: Path) -> None:
     assert staged == []
 
 
+def exit_codes(folder: Path) -> list[int]:
+    return [record["exit"].get("exit_code", 0) for record in logged(folder) if record["type"] == "exit"]
+
+
+@pytest.fixture
+def no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+TRACKED = ("tracker=wandb", "train.epochs=1")
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_job_whose_loss_is_lost_leaves_the_next_one_its_own_run(settings_of: SettingsOf, tmp_path: Path) -> None:
+    """Both in this process: the first record is closed as failed, the second has its own epochs and summary."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    with pytest.raises(UserError, match="not finite"):
+        run_train(settings_of(*TRACKED, "optimizer.lr=1e25", "name=first"), first, "cmd")
+    run_train(settings_of(*TRACKED, "name=second"), second, "cmd")
+    assert (exit_codes(first), exit_codes(second)) == ([1], [0])
+    runs = {folder.name: [r["run"] for r in logged(folder) if r["type"] == "run"] for folder in (first, second)}
+    assert {name: run["display_name"] for name, (run,) in runs.items()} == {"first": "first", "second": "second"}
+    assert history(logged(first), "epoch") == []
+    assert [row["epoch"] for row in history(logged(second), "epoch")] == [1]
+
+
+@pytest.mark.usefixtures("no_key")
+@pytest.mark.parametrize("end", [KeyboardInterrupt, MemoryError], ids=lambda end: end.__name__)
+def test_whatever_ends_a_sweep_closes_its_record_as_failed(
+    end: type[BaseException], settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked, again = tmp_path / "run", tmp_path / "asked", tmp_path / "again"
+    run_train(settings_of("train.epochs=1"), run, "cmd")
+
+    def stop(*arguments: object) -> None:
+        raise end
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "sweep", stop)
+        with pytest.raises((Interrupted, end)):
+            launch.run_sweep(settings_of(*TRACKED), run, asked, "cmd")
+    launch.run_sweep(settings_of(*TRACKED), run, again, "cmd")
+    assert (exit_codes(asked), exit_codes(again)) == ([1], [0])
+
+
 class Broken:
     """A tracker whose every call fails."""
 
@@ -102,6 +156,23 @@ def test_a_failing_tracker_warns_once_and_is_off() -> None:
         tracker.log_epoch(Epoch(1))
     tracker.log_epoch(Epoch(2))
     tracker.finish(None)
+
+
+def test_a_tracker_that_fails_closes_its_record_once() -> None:
+    class Failing(NoTracker):
+        ended: ClassVar[list[object]] = []
+
+        def log_epoch(self, epoch: Epoch) -> None:
+            raise ConnectionError
+
+        def finish(self, summary: object) -> None:
+            self.ended.append(summary)
+
+    tracker = SafeTracker(Failing)
+    with pytest.warns(UserWarning, match="is off"):
+        tracker.log_epoch(Epoch(1))
+    tracker.finish(None)
+    assert Failing.ended == [None]
 
 
 def test_a_tracker_that_cannot_start_is_off() -> None:

@@ -252,6 +252,35 @@ def test_reject_goes_back_to_the_iterate_before() -> None:
     assert rejected > 0
 
 
+@pytest.mark.parametrize("plain", [{"start": 1e-12}, {"cap": 1e-12}], ids=str)
+def test_reject_undoes_no_plain_step(plain: dict[str, float]) -> None:
+    """z ← N z + b, N strictly upper triangular: plain steps make ‖g‖ grow 3-fold 8 times and then end it in the 13th.
+
+    No step is ever accelerated, so reject has nothing to undo: iterates and evaluations are plain iteration's.
+    """
+    N = torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0, *[3.0] * 8], dtype=torch.float64), 1)
+    b = torch.eye(13, dtype=torch.float64)[-1:].expand(2, 13)
+    budget, z0 = Budget(60, 1e-9, norm="absolute"), torch.zeros(2, 13, dtype=torch.float64)
+    counted = {}
+    for name, solver in {
+        "plain": Picard(), "off": Anderson(3, **plain), "on": Anderson(3, reject=1.5, **plain)
+    }.items():  # fmt: skip
+        evaluations = []
+
+        def f(z: Tensor, evaluations: list[int] = evaluations) -> Tensor:
+            evaluations.append(len(z))
+            return z @ N.T + b
+
+        counted[name] = solve(f, z0, solver=solver, budget=budget), len(evaluations)
+    picard, grown = counted["plain"][0], counted["plain"][0].residuals[1:, 0] / counted["plain"][0].residuals[:-1, 0]
+    assert int((grown > 1.5).sum()) == 8
+    assert picard.nfe.tolist() == [14, 14]
+    for solution, count in counted.values():
+        assert count == 14
+        assert solution.status.tolist() == [Status.CONVERGED] * 2
+        torch.testing.assert_close(solution.residuals, picard.residuals)
+
+
 def test_a_cap_below_every_coefficient_is_picard() -> None:
     W, b = _expanding()
     W = 0.5 * W

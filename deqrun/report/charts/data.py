@@ -20,6 +20,8 @@ PANELS: dict[str, tuple[tuple[str, str], ...]] = {
     "accuracy": (("train_accuracy", "training"), ("val_accuracy", "validation")),
     "residual": (("residual", "forward"), ("adjoint_residual", "adjoint")),
     "evaluations": (("nfe", "forward"), ("adjoint_nfe", "adjoint")),
+    "converged": (("converged", "forward"), ("adjoint_converged", "adjoint")),
+    "gradient": (("gradient_share", "largest"),),
 }
 
 

@@ -1,4 +1,4 @@
-"""Training curves as small multiples: loss, accuracy, residuals, evaluations."""
+"""Training curves as small multiples: loss, accuracy, residuals, evaluations, convergence, uneven gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +24,17 @@ _WORDS = {
         "mean over the epoch's solves; adjoint: products with the Jacobian",
         "evaluations",
     ),
+    "converged": ("Solves that converged", "share of the epoch's solves that reached their tolerance", "share"),
+    "gradient": (
+        "Largest share of the gradient",
+        "one sample's part of its batch's gradient norms at the end of the solve, the epoch's largest",
+        "share",
+    ),
 }
+
+_SHARES = ("accuracy", "converged", "gradient")
+_STRONG = ("validation", "forward", "largest")
+"""Series in ink and with a whole line: those that decide; grey and dashes are for those that accompany them."""
 
 
 def training_figures(records: Sequence[RunRecord]) -> list[Figure]:
@@ -64,11 +74,9 @@ def _panel(records: Sequence[RunRecord], points: list[TrainingPoint], unit: str)
     if overlay:
         encodings["color"] = _run_colour(records)
     else:
-        # Ink for what decides (validation, the forward solve), grey for what accompanies it.
-        strong = {"validation", "forward"}
-        colours = [INK if name in strong else "#8c8c8c" for name in series]
+        colours = [INK if name in _STRONG else "#8c8c8c" for name in series]
         encodings["color"] = alt.Color("series:N", scale=alt.Scale(domain=series, range=colours), legend=_legend())
-    dashes = [[1, 0] if name in {"validation", "forward"} else [4, 3] for name in series]
+    dashes = [[1, 0] if name in _STRONG else [4, 3] for name in series]
     encodings["strokeDash"] = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=_legend())
     x = _epoch_axis(points)
     base = alt.Chart(data(points)).encode(x=x, y=_value_axis(points, unit))
@@ -111,17 +119,18 @@ def _value_axis(points: list[TrainingPoint], unit: str) -> alt.Y:
     if points[0].panel == "residual":
         log = LogAxis.around([point.value for point in points])
         return alt.Y("value:Q", title=unit, scale=log.scale, axis=log.axis(most=7))
-    if points[0].panel == "accuracy":
+    if points[0].panel in _SHARES:
         axis = alt.Axis(format=".3~p", tickCount=5)
         return alt.Y("value:Q", title=unit, scale=alt.Scale(zero=False), axis=axis)
     return alt.Y("value:Q", title=unit, axis=alt.Axis(tickCount=5))
 
 
 def _tooltip(overlay: bool, points: list[TrainingPoint]) -> list[alt.Tooltip]:
-    written = {"accuracy": ".1%", "residual": ".1e"}.get(points[0].panel, ".4~g")
+    panel = points[0].panel
+    written = ".1%" if panel in _SHARES else ".1e" if panel == "residual" else ".4~g"
     return [
         *([alt.Tooltip("run:N", title="run")] if overlay else []),
         alt.Tooltip("epoch:Q", title="epoch"),
         alt.Tooltip("series:N", title="of"),
-        alt.Tooltip("value:Q", title=points[0].panel, format=written),
+        alt.Tooltip("value:Q", title=panel, format=written),
     ]

@@ -126,6 +126,17 @@ def test_training_panels(record: RunRecord) -> None:
     assert {"epoch": 18} in rows(panels["training_loss"])
 
 
+def test_shares_of_training_have_panels_where_they_were_recorded(record: RunRecord) -> None:
+    epochs = tuple(
+        replace(epoch, converged=0.9, adjoint_converged=0.8, gradient_share=0.01 * epoch.epoch)
+        for epoch in record.epochs
+    )
+    panels = {figure.name: figure.chart for figure in training_figures([replace(record, epochs=epochs)])}
+    converged, gradient = (rows(specification(panels[f"training_{name}"])) for name in ("converged", "gradient"))
+    shown = {(row["series"], row["epoch"]): row["value"] for row in converged + gradient if "series" in row}
+    assert (shown["forward", 3], shown["adjoint", 3], shown["largest", 3]) == (0.9, 0.8, pytest.approx(0.03))
+
+
 def test_a_comparison_colours_by_run_and_dashes_by_solver(record: RunRecord) -> None:
     other = replace(record, summary=replace(record.summary, name="other"))
     for figure in sweep_figures([record, other]):
