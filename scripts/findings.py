@@ -1,9 +1,10 @@
 """All answers of the studies on one page, docs/findings.md, with their figures in docs/images/findings/.
 
-    python scripts/findings.py [--size small] [--runs outputs/findings] [--page docs/findings.md] [--threads 2]
+    python scripts/findings.py [--size small] [--runs outputs/findings] [--page docs/findings.md]
                                [--only STUDY …] [overrides of deqrun train …]
 
 Makes each study that is not in the folder --runs yet, one after the other, and goes on with one that was interrupted.
+A study trains as many runs at a time as there are cores.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from deqrun.report.files import write_whole
 from deqrun.studies.answering.question import questions
@@ -23,8 +23,9 @@ from deqrun.studies.answering.question import questions
 HEAD = """\
 # Findings
 
-What the studies of [studies.md](studies.md) answer with `size={size}`, made by `python scripts/findings.py`. Each
-answer is about the models that the study trained, which are small; what would change it is said with it.
+The answers of the studies of [studies.md](studies.md) with `size={size}`, made by `python scripts/findings.py`. Each
+verdict is of small models, trained briefly, and says of what it is: of the recipe where five seeds were trained.
+[studies.md](studies.md#how-an-answer-is-made) says how a verdict is reached, and how often such verdicts are wrong.
 """
 
 
@@ -33,22 +34,21 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--runs", type=Path, default=Path("outputs/findings"))
     parser.add_argument("--page", type=Path, default=Path("docs/findings.md"))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=questions(), default=questions(), metavar="STUDY")
     arguments, overrides = parser.parse_known_args()
     for name in arguments.only:
-        make(name, arguments.runs / f"{name}-{arguments.size}", arguments.size, arguments.threads, overrides)
+        make(name, arguments.runs / f"{name}-{arguments.size}", arguments.size, overrides)
     folders = [arguments.runs / f"{name}-{arguments.size}" for name in questions()]
     done = [folder for folder in folders if (folder / "answer.json").is_file()]
     write_whole(arguments.page, page(done, arguments.size, arguments.page.parent))
     print(f"{len(done)} answers in {arguments.page}")
 
 
-def make(name: str, folder: Path, size: str, threads: int, overrides: list[str]) -> None:
+def make(name: str, folder: Path, size: str, overrides: list[str]) -> None:
     """Make the study, unless it is there, and say what it took."""
     if (folder / "answer.json").is_file():
         return
-    words = ["train", f"study={name}", f"size={size}", f"threads={threads}", f"run={folder}", "resume=true"]
+    words = ["train", f"study={name}", f"size={size}", f"run={folder}", "resume=true"]
     began, before = time.perf_counter(), os.times()
     subprocess.run([sys.executable, "-m", "deqrun", *words, *overrides], check=True)
     after = os.times()
@@ -59,28 +59,25 @@ def make(name: str, folder: Path, size: str, threads: int, overrides: list[str])
 def page(folders: list[Path], size: str, beside: Path) -> str:
     """The page; each study's first figure is copied beside it."""
     parts = [HEAD.format(size=size)]
+    made = set()
     for folder in folders:
         answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-        first = answer["figures"][0]
-        picture = Path("images") / "findings" / f"{answer['study']}.png"
-        write_whole(beside / picture, (folder / "figures" / f"{first['name']}.png").read_bytes())
-        parts.append(section(answer, first, picture))
-    made = {json.loads((folder / "answer.json").read_text(encoding="utf-8"))["study"] for folder in folders}
+        name, first = answer["study"], answer["figures"][0]["name"]
+        made.add(name)
+        picture = Path("images") / "findings" / f"{name}.png"
+        write_whole(beside / picture, (folder / "figures" / f"{first}.png").read_bytes())
+        text = (folder / "answer.md").read_text(encoding="utf-8")
+        parts.append(section(text, name, size, f"figures/{first}.png", picture.as_posix()))
     if missing := [name for name in questions() if name not in made]:
         parts.append(f"## Not made yet\n\n{', '.join(f'`{name}`' for name in missing)}.\n")
     return "\n".join(parts)
 
 
-def section(answer: dict[str, Any], figure: dict[str, str], picture: Path) -> str:
-    """One study: its question, its answer, its figure."""
-    sentences = " ".join(answer["answer"])
-    by_seed = [f"- seed {seed}: {first}\n" for seed, (first, *_) in answer["numbers"].get("by_seed", {}).items()]
-    seeds = f"Each seed by itself:\n\n{''.join(by_seed)}\n" if by_seed else ""
-    return (
-        f"## {answer['question']}\n\n{sentences}\n\n{seeds}![{figure['title']}]({picture.as_posix()})\n\n"
-        f"*{figure['caption']}*\n\nWhat would change it: {answer['would_change']}\n\n"
-        f"    deqrun train study={answer['study']}{' size=full' if answer['size'] == 'full' else ''}\n"
-    )
+def section(text: str, name: str, size: str, own_picture: str, picture: str) -> str:
+    """The head of a study's answer.md, as a section with its picture beside the page and the short command."""
+    head, _, _ = text.partition("\n    deqrun ")
+    command = f"    deqrun train study={name}{' size=full' if size == 'full' else ''}\n"
+    return f"#{head.replace(own_picture, picture)}\n{command}"
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class KeyFigure:
     @property
     def value(self) -> str:
         """'72.3 %', '+1.4 points', '12.4 evaluations', '0.58 times'."""
+        if math.isinf(self.of.mean):
+            return "none"
         text = self._number(self.of.mean)
         if self.form in ("share", "points"):
             return f"{text} {'%' if self.form == 'share' else 'points'}"
@@ -140,7 +142,7 @@ class Answer:
             Column("figure", [figure.what for figure in key], words=True),
             Column("value", [figure.value for figure in key]),
             Column("95 % interval", [figure.interval for figure in key]),
-            Column("n", [f"{figure.of.n:,}" for figure in key]),
+            Column("n", [numbers.UNKNOWN if figure.form == "exact" else f"{figure.of.n:,}" for figure in key]),
             Column(_counted(key), [f"{figure.of.seeds}" for figure in key]),
         ]
         if told:
@@ -268,7 +270,8 @@ def answer_text(answer: Answer) -> str:
     for figure in answer.conclusion.key:
         interval = "" if figure.interval == numbers.UNKNOWN else f"  [{figure.interval}]"
         lines.append(f"  {figure.what}")
-        lines.append(f"      {figure.value}{interval}  n = {figure.of.n:,}{_told(figure)}")
+        n = "" if figure.form == "exact" else f"  n = {figure.of.n:,}"
+        lines.append(f"      {figure.value}{interval}{n}{_told(figure)}")
     return "\n".join([*lines, "", answer.key_table.note])
 
 

@@ -66,7 +66,7 @@ def answer(context: Context) -> Answer:
     for kind in context.kinds:
         runs = context.of_kind(kind)
         found.append(_of_seeds(kind, runs[0], [parts[run.label] for run in runs]))
-    return answer_of(found, confounders(context.runs, apart_from=("peer",)))
+    return answer_of(found, confounders(context.runs, apart_from=("peer", "budget")))
 
 
 def _measured(run: StudyRun) -> dict[str, Any]:
