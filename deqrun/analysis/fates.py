@@ -113,8 +113,9 @@ def first_correct(correct: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 
 def first_converged(residual: NDArray[Any], tol: float) -> NDArray[np.intp]:
-    """(n,) first iterate whose residual is at most `tol`; T + 1 where none is. residual: (T+1, n), NaN allowed."""
-    return _first(np.asarray(residual) <= tol)
+    """(n,) first iterate whose residual is a number at most `tol`; T + 1 where none is. residual: (T+1, n)."""
+    known = np.asarray(residual)
+    return _first((known <= tol) & np.isfinite(known))
 
 
 def _first(happened: NDArray[np.bool_]) -> NDArray[np.intp]:

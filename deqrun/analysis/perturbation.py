@@ -24,6 +24,7 @@ from torch import Tensor
 
 from deqrun.analysis.path_independence import derangement
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.norms import row_norms
 
 __all__ = ["DISTURBANCES", "Recovery", "Return", "disturb", "recovery"]
 
@@ -57,7 +58,7 @@ def disturb(
     if kind == "swap":
         return z[derangement(len(z), generator).to(z.device)]
     direction = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z.device, z.dtype)
-    return z + size * _per_row(_norm(z) / _norm(direction), z) * direction
+    return z + size * _per_row(row_norms(z) / row_norms(direction), z) * direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +203,8 @@ def _for_good(holds: Tensor) -> Tensor:
 
 def _distance(z: Tensor, target: Tensor) -> Tensor:
     """‖z − target‖ / (‖target‖ + ε) per row; inf if not finite."""
-    away = _norm(z - target) / (_norm(target) + torch.finfo(target.dtype).tiny ** 0.5)
+    away = row_norms(z - target) / (row_norms(target) + torch.finfo(target.dtype).tiny)
     return away.nan_to_num(nan=torch.inf, posinf=torch.inf)
-
-
-def _norm(z: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(z.flatten(1), dim=1)
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Iterate k of a sample is its state z_k, read out as p_k, a distribution over the classes at every answered position.
 The signals of iterate k compare it with iterate k − 1, so that they cost no evaluation beyond those behind z_k:
 
-    change   ‖z_k − z_{k−1}‖₂ / (‖z_k‖₂ + ε), ε the root of the dtype's smallest normal number
+    change   ‖z_k − z_{k−1}‖₂ / (‖z_k‖₂ + ε), ε the dtype's smallest normal number
     kl       KL(p_k ‖ p_{k−1}) = Σ_c p_k(c) ln(p_k(c) / p_{k−1}(c)), in nats; the mean over the asked positions
     entropy  |H(p_k) − H(p_{k−1})|, H(p) = −Σ_c p(c) ln p(c), in nats; the mean over the asked positions, so that a
              position that gains certainty does not hide one that loses it
@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from deqrun.solvers.norms import row_norms
 
 __all__ = ["Reading", "SignalRecorder", "answers_agree", "entropy_change", "kl_divergence", "state_change"]
 
@@ -57,9 +59,7 @@ class Reading:
 
 def state_change(z: Tensor, before: Tensor) -> Tensor:
     """‖z − before‖₂ / (‖z‖₂ + ε) of each row of (n, …): (n,)."""
-    norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
-    moved = torch.linalg.vector_norm((z - before).flatten(1), dim=1)
-    return _known(moved / (norm + torch.finfo(z.dtype).tiny ** 0.5))
+    return _known(row_norms(z - before) / (row_norms(z) + torch.finfo(z.dtype).tiny))
 
 
 def kl_divergence(now: Reading, before: Reading) -> Tensor:

@@ -151,7 +151,8 @@ def cells(
     kept_CN = stop_CN if keep == "last" else _at(trajectory.lowest(), stop_CN)
     # In the residual's dtype, as the solver and `Trajectory.stop` compare them.
     tol_C1 = np.array([[tol] for _, tol in grid], dtype=trajectory.residual.dtype)
-    converged_CN = _at(trajectory.residual, stop_CN) <= tol_C1
+    residual_CN = _at(trajectory.residual, stop_CN)
+    converged_CN = (residual_CN <= tol_C1) & np.isfinite(residual_CN)
     diverged_CN = trajectory.diverged & (stop_CN == trajectory.last()) & ~converged_CN
     nfe_CN = _at(trajectory.nfe, stop_CN)
     columns = zip(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from deqrun.solvers import Budget, Solution, Status, solve
 from deqrun.solvers.loop import GROWTH_LIMIT, Observer
+from deqrun.solvers.norms import row_norms
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Account:
     observe: Observer | None = None
     depth: int | None = None
     residuals: list[Tensor] = field(default_factory=list)
-    scale: Tensor | None = None  # (batch,) of the start
+    limit: Tensor | None = None  # (batch,) of the size, beyond which a row has diverged
     unbounded: Tensor | None = None  # (batch,)
 
     def note(self, k: int, z: Tensor, fz: Tensor) -> None:
@@ -37,9 +38,10 @@ class Account:
         if self.observe is not None:
             self.observe(k, z, torch.arange(len(z), device=z.device))
         z, fz = z.flatten(1), fz.flatten(1).to(z.dtype)
-        size = torch.linalg.vector_norm(fz - z, dim=1) + torch.linalg.vector_norm(fz, dim=1)
-        self.scale = size if self.scale is None else self.scale
-        self.unbounded = ~(size <= GROWTH_LIMIT * self.scale)
+        size = row_norms(fz - z) + row_norms(fz)
+        if self.limit is None:
+            self.limit = (GROWTH_LIMIT * size).clamp(max=torch.finfo(size.dtype).max)
+        self.unbounded = ~(size <= self.limit)
 
     def solution(self, z: Tensor) -> Solution:
         """The Solution whose rows all took the same steps, to iterate z."""
@@ -51,7 +53,7 @@ class Account:
         status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
         status[self.unbounded] = int(Status.DIVERGED)
         tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals)
-        status[residuals[-1] <= tol] = int(Status.CONVERGED)
+        status[(residuals[-1] <= tol) & residuals[-1].isfinite()] = int(Status.CONVERGED)
         return Solution(
             z=z.detach(), residual=residuals[-1].clone(), steps=steps, kept=steps.clone(), nfe=nfes[-1].clone(),
             jvps=torch.zeros_like(steps), status=status, residuals=residuals, nfes=nfes.clone(),

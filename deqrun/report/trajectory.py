@@ -126,6 +126,6 @@ class Trajectory:
 
     def nfe_to(self, tol: float) -> NDArray[np.float64]:
         """Evaluations each row needs to first reach residual <= tol, (n,); NaN where it never does."""
-        reached = self.residual <= tol  # False where NaN
+        reached = (self.residual <= tol) & np.isfinite(self.residual)
         first = np.argmax(reached, axis=0)
         return np.where(reached.any(axis=0), self.nfe[first, np.arange(self.n)], np.nan)

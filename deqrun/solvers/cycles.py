@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
+from deqrun.solvers.norms import row_norms
 
 __all__ = ["Cycles", "limit_cycles"]
 
@@ -98,13 +99,13 @@ class _Search:
 
     def note_start(self) -> None:
         self.start = self.z
-        self.scale = torch.linalg.vector_norm(self.z, dim=1) + torch.finfo(self.z.dtype).tiny ** 0.5
+        self.scale = row_norms(self.z) + torch.finfo(self.z.dtype).tiny
         self.undecided = self.undecided & self.scale.isfinite()
 
     def lap(self, k: int) -> None:
         """Take step k from the start, and decide what can be decided."""
         self.advance()
-        distance = torch.linalg.vector_norm(self.z - self.start, dim=1) / self.scale
+        distance = row_norms(self.z - self.start) / self.scale
         known = self.undecided & ~distance.isnan()
         self.distance[self.rows, k] = distance.masked_fill(~known, math.inf)
         first_lap, both_laps = self._returns(self.rows)
@@ -113,7 +114,7 @@ class _Search:
 
     def _returns(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Whether each row was back after p steps, and after p and 2p: two (rows, P) bool, p - 1 in columns."""
-        back = self.distance[rows] <= self.tol
+        back = (self.distance[rows] <= self.tol) & self.distance[rows].isfinite()
         first_lap = back[:, 1 : self.max_period + 1]
         return first_lap, first_lap & back[:, 2::2]
 

@@ -18,6 +18,9 @@ class FlatMap:
     f is the map as it was given to `solve`, for the rows of the current batch; `part` calls a method of it. A solver's
     step runs without autocast, but f is always called with the autocast under which `solve` was.
 
+    Where the scale s of a row, a power of two, is far from 1, y ↦ f(s y) / s is seen instead, whose iterates
+    are those of f over s to the last digit. Products of the solver's own vectors then neither overflow nor underflow.
+
     Raises ValueError where f changes the shape, writes into its input, or returns the same buffer at each call
     (iterates would overwrite each other); TypeError where f returns no floating-point tensor.
     """
@@ -33,6 +36,7 @@ class FlatMap:
         self._device = like.device.type
         autocast = torch.is_autocast_enabled(self._device)
         self._autocast = torch.get_autocast_dtype(self._device) if autocast else None
+        self.scale: Tensor | None = None  # (rows, 1); None: 1
         self._last: dict[str, tuple[Tensor, int]] = {}  # each part's last output, and how often it had been written to
         self._width = like[0:1].numel() if len(like) else int(torch.tensor(self._shape).prod())
 
@@ -44,7 +48,18 @@ class FlatMap:
         """The map for these rows of the current batch."""
         taken = copy.copy(self)
         taken.f = self.f.take(rows)  # type: ignore[attr-defined]
+        taken.scale = None if self.scale is None else self.scale[rows]
         return taken
+
+    def rescale(self, scale: Tensor) -> None:
+        """From here on the states are those of f over scale (rows, 1)."""
+        self.scale = scale
+
+    def given(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
+        """States of this map as those of f: (r, D) of these rows, None for all -> (r, …), in the solver's dtype."""
+        if self.scale is not None:
+            z = z * (self.scale if rows is None else self.scale[rows])
+        return self.unflatten(z)
 
     def flatten(self, z: Tensor) -> Tensor:
         """(batch, …) -> (batch, D), float32 or wider."""
@@ -68,16 +83,19 @@ class FlatMap:
         It is given the states in their dtype, which may be wider than that of the start, in which f itself is called.
         """
         method = getattr(self.f, name)
-        given = self.unflatten(z)
+        given = self.given(z).to(z.dtype)
         if z.is_inference() or torch.is_inference_mode_enabled():  # such tensors count no writes
-            return self._checked(self._evaluate(method, given, *arguments), given)
+            return self._scaled(self._checked(self._evaluate(method, given, *arguments), given))
         version = given._version
         output = self._evaluate(method, given, *arguments)
         value = self._checked(output, given)
         if given._version != version or any(last._version != written for last, written in self._last.values()):
             raise ValueError("f wrote into its input or into its last output; it must return a new tensor each time.")
         self._last[name] = (output, output._version)
-        return value
+        return self._scaled(value)
+
+    def _scaled(self, value: Tensor) -> Tensor:
+        return value if self.scale is None else value / self.scale
 
     def _evaluate(self, method: Callable[..., Tensor], given: Tensor, *arguments: object) -> Tensor:
         if self._autocast is None or torch.is_autocast_enabled(self._device):

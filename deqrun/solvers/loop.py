@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.layers import Layers, depth_of
+from deqrun.solvers.norms import power_of_two, row_norms
 from deqrun.solvers.picard import Picard
 from deqrun.solvers.precision import warn_if_unreachable
 from deqrun.solvers.solution import Budget, Solution
@@ -56,8 +58,9 @@ def solve(
     budget   default Budget().
     observe  called as observe(k, z_k, rows) at each iterate with the rows that have not stopped before k.
 
-    Iterate k is the state after k solver steps, its residual ‖f(z_k) − z_k‖₂ / (‖f(z_k)‖₂ + ε) with ε the square root
-    of the dtype's smallest normal number, so that the residual is free of scale. No gradient is recorded.
+    Iterate k is the state after k solver steps, its residual ‖f(z_k) − z_k‖₂ / (‖f(z_k)‖₂ + ε) with ε the dtype's
+    smallest normal number, so that the residual is free of scale. So is the solve: of y ↦ f(s y) / s it has the same
+    steps, status and residuals, as far as the dtype reaches. No gradient is recorded.
     Raises TypeError or ValueError on senseless arguments and where f changes shape, or writes into its input.
     """
     _check_start(z0)
@@ -81,6 +84,24 @@ def solve(
         if work.state is None:
             work.drop_finished()
     return work.solution()
+
+
+def _extreme(z: Tensor, fz: Tensor) -> Tensor | None:
+    """(rows, 1) the power of two by which each row is brought to the scale 1; None where none is far from it.
+
+    The scale is f(z_0)'s, or where that is 0 the start's own.
+    """
+    size = row_norms(fz)
+    if z.device.type != "cpu" or not bool((size > 0).all()):
+        size = torch.where(size > 0, size, row_norms(z))
+    low = _ordinary(z.dtype)
+    far = ((size < low) & (size > 0)) | ((size > 1 / low) & size.isfinite())
+    return torch.where(far, power_of_two(size), 1.0)[:, None] if bool(far.any()) else None
+
+
+def _ordinary(dtype: torch.dtype) -> float:
+    """The fourth root of the smallest normal number, 3e-10 in float32: squares of residuals are then far above it."""
+    return float(torch.finfo(dtype).tiny ** 0.25)
 
 
 def _full_precision(device: str) -> AbstractContextManager[object]:
@@ -137,8 +158,9 @@ class _Work:
     all_active: bool
     crowded: bool = False  # finished rows should leave
     epsilon: float = 0.0
+    ordinary: float = 0.0  # least scale at which squares of residuals are ordinary numbers; the largest is its inverse
     kept_is_own: bool = False  # kept_z is memory that no iterate shares
-    out: tuple[Tensor, Tensor, Tensor] | None = None  # (batch, …) kept_z, kept_k, diverged, once rows have left
+    out: tuple[Tensor, Tensor, Tensor] | None = None  # kept iterates (batch, …), kept_k, diverged, once rows have left
     limit: Tensor | None = None  # (n,) norm beyond which the row has diverged
     least_limit: float = 0.0  # of all rows there have been; 0 where the host is not to wait for the device
     anchor: Tensor | None = None  # (n,) residual that patience compares with
@@ -148,42 +170,66 @@ class _Work:
     def start(cls, f: FlatMap, z0: Tensor, solver: Solver, budget: Budget) -> _Work:
         batch = z0.shape[0]
         z = f.flatten(z0)
+        fz = f.at(z, 0)
+        scale = _extreme(z, fz) if solver.scale_free else None
+        if scale is not None:
+            f.rescale(scale)
+            z, fz = z / scale, fz / scale
         inf = torch.full((batch,), torch.inf, dtype=z.dtype, device=z.device)
         zeros = torch.zeros(batch, dtype=torch.long, device=z.device)
         rows = torch.arange(batch, device=z.device)
         return cls(
-            f=f, state=solver.init(z), budget=budget, z=z, fz=z, g=z, residual=inf, bounded=None, rows=rows,
+            f=f, state=solver.init(z), budget=budget, z=z, fz=fz, g=z, residual=inf, bounded=None, rows=rows,
             active=torch.ones(batch, dtype=torch.bool, device=z.device),
             diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
             kept_z=z, kept_at=None, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
             tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
-            all_active=True, epsilon=torch.finfo(z.dtype).tiny ** 0.5, anchor=inf.clone() if budget.patience else None,
+            all_active=True, epsilon=torch.finfo(z.dtype).tiny, ordinary=_ordinary(z.dtype),
+            anchor=inf.clone() if budget.patience else None,
             anchor_k=zeros.clone() if budget.patience else None,
         )  # fmt: skip
 
     def evaluate(self, k: int) -> None:
-        """Evaluate f at iterate k and measure its residual."""
-        self.fz = self.f.at(self.z, k)
+        """Evaluate f at iterate k and measure its residual; of iterate 0 its value is there already."""
+        if k:
+            self.fz = self.f.at(self.z, k)
         self.g = torch.sub(self.fz, self.z, out=None if self.state is None else self.state.room())
-        norm_g = torch.linalg.vector_norm(self.g, dim=1)
-        norm_f = torch.linalg.vector_norm(self.fz, dim=1)
-        self._note_divergence(norm_g + norm_f)
+        norm_g, norm_f = self._sizes()
         residual = norm_g
         if self.budget.norm == "relative":
             residual = norm_g / norm_f.add_(self.epsilon)
+        elif self.f.scale is not None:
+            residual = norm_g * self.f.scale[:, 0]
         if self.bounded is not None:
             residual = residual.nan_to_num(nan=torch.inf, posinf=torch.inf)
         self.residual = residual
         known = residual if self.all_active else residual.masked_fill(~self.active, torch.nan)
         self.trace.add(self.rows, known, self.state)
 
-    def _note_divergence(self, size: Tensor) -> None:
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        """‖g‖ and ‖f(z)‖, by whose sum rows diverge. On a CPU one look at that says whether plain norms will do."""
+        if self.z.device.type != "cpu" or not self.z.numel():
+            norm_g, norm_f = row_norms(self.g), row_norms(self.fz)
+            self._note_divergence(norm_g + norm_f, math.nan)
+            return norm_g, norm_f
+        norm_g, norm_f = torch.linalg.vector_norm(self.g, dim=1), torch.linalg.vector_norm(self.fz, dim=1)
+        size = norm_g + norm_f
+        least, most = torch.aminmax(size)
+        if not (self.ordinary <= float(least) and float(most) <= 1 / self.ordinary):  # true for NaN
+            norm_g, norm_f = row_norms(self.g), row_norms(self.fz)
+            size = norm_g + norm_f
+            most = size.amax()
+        self._note_divergence(size, float(most))
+        return norm_g, norm_f
+
+    def _note_divergence(self, size: Tensor, most: float) -> None:
+        """most: the largest size, NaN where the host is not to wait for the device."""
         if self.limit is None:
             self.limit = (size * GROWTH_LIMIT).clamp(max=torch.finfo(size.dtype).max)
             self.least_limit = float(self.limit.amin()) if size.device.type == "cpu" and len(size) else 0.0
         self.bounded = None
-        if self.least_limit and float(size.amax()) <= self.least_limit:  # false for NaN, too
+        if most <= self.least_limit:  # false for NaN
             return
         bounded = size <= self.limit
         if not (bounded.device.type == "cpu" and bool(bounded.all())):
@@ -245,10 +291,10 @@ class _Work:
 
     def show(self, k: int, observe: Observer) -> None:
         if self.all_active:
-            observe(k, self.f.unflatten(self.z), self.rows)
+            observe(k, self.f.given(self.z), self.rows)
         else:
             index = self.active.nonzero()[:, 0]
-            observe(k, self.f.unflatten(self.z[index]), self.rows[index])
+            observe(k, self.f.given(self.z[index], index), self.rows[index])
 
     def rows_left(self, k: int) -> bool:
         """Whether any row goes on, and whether those that don't should leave."""
@@ -284,12 +330,12 @@ class _Work:
     def _write_out(self, rows: Tensor | None = None) -> None:
         """Into `out`, of these rows of the batch; None: of all."""
         if self.out is None:
-            self.out = self._kept_rows(), self.kept_k.clone(), self.diverged.clone()
+            self.out = self.f.given(self._kept_rows()), self.kept_k.clone(), self.diverged.clone()
             return
         if rows is None:
             rows = torch.arange(len(self.rows), device=self.rows.device)
         places = self.rows[rows]
-        self.out[0][places] = self.kept_z[rows if self.kept_at is None else self.kept_at[rows]]
+        self.out[0][places] = self.f.given(self.kept_z[rows if self.kept_at is None else self.kept_at[rows]], rows)
         self.out[1][places] = self.kept_k[rows]
         self.out[2][places] = self.diverged[rows]
 
@@ -297,4 +343,4 @@ class _Work:
         self._write_out()
         assert self.out is not None
         z, kept, diverged = self.out
-        return self.trace.solution(self.f.unflatten(z), kept, diverged, self.budget)
+        return self.trace.solution(z, kept, diverged, self.budget)

@@ -47,6 +47,11 @@ class Perturbed(Solver):
         if not 0 <= self.noise < math.inf:
             raise ValueError(f"Perturbed noise must be a finite number >= 0, got {self.noise}.")
 
+    @property
+    def scale_free(self) -> bool:
+        """Not with noise, whose size is given on the state's own scale."""
+        return self.noise == 0 and self.solver.scale_free
+
     def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
         return self.solver.adapt(f, z0)
 

@@ -56,6 +56,11 @@ class Solver(ABC):
         """Whether iterate k+1 is f(z_k) and nothing else, so that f may be `Layers`."""
         return False
 
+    @property
+    def scale_free(self) -> bool:
+        """Whether its steps on y ↦ f(s y) / s are those on f, over s; the loop then brings extreme states to 1."""
+        return True
+
     def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
         """f on flat states, as the loop evaluates it; a solver that needs more of f than f(z) looks for it here.
 

@@ -78,6 +78,10 @@ class _FlatSplitMap(FlatMap):
     def prox(self, v: Tensor) -> Tensor:
         return self.part("prox", v, self.alpha)
 
+    def rescale(self, scale: Tensor) -> None:
+        super().rescale(scale)
+        self.affine_value = self.affine_value / scale
+
     def take(self, rows: Tensor) -> _FlatSplitMap:
         taken = super().take(rows)
         taken.affine_value = self.affine_value[rows]

@@ -71,4 +71,5 @@ def _status(final: Tensor, steps: Tensor, diverged: Tensor, budget: Budget) -> T
         most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps)
         status.masked_fill_(steps < most, int(Status.STALLED))
     tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final)
-    return status.masked_fill_(diverged, int(Status.DIVERGED)).masked_fill_(final <= tol, int(Status.CONVERGED))
+    converged = (final <= tol) & final.isfinite()  # at the tolerance inf, too
+    return status.masked_fill_(diverged, int(Status.DIVERGED)).masked_fill_(converged, int(Status.CONVERGED))
