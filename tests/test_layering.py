@@ -29,10 +29,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),
     "models": {"gradients", "solvers"},
     "analysis": {"gradients", "solvers", "models"},
-    "report": {"models", "yaml_text"},
+    "inference": set(),
+    "report": {"inference", "models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
-    "experiment": {"report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
-    "studies": {"experiment", "report", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
+    "experiment": {"report", "inference", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
+    "studies": {
+        "experiment",
+        "report",
+        "inference",
+        "analysis",
+        "models",
+        "datasets",
+        "gradients",
+        "solvers",
+        *SETTINGS,
+    },
     "command_line": {"studies", "experiment", *SETTINGS},
     "cli": {"command_line", "experiment", *SETTINGS},
     "__main__": {"cli"},
@@ -63,8 +74,8 @@ def test_imports_do_not_climb(path: Path) -> None:
     assert imports(path) <= allowed, f"{path} imports {sorted(imports(path) - allowed)}"
 
 
-def test_report_and_settings_import_no_torch() -> None:
-    rooms = [PACKAGE / "report", *(PACKAGE / f"{name}.py" for name in SETTINGS)]
+def test_inference_report_and_settings_import_no_torch() -> None:
+    rooms = [PACKAGE / "inference", PACKAGE / "report", *(PACKAGE / f"{name}.py" for name in SETTINGS)]
     files = [file for room in rooms for file in (room.rglob("*.py") if room.is_dir() else [room])]
     assert [file for file in files if re.search(r"^\s*(import|from) torch", file.read_text(), re.MULTILINE)] == []
 

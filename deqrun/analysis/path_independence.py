@@ -12,14 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from deqrun.solvers import Budget, Solution, Solver, solve
 
-__all__ = ["STARTS", "Alignment", "alignment", "cosine", "derangement", "rank_correlation"]
+__all__ = ["STARTS", "Alignment", "alignment", "cosine", "derangement"]
 
 STARTS = ("swap", "noise", "zero")
 """Second starts: the end of another sample's solve, normal numbers of the ends' own scale, and zero."""
@@ -122,24 +120,3 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def _unit(x_BD: Tensor) -> Tensor:
     x_BD = x_BD / x_BD.abs().amax(1, keepdim=True)  # 0/0 and inf/inf are NaN, and stay it
     return x_BD / torch.linalg.vector_norm(x_BD, dim=1, keepdim=True)
-
-
-def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
-    """Spearman's ρ of pairs (x_i, y_i): Pearson's correlation of their ranks, equals sharing the mean rank.
-
-    NaN where either has a single value only. Raises ValueError for fewer than two pairs, or NaN among them.
-    Source: Spearman 1904.
-    """
-    pairs = np.array([np.ravel(x), np.ravel(y)], dtype=np.float64)
-    if pairs.shape[1] < 2 or np.isnan(pairs).any():
-        raise ValueError(f"rank_correlation needs at least two pairs of numbers, got {pairs.shape[1]}.")
-    ranks = np.stack([_ranks(row) for row in pairs])
-    centred = ranks - ranks.mean(axis=1, keepdims=True)
-    norms = np.sqrt((centred**2).sum(axis=1))
-    return float(centred[0] @ centred[1] / norms.prod()) if norms.all() else float("nan")
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]

@@ -7,9 +7,9 @@ from itertools import permutations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-from deqrun.inference.estimate import Estimate, Unit
+from deqrun.inference.estimate import LEVEL, Estimate, Unit
+from deqrun.inference.samples import student
 
 EXACT = 7
 """Up to so many recipes all permutations are tried; above it PERMUTATIONS of them."""
@@ -26,7 +26,9 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> float:
         raise ValueError(f"rank_correlation needs at least two pairs of numbers, got {pairs.shape[1]}.")
     if np.ptp(pairs, axis=1).min() == 0:
         return math.nan
-    return float(stats.spearmanr(*pairs).statistic)
+    from scipy.stats import spearmanr  # here, since scipy.stats takes longer to import than all else of a report
+
+    return float(spearmanr(*pairs).statistic)
 
 
 def of_recipes(x_R: ArrayLike, y_R: ArrayLike, n: int = 0) -> Estimate:
@@ -44,17 +46,19 @@ def of_recipes(x_R: ArrayLike, y_R: ArrayLike, n: int = 0) -> Estimate:
     if recipes < 5 or math.isnan(rho):
         return Estimate(rho, -1.0, 1.0, n, Unit.RECIPES, recipes)
     clipped = min(max(rho, -1 + 1 / recipes**2), 1 - 1 / recipes**2)
-    half = float(stats.t.ppf(0.975, recipes - 2)) * math.sqrt((1 + clipped**2 / 2) / (recipes - 3))
+    half = student(recipes - 2, LEVEL) * math.sqrt((1 + clipped**2 / 2) / (recipes - 3))
     low, high = math.tanh(math.atanh(clipped) - half), math.tanh(math.atanh(clipped) + half)
-    p = _permutation_p(stats.rankdata(x), stats.rankdata(y))
-    if p > 0.05:
+    p = _permutation_p(x, y)
+    if p > LEVEL:
         low, high = min(low, 0.0), max(high, 0.0)
     return Estimate(rho, min(low, rho), max(high, rho), n, Unit.RECIPES, recipes, p)
 
 
 def _permutation_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Two-sided: share of the orders of y whose |Σ (x − x̄)(y − ȳ)| is at least that of the given order."""
-    x, y = x - x.mean(), y - y.mean()
+    """Two-sided: share of the orders of y whose ranks go with those of x as much as in the given order."""
+    from scipy.stats import rankdata
+
+    x, y = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
     seen = abs(x @ y) - 1e-9
     if len(x) <= EXACT:
         orders = np.array(list(permutations(range(len(x)))))

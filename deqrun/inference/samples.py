@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
 from deqrun.inference.estimate import LEVEL, Estimate, Unit
 
@@ -115,12 +115,13 @@ def median_interval(values: ArrayLike, unit: Unit = Unit.SAMPLES, versus: float 
         raise ValueError("median_interval needs at least one value, and none that is NaN.")
     middle = sample[(n - 1) // 2], sample[n // 2]
     median = middle[0] if middle[0] == middle[1] else float(np.mean(middle))
-    rank = int(stats.binom.ppf(LEVEL / 2, n, 0.5))  # the smallest r with P(Binomial(n, 1/2) <= r) >= 0.025
+    cumulative = special.bdtr(np.arange(n // 2 + 1), n, 0.5)  # P(Binomial(n, 1/2) <= r)
+    rank = int(np.searchsorted(cumulative, LEVEL / 2))
     low, high = (-math.inf, math.inf) if rank < 1 else (float(sample[rank - 1]), float(sample[n - rank]))
     p = math.nan
     if not math.isnan(versus):
         fewer = min(int((sample <= versus).sum()), int((sample >= versus).sum()))
-        p = min(1.0, 2 * float(stats.binom.cdf(fewer, n, 0.5)))
+        p = min(1.0, 2 * float(special.bdtr(fewer, n, 0.5)))
     return Estimate(float(median), low, high, n, unit, p=p, versus=versus)
 
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from deqrun.inference import Estimate
+from deqrun.inference import Estimate, Told
 from deqrun.report import numbers
 from deqrun.report.sweep_rows import SweepCell
 
@@ -16,13 +16,14 @@ class Finding:
     sentence: str
 
 
-def change_in_words(change: Estimate) -> str:
-    """'falls: −1.2 points, 95 % interval −2.0 to −0.4', or that no change was detected, or that there is none."""
-    if change.mean == change.low == change.high == 0:
-        return "is the same: no sample changes between right and wrong"
+def change_in_words(change: Estimate, side: Told | None = None) -> str:
+    """'falls: −1.2 points, 95 % interval −2.0 to −0.4', or that no change was detected.
+
+    side  told of the change where it is one of a family; None: it stands by itself
+    """
     interval = f"{numbers.points(change.mean)} points, 95 % interval {numbers.points(change.low)} to "
     interval += numbers.points(change.high)
-    if change.includes_zero:
+    if change.includes_zero or side is Told.NOT:
         return f"shows no detectable change: {interval}"
     return f"{'rises' if change.mean > 0 else 'falls'}: {interval}"
 

@@ -1,15 +1,15 @@
 """What a run found, in plain words with its numbers.
 
 Each finding says which split it speaks of and how many samples it rests on. What is chosen is chosen on
-validation; what is reported for the choice is measured on test. A difference is called one only where its 95
-% paired-bootstrap interval leaves out zero.
+validation; what is reported for the choice is measured on test. A difference is called one only where its 95 % interval
+leaves out zero, corrected for the number of solvers that are compared (Holm). Samples are the unit of all of it.
 """
 
 import math
 
 import numpy as np
 
-from deqrun.inference import DIFFERENCE, Estimate, mean_interval
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval, told
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
 from deqrun.report.records import RunRecord
@@ -97,8 +97,12 @@ def training_solves(record: RunRecord) -> list[Finding]:
         f"{ended} the tolerance {numbers.tolerance(record.train_tol)}"
     )
     sentence += "" if last.nfe is None else f", after {numbers.mean(last.nfe)} evaluations on average"
+    if last.converged is not None and record.train_tol:
+        sentence += f"; {numbers.percent(last.converged)} of them converged"
     if last.adjoint_residual is not None:
         sentence += f"; the median adjoint solve at {numbers.residual(last.adjoint_residual)}"
+    if last.adjoint_converged is not None and record.train_tol:
+        sentence += f", {numbers.percent(last.adjoint_converged)} of them converged"
     return [Finding("Solves in training", sentence + ".")]
 
 
@@ -135,28 +139,33 @@ def enough_iterations(record: RunRecord) -> list[Finding]:
 
 
 def longer_thinking(record: RunRecord) -> list[Finding]:
-    """Whether test accuracy falls, keeps or rises from the training budget to the largest one, paired by sample."""
-    found = []
+    """Whether test accuracy falls, keeps or rises from the training budget to the largest one, paired by sample.
+
+    The solvers are one family (Holm).
+    """
+    changes = {}
+    budget = record.train_max_iter
     for solver in record.solvers:
-        largest = _largest_budget(record, solver)
-        budget = record.train_max_iter
-        trajectory = _trajectory(record, solver)
+        largest, trajectory = _largest_budget(record, solver), _trajectory(record, solver)
         if trajectory is None or budget is None or largest is None or largest <= budget:
             continue
         if record.peer[0] == "untied":  # behind its last layer nothing changes
             continue
-        change = accuracy_change(trajectory, budget, largest, record.keep)
-        sentence = (
-            f"From {budget:,} to {numbers.iterations(largest)} of {solver} test accuracy {change_in_words(change)} "
-            f"(paired over the same {change.n:,} samples{_at_smallest_tol(record)})."
+        changes[solver, largest] = accuracy_change(trajectory, budget, largest, record.keep)
+    sides = told(list(changes.values()))
+    return [
+        Finding(
+            "Thinking longer than in training",
+            f"From {budget:,} to {numbers.iterations(largest)} of {solver} test accuracy "
+            f"{change_in_words(change, side)} (paired over the same {change.n:,} samples{_at_smallest_tol(record)}).",
         )
-        found.append(Finding("Thinking longer than in training", sentence))
-    return found
+        for ((solver, largest), change), side in zip(changes.items(), sides, strict=True)
+    ]
 
 
 def overthinking_gap(record: RunRecord) -> list[Finding]:
-    """What going on to the largest budget costs on test against the budget that is best on validation."""
-    found = []
+    """Accuracy lost on test from the budget that is best on validation to the largest one; solvers are one family."""
+    changes, sentences = {}, {}
     for solver in record.solvers:
         cells = _budget_cells(record, solver, "validation")
         trajectory = _trajectory(record, solver)
@@ -165,23 +174,23 @@ def overthinking_gap(record: RunRecord) -> list[Finding]:
         best = max(cells, key=lambda cell: (cell.accuracy, -cell.max_iter))
         largest = cells[-1].max_iter
         if best.accuracy == cells[-1].accuracy:
-            sentence = (
+            sentences[solver] = (
                 f"With {solver} no budget does better on validation (n = {best.n:,}) than the largest, "
                 f"{numbers.iterations(largest)}: no overthinking seen."
             )
         else:
-            change = accuracy_change(trajectory, best.max_iter, largest, record.keep)
-            sentence = (
+            changes[solver] = accuracy_change(trajectory, best.max_iter, largest, record.keep)
+            sentences[solver] = (
                 f"With {solver} validation (n = {best.n:,}) is best at {numbers.iterations(best.max_iter)} "
                 f"({numbers.percent(best.accuracy)}). Going on to {largest:,}, test accuracy "
-                f"{change_in_words(change)} (paired over {change.n:,} samples)."
             )
-        found.append(Finding("Overthinking gap", sentence))
-    return found
+    for (solver, change), side in zip(changes.items(), told(list(changes.values())), strict=True):
+        sentences[solver] += f"{change_in_words(change, side)} (paired over {change.n:,} samples)."
+    return [Finding("Overthinking gap", sentence) for sentence in sentences.values()]
 
 
 def accuracy_change(trajectory: Trajectory, shorter: int, longer: int, keep: str = "best") -> Estimate:
-    """Mean over samples of correct(longer) − correct(shorter), with its paired-bootstrap interval."""
+    """Mean over samples of correct(longer) − correct(shorter), with its interval."""
     after = trajectory.correct_at(longer, keep).astype(np.int8)
     return mean_interval(after - trajectory.correct_at(shorter, keep).astype(np.int8), DIFFERENCE)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
 from torch import Tensor
 
-from deqrun.analysis.path_independence import alignment, cosine, derangement, rank_correlation
+from deqrun.analysis.path_independence import alignment, cosine, derangement
 from deqrun.solvers import Anderson, Budget, Picard
 from tests.problems import TanhNetwork
 
@@ -114,17 +112,6 @@ def test_cosine_is_free_of_scale(scale: float) -> None:
     assert found[2].isnan()
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=30))
-def test_rank_correlation_is_scipys(pairs: list[tuple[int, int]]) -> None:
-    x, y = np.array(pairs).T
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert np.isnan(rank_correlation(x, y))
-    else:
-        assert rank_correlation(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-
-
 def test_senseless_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="no start 'ones'; there are swap, noise, zero"):
         alignment(torch.tanh, torch.zeros(2, 2), starts=("ones",))
-    with pytest.raises(ValueError, match="at least two pairs"):
-        rank_correlation([1.0], [2.0])

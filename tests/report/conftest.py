@@ -1,5 +1,6 @@
 """Run folders and records that the report's tests look at."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,17 @@ def tiny_record() -> RunRecord:
             for solver, trajectory in (("picard", picard), ("anderson", anderson))
         },
     )  # fmt: skip
+
+
+def repeated(record: RunRecord, times: int) -> RunRecord:
+    """The record with each test sample so many times over."""
+
+    def tiled(trajectory: Trajectory) -> Trajectory:
+        columns = (trajectory.residual, trajectory.nfe, trajectory.correct)
+        residual, nfe, correct = (np.tile(one, (1, times)) for one in columns)
+        return replace(trajectory, residual=residual, nfe=nfe, correct=correct)
+
+    return replace(record, trajectories={key: tiled(one) for key, one in record.trajectories.items()})
 
 
 def _trajectory(residual: list[list[float]], correct: list[list[int]]) -> Trajectory:

@@ -9,6 +9,7 @@ from deqrun.report.findings import Finding, accuracy_change, enough_cell, findin
 from deqrun.report.records import RunRecord, Summary
 from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.trajectory import Trajectory, TrajectoryKey
+from tests.report.conftest import repeated
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:
@@ -49,30 +50,33 @@ def test_enough_iterations_are_chosen_on_validation_and_reported_on_test(tiny_re
 
 
 def test_a_fall_and_no_detectable_change(tiny_record: RunRecord) -> None:
-    """Picard loses 3 of 4: resamples lose Binomial(4, ¾), whose 2.5 % and 97.5 % quantiles are 1 and 4.
+    """Picard loses 30 of 40. With one more lost and one more gained the mean is −30/42, the sum of squares about it
+    32 − 900/42, and Student's interval −0.7143 ± 2.0195 · √((32 − 900/42) / 41 / 42) = −0.7143 ± 0.1582.
 
-    Anderson gains 1 of 4: Binomial(4, ¼), quantiles 0 and 3; zero is within, so nothing was detected.
+    Anderson gains 1 of 4: 1/6 ± 2.5706 · √((3 − 1/6) / 5 / 6) = 0.1667 ± 0.7900 has zero in it.
     """
-    anderson, picard = sentences(tiny_record, "Thinking longer than in training")
+    anderson, _ = sentences(tiny_record, "Thinking longer than in training")
+    _, picard = sentences(repeated(tiny_record, 10), "Thinking longer than in training")
     assert picard == (
-        "From 1 to 3 iterations of picard test accuracy falls: −75.0 points, 95 % interval −100.0 to −25.0 "
-        "(paired over the same 4 samples, tolerance 1e-2)."
+        "From 1 to 3 iterations of picard test accuracy falls: −75.0 points, 95 % interval −87.3 to −55.6 "
+        "(paired over the same 40 samples, tolerance 1e-2)."
     )
     assert anderson == (
         "From 1 to 3 iterations of anderson test accuracy shows no detectable change: +25.0 points, 95 % "
-        "interval 0.0 "
-        "to +75.0 (paired over the same 4 samples, tolerance 1e-2)."
+        "interval −62.3 "
+        "to +95.7 (paired over the same 4 samples, tolerance 1e-2)."
     )
 
 
-def test_the_same_answers_are_called_the_same(tiny_record: RunRecord) -> None:
+def test_the_same_answers_leave_room_for_others(tiny_record: RunRecord) -> None:
+    """None of four changes; one lost and one gained beside them give 0 ± 2.5706 · √(2 / 5 / 6)."""
     steady = {
         key: replace(trajectory, correct=np.ones_like(trajectory.correct))
         for key, trajectory in tiny_record.trajectories.items()
     }
     assert sentences(replace(tiny_record, trajectories=steady), "Thinking longer than in training")[1] == (
-        "From 1 to 3 iterations of picard test accuracy is the same: no sample changes between right and wrong "
-        "(paired over the same 4 samples, tolerance 1e-2)."
+        "From 1 to 3 iterations of picard test accuracy shows no detectable change: 0.0 points, 95 % interval −66.4 to "
+        "+66.4 (paired over the same 4 samples, tolerance 1e-2)."
     )
 
 
@@ -87,7 +91,7 @@ def test_a_rise_is_called_a_rise() -> None:
 
 
 def test_overthinking_gap_starts_from_what_validation_likes(tiny_record: RunRecord) -> None:
-    """Picard is best on validation at 2; from there to 3 one of four test answers is lost: Binomial(4, ¼)."""
+    """Picard is best on validation at 2; from there to 3 one of four test answers is lost: −1/6 ± 0.7900, as above."""
     anderson, picard = sentences(tiny_record, "Overthinking gap")
     assert anderson == (
         "With anderson no budget does better on validation (n = 100) than the largest, 3 iterations: no "
@@ -96,16 +100,20 @@ def test_overthinking_gap_starts_from_what_validation_likes(tiny_record: RunReco
     assert picard == (
         "With picard validation (n = 100) is best at 2 iterations (90.0 %). Going on to 3, test accuracy "
         "shows no "
-        "detectable change: −25.0 points, 95 % interval −75.0 to 0.0 (paired over 4 samples)."
+        "detectable change: −25.0 points, 95 % interval −95.7 to +62.3 (paired over 4 samples)."
     )
 
 
 def test_evaluations_saved_at_the_smallest_tolerance_both_reach(tiny_record: RunRecord) -> None:
-    """1e-2 is reached by both on 3 of 4 samples only, so the comparison is at 1e-1: 2 evaluations against 3."""
-    assert sentences(tiny_record, "Evaluations saved by Anderson") == [
+    """1e-2 is reached by both on 3 of 4 samples only, so the comparison is at 1e-1: 2 evaluations against 3.
+
+    A saving lies within ±3, so that the interval is that of 40 times 1, one −3 and one 3: 40/42 ± 2.0195 ·
+    √((58 − 1600/42) / 41 / 42) = 0.952 ± 0.217.
+    """
+    assert sentences(repeated(tiny_record, 10), "Evaluations saved by Anderson") == [
         "To reach tolerance 1e-1 anderson needs 2.0 evaluations where picard needs 3.0: 1.0 fewer (95 % "
         "interval of the "
-        "saving 1.0 to 1.0, paired over the 4 of 4 test samples that reach it with both)."
+        "saving 0.7 to 1.2, paired over the 40 of 40 test samples that reach it with both)."
     ]
 
 

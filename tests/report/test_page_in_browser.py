@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from deqrun.inference import Estimate
 from deqrun.report import write_comparison, write_report
-from deqrun.report.answer import Answer, AnswerTable, AskedRun, Origin, write_answer
+from deqrun.report.answer import Answer, AnswerTable, AskedRun, Conclusion, KeyFigure, Origin, write_answer
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, cloud, curves, values
 from deqrun.report.page_parts import Column
 from tests.report.synthetic_run import write_synthetic_run
@@ -122,7 +123,9 @@ def test_a_study(tmp_path: Path) -> None:
         values("listed", "Values", "With intervals.", values_of, Axis("gain"), rules=[Rule("none", x=0.0)]),
     ]
     table = AnswerTable("In full", [Column("name", ["<b>"], words=True), Column("value", ["1"])], "So & so.")
-    answer = Answer(("Yes </script>.", "No.", "Maybe."), "Much.", figures, [table])
+    of = Estimate(0.5, 0.4, 0.6, 20)
+    conclusion = Conclusion("Yes </script>.", (KeyFigure("a <share> & more", of),))
+    answer = Answer(conclusion, ["Much <b>more</b>."], figures, [table], by_seed={"0": conclusion, "1": conclusion})
     origin = Origin(
         "some", "small", "Does it?", "deqrun train study=some", "deqrun 0", [AskedRun("a", "runs/a", "run")]
     )
@@ -131,6 +134,9 @@ def test_a_study(tmp_path: Path) -> None:
     assert drawings(found.dom)["bent"].count('aria-roledescription="point"') == 25
     assert drawings(found.dom)["bent"].count('class="mark-rule role-mark') == 2  # that at 3, and the bar of the one
     assert "Yes &lt;/script&gt;." in found.dom
+    assert "<li>Much &lt;b&gt;more&lt;/b&gt;.</li>" in found.dom
+    assert found.dom.count("a &lt;share&gt; &amp; more") == 2  # among the key figures, and with the seeds apart
+    assert found.dom.index("Yes &lt;/script&gt;.") < found.dom.index("40.0 to 60.0") < found.dom.index("Seeds apart")
 
 
 def test_a_page_that_calls_home_would_be_caught(tmp_path: Path) -> None:

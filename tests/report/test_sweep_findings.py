@@ -14,6 +14,7 @@ from deqrun.report.page_parts import sweep_columns
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.report.trajectory import TrajectoryKey
+from tests.report.conftest import repeated
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:
@@ -118,8 +119,11 @@ def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(t
     titles = ("Precision", "Difficulty")
     assert [f for f in findings(record) if f.title not in titles] == findings(tiny_record)
     assert (record.precisions, record.difficulties) == (["float32", "bfloat16"], [None, 64])
-    picard, anderson = sentences(record, "Precision")[::-1]
-    assert picard.startswith("From float32 to bfloat16, with 3 iterations of picard, test accuracy is the same")
+    picard = sentences(record, "Precision")[1]
+    assert picard.startswith(
+        "From float32 to bfloat16, with 3 iterations of picard, test accuracy shows no detectable change: 0.0 points"
+    )
+    anderson = sentences(repeated(record, 10), "Precision")[0]
     assert anderson.startswith("From float32 to bfloat16, with 3 iterations of anderson, test accuracy falls: ")
     (sentence,) = sentences(record, "Difficulty")
     assert "difficulty 64 needs 1 iteration and gets 0.0 %" in sentence

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from deqrun.cli import main
-from deqrun.report.answer import Answer
+from deqrun.inference import Estimate
+from deqrun.report.answer import Answer, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.studies.answering.context import Context
 from deqrun.studies.answering.question import Question
@@ -27,6 +28,7 @@ name: tiny
 question: counting
 model: {width: 16}
 threads: 1
+jobs: 1
 train: {epochs: "${sized:1,2}", batch_size: 512, jacobian_weight: 0}
 variants:
   slow: [optimizer.lr=1e-4]
@@ -49,9 +51,9 @@ class Counting:
             raise self.fails
         count = times * len(context.runs)
         figure = curves("count", "Runs", "So many.", [Point("a", 1, 1), Point("a", 2, count)], Axis("x"), Axis("y"))
-        return Answer(
-            (f"There are {count}.", "No more.", "No less."), "Another run.", [figure], numbers={"count": count}
-        )
+        key = KeyFigure("runs", Estimate(count, count, count, 7), "number")
+        conclusion = Conclusion(f"There are {count}.", (key,))
+        return Answer(conclusion, ["Another run.", "No run."], [figure], numbers={"count": count})
 
 
 def put_in_place(counting: Counting, patch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ Refused = Callable[..., str]
     [
         (["size=samll"], "the nearest is small"),
         (["seeds=0"], "at least 1"),
+        (["jobs=0"], "at least 1"),
+        (["jobs=1.5"], "jobs"),
+        (["jobs=all"], "jobs"),
         (["ask.tmies=3"], "the nearest is ask.times"),
         (["+ask.tmies=3"], "the nearest is ask.times"),
         (["question=conting"], "the nearest is counting"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from deqrun.report import read_run
 from deqrun.settings import UserError
+from deqrun.studies.answering.make import _shared_out
+from deqrun.studies.answering.study import Study
 from tests.studies.conftest import Counting, Outcome, answered
 
 Deqrun = Callable[..., Outcome]
@@ -35,10 +39,14 @@ def test_every_variant_is_an_ordinary_run_with_its_overrides(made: Path) -> None
 
 def test_the_answer_is_told_in_every_form(made: Path) -> None:
     assert answered(made)["numbers"] == {"count": 4}
-    assert answered(made)["answer"] == ["There are 4.", "No more.", "No less."]
+    content = answered(made)
+    assert (content["verdict"], content["would_change"]) == ("There are 4.", ["Another run.", "No run."])
+    (key,) = content["key"]
+    assert (key["what"], key["text"], key["mean"], key["n"]) == ("runs", "4", 4, 7)
     text = (made / "answer.md").read_text(encoding="utf-8")
-    assert text.startswith("# How many runs?\n\nThere are 4. No more. No less.\n\n![Runs](figures/count.png)")
-    assert "**What would change it.** Another run." in text
+    assert text.startswith("# How many runs?\n\n**There are 4.**\n\n| figure | value | 95 % interval | n | seeds |")
+    assert text.index("| runs | 4 | 4 to 4 | 7 | 1 |") < text.index("![Runs](figures/count.png)")
+    assert "What would change it:\n\n- Another run.\n- No run.\n" in text
     assert "    deqrun train study=tiny " in text
     assert (made / "figures" / "count.png").read_bytes().startswith(b"\x89PNG")
     page = (made / "report.html").read_text(encoding="utf-8")
@@ -89,6 +97,50 @@ def test_a_compared_study_is_its_runs(made: Path, deqrun: Deqrun, workspace: Pat
     assert "slow" in (workspace / "compared" / "compare.md").read_text(encoding="utf-8")
 
 
+def test_a_study_goes_on_with_other_jobs(made: Path, deqrun: Deqrun, counting: Counting) -> None:
+    """How many runs at a time changes no number: it is no part of what a study is."""
+    assert yaml.safe_load((made / "study.yaml").read_text(encoding="utf-8"))["jobs"] == 1
+    (made / "status.json").unlink()
+    (made / "answer.json").unlink()
+    assert deqrun("train", "run=here", "resume=true", "jobs=2").code == 0
+    assert counting.contexts[-1].jobs == 2
+    assert answered(made)["numbers"] == {"count": 4}
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "own_cores", "variants", "expected"),
+    [
+        (None, None, 8, 20, (8, 1)),  # a core each
+        (None, None, 8, 3, (3, 1)),  # no more than there are runs
+        (None, 4, 8, 20, (2, 4)),
+        (None, 16, 8, 20, (1, 16)),
+        (3, None, 8, 20, (3, 1)),
+        (3, 4, 8, 20, (3, 4)),  # as asked for
+        (20, None, 8, 4, (4, 1)),
+    ],
+)
+def test_how_cores_are_shared_out(
+    made: Path, monkeypatch: pytest.MonkeyPatch, jobs: int | None, threads: int | None, own_cores: int, variants: int,
+    expected: tuple[int, int],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("deqrun.studies.answering.make.cores", lambda: own_cores)
+    study = Study.from_yaml(made / "study.yaml")
+    assert study.jobs == 1
+    study = replace(study, jobs=jobs, threads=threads, device="cpu", variants=study.variants[:1] * variants)
+    assert _shared_out(study) == expected
+    assert _shared_out(replace(study, asked=Path("a run"))) == (1, threads)  # which has the machine to itself
+    assert _shared_out(replace(study, device="cuda")) == (1, threads)
+
+
+def test_a_study_is_the_same_after_its_yaml(made: Path) -> None:
+    study = replace(Study.from_yaml(made / "study.yaml"), jobs=None)
+    (made / "study.yaml").write_text(study.to_yaml(), encoding="utf-8")
+    assert Study.from_yaml(made / "study.yaml") == study
+    without = "\n".join(line for line in study.to_yaml().splitlines() if not line.startswith("jobs:"))
+    (made / "study.yaml").write_text(without, encoding="utf-8")
+    assert Study.from_yaml(made / "study.yaml") == study  # as studies were written before there were jobs
+
+
 def test_a_study_goes_on_as_it_began(made: Path, refused: Callable[..., str]) -> None:
     assert "already holds a study" in refused("train", "study=tiny", "run=here")
     assert "the settings of its run fast" in refused("train", "study=tiny", "run=here", "resume=true", "seed=4")
@@ -137,13 +189,12 @@ def test_each_seed_answers_by_itself_too(deqrun: Deqrun, counting: Counting) -> 
         [5, 6, 5, 6], [5, 5], [6, 6],
     ]  # fmt: skip
     answer = answered(Path("here"))
-    assert answer["answer"][0] == "There are 8."
-    assert {seed: told[0] for seed, told in answer["numbers"]["by_seed"].items()} == {
+    assert answer["verdict"] == "There are 8."
+    assert {seed: one["verdict"] for seed, one in answer["by_seed"].items()} == {
         "5": "There are 4.", "6": "There are 4.",
     }  # fmt: skip
     text = Path("here/answer.md").read_text(encoding="utf-8")
-    assert "### The answer of each seed by itself\n\n| seed | answer |" in text
-    assert "| 6 | There are 4. |" in text
+    assert "Seeds apart:\n\n| figure | seed 5 | seed 6 |\n|---|---:|---:|\n| runs | 4 | 4 |" in text
 
 
 def test_an_error_of_a_run_says_which_and_how_to_go_on(
@@ -155,4 +206,4 @@ def test_an_error_of_a_run_says_which_and_how_to_go_on(
     monkeypatch.setattr("deqrun.studies.answering.make.run_train", fails)
     outcome = deqrun("train", "study=tiny", "run=here")
     assert outcome.code == 2
-    assert "run slow of study=tiny: The loss is not finite. Go on with:" in outcome.err
+    assert "study=tiny: run slow: The loss is not finite. Go on with: deqrun train run=" in outcome.err

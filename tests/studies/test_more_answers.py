@@ -1,16 +1,19 @@
-"""The arithmetic and the words of the answers about iterates, tolerances, lengths, paths, halting, and peers."""
+"""The arithmetic of the answers about iterates, tolerances, lengths, paths, halting and peers, reckoned by hand."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 
-from deqrun.analysis.fates import Fate
-from deqrun.report.sweep_rows import BreadthRow, HaltingRow
+from deqrun.inference import DIFFERENCE, Told, Unit, claim
 from deqrun.studies import (
     adaptive_compute,
     depth_vs_breadth,
-    does_it_converge,
     easy_to_hard,
     fixed_point_or_intermediate,
     infinite_depth_gain,
@@ -19,111 +22,147 @@ from deqrun.studies import (
     recall_and_overthinking,
     tolerance_transfer,
 )
-
-# --- does_it_converge
-
-
-def ends(solver: str, dtype: str, fixed: float, lowest: float, n: int = 40) -> does_it_converge.Ends:
-    fate = np.where(np.arange(n) < fixed * n, int(Fate.FIXED_POINT), int(Fate.CYCLE))
-    return does_it_converge.Ends(
-        "conv", solver, dtype, fate, fate, np.full(n, lowest), np.array([0, 9]), np.array([1.0, lowest])
-    )
-
-
-@pytest.mark.parametrize(("fixed", "first"), [(1.0, "Yes: "), (0.0, "No: "), (0.5, "Not always: ")])
-def test_what_becomes_of_samples(fixed: float, first: str) -> None:
-    found = [
-        ends(s, d, fixed if s == "picard" else 1.0, 1e-7)
-        for s in ("picard", "anderson")
-        for d in ("float32", "float64")
-    ]
-    answer = does_it_converge.answer_of(found, 1000)
-    assert answer.sentences[0].startswith(first)
-    assert ("a cycle for" in answer.sentences[0]) == (fixed < 1)
-    assert ("as many samples" in answer.sentences[1]) == (fixed == 1)
-    assert "1e-7 in the median sample" in answer.sentences[2]
-
+from tests.studies.worlds import (
+    course,
+    disturbed,
+    grid,
+    halted,
+    length,
+    model,
+    net,
+    peer,
+    shares,
+    thought,
+    unhalted,
+)
 
 # --- fixed_point_or_intermediate
 
 
-def course(kind: str, lost: int, n: int = 200) -> fixed_point_or_intermediate.Course:
-    change = np.where(np.arange(n) < lost, 1, 0)
-    accuracy = np.array([0.5, 1.0, 1.0 - lost / n])
-    return fixed_point_or_intermediate.Course(kind, "", 1, 1.0, accuracy, change, 0.1)
+def test_the_gap_is_that_from_the_iterate_which_validation_chose() -> None:
+    """All right at iterate 1, three in four at the last; half at iterate 0, which validation may choose in a seed."""
+    one = course("bits", "", 2, 0.25)
+    assert one.gap.mean == pytest.approx(0.25)
+    assert replace(one, best=np.array([0, 0])).gap.mean == pytest.approx(-0.25)
+    assert replace(one, best=np.array([0, 1])).gap.mean == pytest.approx(0.0)
+    assert replace(one, best=np.array([2, 2])).gap.mean == 0
+    assert (one.accuracy(0).mean, one.accuracy(-1).mean) == (0.5, 0.75)
 
 
-@pytest.mark.parametrize(
-    ("lost", "first"), [((0, 0), "Yes: "), ((50, 50), "No: "), ((0, 50), "It depends on the training: ")]
-)
-def test_whether_the_last_iterate_is_the_best(lost: tuple[int, int], first: str) -> None:
-    answer = fixed_point_or_intermediate.answer_of([course("bits", lost[0]), course("digits", lost[1])], 8)
-    assert answer.sentences[0].startswith(first)
-    if lost[1]:
-        assert "+25.0 points" in answer.sentences[1]
+def test_gaps_are_paired_over_samples() -> None:
+    one = course("bits", "", 5, 0.25)
+    expected = claim(one.right[:, 1].astype(float) - one.right[:, 2], DIFFERENCE)
+    assert one.gap == expected
+    (key,) = fixed_point_or_intermediate.conclude([one]).key
+    assert (key.what, key.told, key.value) == ("bits: lost by going on to the last iterate", Told.ABOVE, "+25.0 points")
+
+
+def test_a_gap_that_may_be_two_points_is_not_called_none() -> None:
+    """Of 200 samples that all keep their answer the interval ends at 1.4 points; of 50, at 5.5."""
+    conclusion = fixed_point_or_intermediate.conclude([course("bits", "", 1, 0.0)])
+    assert conclusion.verdict.startswith("Yes: ")
+    few = course("bits", "", 1, 0.0)
+    conclusion = fixed_point_or_intermediate.conclude([replace(few, right=few.right[:, :, :50])])
+    assert conclusion.verdict.startswith("Not shown: ")
+    assert conclusion.key[0].of.high == pytest.approx(stats.t.ppf(0.975, 51) * math.sqrt(2 / 51 / 52), rel=1e-6)
 
 
 # --- tolerance_transfer
 
 
-def model(trained: float, right: list[float], n: int = 200) -> tolerance_transfer.Model:
-    answers = np.array([np.arange(n) < share * n for share in right])
-    return tolerance_transfer.Model(
-        trained, np.array([1e-1, 1e-2, 1e-3]), answers, np.array([2.0, 4.0, 8.0]), np.ones(3)
-    )
-
-
 def test_a_model_that_needs_its_training_tolerance() -> None:
-    answer = tolerance_transfer.answer_of([model(1e-1, [0.9, 0.7, 0.5]), model(1e-3, [0.5, 0.9, 0.9])])
-    assert "for the worse where training had a tolerance of 1e-1 (−40.0 points" in answer.sentences[0]
-    assert "1e-1 when trained to 1e-1 and 1e-2 when trained to 1e-3" in answer.sentences[1]
-    assert "changes detectably nothing" in answer.sentences[2]
+    loose, tight = model(1e-1, 5, (0.9, 0.7, 0.5)), model(1e-3, 5, (0.5, 0.9, 0.9))
+    assert (loose.own, tight.own) == (0, 2)
+    assert loose.tightened.mean == pytest.approx(-0.4)
+    assert (loose.loosest, tight.loosest) == (0, 1)  # 1e-1 and 1e-2
+    assert tight.loosened.mean == 0
+    conclusion = tolerance_transfer.conclude([loose, tight])
+    assert [key.what for key in conclusion.key] == [
+        "trained to 1e-1, solved to 1e-3: change of accuracy",
+        "trained to 1e-3, solved to 1e-2 (chosen on validation): change",
+    ]
+    assert [key.told for key in conclusion.key] == [Told.BELOW, Told.NOT]
+    assert conclusion.verdict == "No: solving to 1e-3 loses accuracy where training stopped at 1e-1."
+    assert conclusion.family == 2
 
 
-def test_models_that_answer_alike_at_all_tolerances() -> None:
-    answer = tolerance_transfer.answer_of([model(1e-2, [0.9, 0.9, 0.9])])
-    assert answer.sentences[0].startswith("Yes, upwards: ")
+def test_the_loosest_tolerance_is_chosen_on_validation() -> None:
+    """On test 1e-1 is as good as any; on validation it costs 40 points. 1e-2 costs one, within √(0.9 · 0.1 / 200)."""
+    one = model(1e-3, 5, (0.9, 0.9, 0.9), validation=(0.5, 0.89, 0.9))
+    assert one.loosest == 1
+    assert replace(one, validation=np.full((5, 3), 0.9)).loosest == 0
+    scattered = one.validation + np.array([[0.05], [-0.05], [0.0], [0.02], [-0.02]])
+    assert replace(one, validation=scattered).loosest == 1  # over all seeds together
+    spoilt = one.validation.copy()
+    spoilt[4, 1] = 0.5
+    assert replace(one, validation=spoilt).loosest == 2
+    treacherous = model(1e-3, 5, (0.5, 0.9, 0.9), validation=(0.9, 0.9, 0.9))
+    assert treacherous.loosened.mean == pytest.approx(-0.4)  # chosen on validation, and test tells what it costs
+
+
+def test_the_training_tolerance_is_the_nearest_by_ratio() -> None:
+    assert [model(tol, 1, (0.5, 0.5, 0.5)).own for tol in (3e-1, 4e-2, 2e-3, 1e-9)] == [0, 0, 2, 2]
 
 
 # --- recall_and_overthinking
 
 
-def thought(recall: bool, progressive: bool, *kept: float, n: int = 200) -> recall_and_overthinking.Thought:
-    """Right at every iterate but the last, where the given share is, in each seed."""
-    right = np.ones((len(kept), 5, n), dtype=bool)
-    right[:, -1] = np.arange(n) < np.array(kept)[:, None] * n
-    return recall_and_overthinking.Thought("net", recall, progressive, 16, 1, right)
-
-
 def test_recall_that_keeps_the_answer() -> None:
-    found = [thought(r, p, 1.0 if r else 0.25) for r in (True, False) for p in (True, False)]
-    answer = recall_and_overthinking.answer_of(found)
-    assert answer.sentences[0].startswith("It depends on the recipe: ")
-    assert "falls with no recall and a progressive loss (100.0 % to 25.0 %)" in answer.sentences[0]
-    assert "recall does more" in answer.sentences[1]
-    assert "recall is worth +75.0 points (95 % interval +69.0 to +81.0, n = 200)" in answer.sentences[1]
-    assert "the progressive loss is worth 0.0 points" in answer.sentences[1]
+    found = [thought(r, p, *[1.0 if r else 0.25] * 5) for r in (True, False) for p in (True, False)]
+    conclusion = recall_and_overthinking.conclude(found)
+    worth = {key.what: key for key in conclusion.key}
+    recall, loss = worth["worth of recall at the end"], worth["worth of progressive loss at the end"]
+    assert (recall.of.mean, recall.told, recall.value) == (pytest.approx(0.75), Told.ABOVE, "+75.0 points")
+    assert (loss.of.mean, loss.told) == (0, Told.NOT)
+    assert worth["worth of recall over progressive loss"].of.mean == pytest.approx(0.75)
+    assert worth["no recall, plain loss: lost by going on"].of.mean == pytest.approx(0.75)
+    assert conclusion.verdict == (
+        "Recall keeps accuracy at the end, recall more than the loss; 2 of 4 recipes are told to overthink."
+    )
+    assert conclusion.family == 7  # four losses, two effects, and their difference
 
 
-def test_seeds_are_what_intervals_are_over_where_there_are_several() -> None:
-    """Differences of 50, 60 and 70 points by seed: Student's interval is 60 ± 4.303 · 10 / √3."""
+def test_effects_have_both_sources_of_chance() -> None:
+    """Differences of 50, 60 and 70 points by seed: Student's 4.303 · 10 / √3 of the seeds, in squares with that of
+    the samples, whose values are means over seeds, and −1 and 1 beside them."""
     kept = {True: (1.0, 1.0, 1.0), False: (0.5, 0.4, 0.3)}
     found = [thought(r, p, *kept[r]) for r in (True, False) for p in (True, False)]
-    answer = recall_and_overthinking.answer_of(found)
-    assert answer.sentences[0].startswith("It depends on recipe and seed: ")
-    assert "no recall and a plain loss in 3 of 3 seeds (100.0 % to 40.0 %)" in answer.sentences[0]
-    assert "recall and a plain loss in 0 of 3 seeds (100.0 % to 100.0 %)" in answer.sentences[0]
-    assert "recall is worth +60.0 points (95 % interval +35.2 to +84.8, 3 seeds)" in answer.sentences[1]
-    unclear = [
-        thought(r, p, *((1.0, 0.1, 0.6) if p else (0.2, 0.9, 0.5))) for r in (True, False) for p in (True, False)
-    ]
-    assert "neither is shown to do anything" in recall_and_overthinking.answer_of(unclear).sentences[1]
+    recall = recall_and_overthinking.effects(found)["recall"]
+    lost = np.stack([~one.right[:, -1] for one in found if not one.recall]).mean(axis=(0, 1))
+    extended = np.append(lost, [-1, 1])
+    seeds = 4.302652730 * 0.1 / math.sqrt(3)
+    samples = stats.t.ppf(0.975, 201) * stats.sem(extended)
+    assert recall.mean == pytest.approx(0.6)
+    assert recall.high == pytest.approx(0.6 + math.hypot(seeds, extended.mean() + samples - 0.6))
+    assert recall.low == pytest.approx(0.6 - math.hypot(seeds, 0.6 - extended.mean() + samples))
+    assert (recall.unit, recall.seeds, recall.decides) == (Unit.SEEDS, 3, False)
 
 
-@pytest.mark.parametrize(("kept", "first"), [(1.0, "None overthinks"), (0.2, "All overthink")])
-def test_all_alike(kept: float, first: str) -> None:
-    found = [thought(r, p, kept, kept) for r in (True, False) for p in (True, False)]
-    assert recall_and_overthinking.answer_of(found).sentences[0].startswith(first)
+def test_seeds_that_contradict_each_other_show_nothing() -> None:
+    mixed = {True: (1.0, 0.1, 0.6, 0.9, 0.2), False: (0.2, 0.9, 0.5, 0.3, 0.8)}
+    found = [thought(r, p, *mixed[p]) for r in (True, False) for p in (True, False)]
+    assert recall_and_overthinking.conclude(found).verdict.startswith("Not shown: neither recall nor the progressive")
+
+
+@pytest.mark.parametrize(("kept", "overthink"), [(1.0, "0 of 4"), (0.2, "4 of 4")])
+def test_all_alike(kept: float, overthink: str) -> None:
+    found = [thought(r, p, *[kept] * 5) for r in (True, False) for p in (True, False)]
+    verdict = recall_and_overthinking.conclude(found).verdict
+    assert verdict.startswith("Not shown: ")
+    assert verdict.endswith(f"{overthink} recipes are told to overthink.")
+
+
+def test_the_best_iterate_is_the_one_that_validation_chose() -> None:
+    """On test the last iterate, with 25 %, is the worst. Validation chose it in the second of two seeds."""
+    one = replace(thought(True, True, 0.25, 0.25), best=np.array([1, 4]))
+    assert one.at_best.mean == pytest.approx((1.0 + 0.25) / 2)
+    assert one.lost.mean == pytest.approx(0.75)
+
+
+def test_only_the_training_length_is_claimed() -> None:
+    own = [thought(r, p, *[1.0] * 5) for r in (True, False) for p in (True, False)]
+    longer = [replace(thought(r, p, *[0.1] * 5), length=32) for r in (True, False) for p in (True, False)]
+    assert recall_and_overthinking.conclude([*own, *longer]) == recall_and_overthinking.conclude(own)
 
 
 # --- easy_to_hard
@@ -134,149 +173,272 @@ def test_from_where_an_answer_stays_right() -> None:
     assert easy_to_hard.settled_from(correct).tolist() == [1, 0, 2, -1]
 
 
-def length(bits: int, settled: float, right: bool = True, n: int = 20) -> easy_to_hard.Length:
-    spent = np.full(n, settled if right else np.inf)
-    return easy_to_hard.Length(bits, spent, spent * 1.5, np.full(n, right), np.full(n, right))
+@pytest.mark.parametrize("seeds", [1, 5])
+@pytest.mark.parametrize(("power", "side"), [(0.5, Told.BELOW), (2.0, Told.ABOVE)])
+def test_the_exponent_is_that_of_a_power(power: float, side: Told, seeds: int) -> None:
+    found = [length(bits, seeds, bits**power) for bits in (16, 64, 256)]
+    b = easy_to_hard.exponent(found)
+    assert (b.mean, b.versus, b.seeds) == (pytest.approx(power, rel=1e-6), 1.0, seeds)
+    conclusion = easy_to_hard.conclude(found, 16, 1e-3)
+    assert conclusion.key[1].told is side
+    assert conclusion.verdict.endswith(f"as its power {power:.2f}.")
+    assert [key.of.mean for key in conclusion.key[3:]] == pytest.approx([16**power, 256**power, 1.5 * 256**power])
 
 
-@pytest.mark.parametrize(("power", "word"), [(1.0, ""), (0.5, "slower"), (2.0, "faster"), (1.05, "nearly")])
-def test_the_exponent_is_that_of_a_power(power: float, word: str) -> None:
-    found = [length(bits, bits**power) for bits in (16, 64, 256)]
-    assert easy_to_hard.exponent(found).mean == pytest.approx(power, rel=1e-6)
-    answer = easy_to_hard.answer_of(found, 16, 1000, 1e-3)
-    assert f"grow {word}" in answer.sentences[1]
-    assert ("in proportion" in answer.sentences[1]) == (abs(power - 1) < 0.1)
-    assert answer.sentences[0].startswith("Trained on 16 bits, the network solves strings of 256 bits")
-    assert "1.50 times what the answer needs" in answer.sentences[2]
+@pytest.mark.parametrize("factor", [0.1, 0.25, 1.0, 1.5, 3.0])
+def test_growth_in_proportion_is_neither_faster_nor_slower(factor: float) -> None:
+    """Rounding of the logarithms must not decide it where strings don't scatter at all."""
+    found = [length(bits, 1, factor * bits) for bits in (16, 32, 64, 128, 256, 512)]
+    assert easy_to_hard.exponent(found).mean == pytest.approx(1)
+    assert "grow faster" not in easy_to_hard.conclude(found, 16, 1e-3).verdict
+    assert "grow slower" not in easy_to_hard.conclude(found, 16, 1e-3).verdict
+
+
+def test_a_length_without_a_median_has_no_part_in_the_exponent() -> None:
+    usable = [length(bits, 5, bits**2) for bits in (16, 32)]
+    lost = length(64, 5, 1.0, right=0.4)
+    assert easy_to_hard.exponent([*usable, lost]).mean == pytest.approx(2.0)
+    alone = easy_to_hard.exponent([usable[0], lost])
+    assert math.isnan(alone.mean)
+    assert (alone.low, alone.high, alone.p) == (-math.inf, math.inf, 1.0)
 
 
 def test_a_length_that_is_not_reached() -> None:
-    answer = easy_to_hard.answer_of([length(16, 4), length(32, 8), length(64, 0, right=False)], 16, 1000, 1e-3)
-    assert "solves strings of up to 32 bits; of 64 bits 0.0 %" in answer.sentences[0]
-    assert answer.sentences[2].startswith("A residual of 1e-3 is no sign that it is done")
+    found = [length(16, 5, 4), length(32, 5, 8), length(64, 5, 1, right=0.0, stopped=0.0)]
+    conclusion = easy_to_hard.conclude(found, 16, 1e-3)
+    assert conclusion.verdict.startswith("Trained on 16 bits, up to 32 bits are solved; ")
+    solved, stopped = conclusion.key[0], conclusion.key[2]
+    assert (solved.what, solved.value, solved.told) == ("64 bits right in the end", "0.0 %", Told.BELOW)
+    assert (stopped.of.mean, stopped.told) == (0, Told.BELOW)
+    assert conclusion.family == 5
 
 
 # --- path_independence
 
 
-def net(kind: str, aligned: float, harder: float) -> path_independence.Net:
-    return path_independence.Net(f"{kind}-{aligned}", kind, aligned, 0.5, 1.0, 1.0, harder)
-
-
-@pytest.mark.parametrize(("sign", "first"), [(1, "Yes: "), (-1, "No, on the contrary: ")])
-def test_alignment_that_goes_with_accuracy(sign: int, first: str) -> None:
-    values = np.linspace(0.5, 1, 12)
-    nets = [net("a" if i < 6 else "b", float(v), float(0.5 + sign * (v - 0.75))) for i, v in enumerate(values)]
+@pytest.mark.parametrize(("sign", "side"), [(1, Told.ABOVE), (-1, Told.BELOW)])
+def test_alignment_that_goes_with_accuracy(sign: int, side: Told) -> None:
+    nets = [net(f"recipe_{i}", float(v), float(0.5 + sign * (v - 0.75))) for i, v in enumerate(np.linspace(0.5, 1, 12))]
     found = path_independence.correlation(nets)
-    assert found.mean == pytest.approx(sign)
-    answer = path_independence.answer_of(nets, 48, 200)
-    assert answer.sentences[0].startswith(first)
+    assert (found.mean, found.unit, found.seeds, found.n) == (pytest.approx(sign), Unit.RECIPES, 12, 12)
+    (key,) = path_independence.conclude(nets, 48).key
+    assert key.told is side
 
 
-def test_nets_that_are_all_alike() -> None:
-    answer = path_independence.answer_of([net("a", 1.0, 1.0) for _ in range(12)], 48, 200)
-    assert answer.sentences[0].startswith("It can't be told")
+def test_recipes_are_the_unit_however_many_seeds_they_have() -> None:
+    generator = np.random.default_rng(0)
+    nets = [net(f"recipe_{i}", *generator.uniform(0.3, 0.9, size=2)) for i in range(10)]
+    once = path_independence.correlation(nets)
+    thrice = path_independence.correlation([replace(one, label=f"{one.label}-{s}") for one in nets for s in range(3)])
+    assert (thrice.mean, thrice.low, thrice.high, thrice.p) == (once.mean, once.low, once.high, once.p)
+    assert (once.n, thrice.n, thrice.seeds) == (10, 30, 10)
 
 
-def test_networks_that_diverge_are_counted_apart() -> None:
-    values = np.linspace(0.5, 1, 12)
-    nets = [net("a", float(v), float(v)) for v in values] + [net("b", np.nan, 0.25), net("b", np.nan, 0.35)]
-    answer = path_independence.answer_of(nets, 48, 200)
-    assert "is 1 (95 % interval 1.00 to 1.00, n = 12)" in answer.sentences[0]
-    assert "2 more networks diverge, and are left out: of 48 bits they get 30.0 % right." in answer.would_change
-    assert "n = 14)" in answer.would_change
+def test_networks_of_one_recipe_are_one_point() -> None:
+    """Within each recipe alignment goes against accuracy; over recipes it goes with it, and that is what is told."""
+    nets = [
+        net(f"recipe_{i}", 0.5 + 0.02 * i - 0.05 * s, 0.3 + 0.02 * i + 0.1 * s, s) for i in range(12) for s in range(3)
+    ]
+    assert path_independence.correlation(nets).mean == pytest.approx(1)
+    points = path_independence.recipes(nets)
+    assert [len(one.nets) for one in points] == [3] * 12
+    assert points[0].harder == pytest.approx(0.4)
+    assert 10 ** points[0].gap == pytest.approx((0.5 * 0.55 * 0.6) ** (1 / 3))  # the geometric mean of 1 − cosine
+
+
+def test_a_solve_that_diverges_is_the_least_aligned() -> None:
+    assert path_independence.aligned(torch.tensor([1.0, math.nan, 0.4])) == pytest.approx(0.4 / 3)
+    assert path_independence.aligned(torch.full((4,), math.nan)) == -1
+    nets = [net(f"recipe_{i}", 0.5 + 0.03 * i, 0.5 + 0.03 * i) for i in range(11)]
+    lost = net("lost", path_independence.aligned(torch.full((4,), math.nan)), 0.1)
+    assert lost.gap == 2
+    assert path_independence.correlation([*nets, lost]).mean == pytest.approx(1)
+    assert path_independence.correlation([*nets, replace(lost, harder=1.0)]).mean < 0.6
+
+
+def test_alignments_that_differ_by_rounding_are_ties() -> None:
+    nets = [net(f"recipe_{i}", 1 - 1e-9 * i, 0.1 * i) for i in range(8)]
+    assert {one.gap for one in nets} == {1e-7}
+    assert math.isnan(path_independence.correlation(nets).mean)
 
 
 # --- perturb_and_recover
 
 
-def disturbed(kind: str, disturbance: str, back: float, n: int = 100) -> perturb_and_recover.Disturbed:
-    returned = np.arange(n) < back * n
-    steps = np.where(returned, 7.0, np.inf)
-    return perturb_and_recover.Disturbed(kind, disturbance, returned, returned, steps, np.zeros(n))
-
-
 @pytest.mark.parametrize(
-    ("back", "first"), [((1.0, 1.0), "Yes: "), ((0.2, 0.2), "No: "), ((1.0, 0.2), "It depends on the training: ")]
+    ("sides", "outcome"),
+    [
+        ((Told.ABOVE, Told.ABOVE, Told.ABOVE), Told.ABOVE),
+        ((Told.ABOVE, Told.NOT, Told.ABOVE), Told.NOT),
+        ((Told.ABOVE, Told.NOT, Told.BELOW), Told.BELOW),
+        ((Told.TOO_FEW, Told.TOO_FEW, Told.TOO_FEW), Told.TOO_FEW),
+    ],
 )
-def test_whether_it_finds_back(back: tuple[float, float], first: str) -> None:
-    found = [disturbed(k, d, b) for k, b in zip(("a", "b"), back, strict=True) for d in perturb_and_recover.KINDS]
-    answer = perturb_and_recover.answer_of(found, 24, 1.0, 150)
-    assert answer.sentences[0].startswith(first)
-    assert ("7 steps" in answer.sentences[2]) == (max(back) > 0.5)
+def test_a_variant_finds_back_after_every_disturbance_or_not_at_all(sides: tuple[Told, ...], outcome: Told) -> None:
+    assert perturb_and_recover._outcome(sides) is outcome
+
+
+def test_the_worst_disturbance_speaks_for_its_variant() -> None:
+    found = [
+        disturbed("bits", kind, 5, back) for kind, back in zip(perturb_and_recover.KINDS, (1.0, 0.95, 0.3), strict=True)
+    ]
+    conclusion = perturb_and_recover.conclude(found)
+    (key,) = conclusion.key
+    assert (key.what, key.of.mean, key.told) == (
+        "bits: answers back after another sample's state, its worst", pytest.approx(0.3), Told.BELOW,
+    )  # fmt: skip
+    assert conclusion.family == 3
+
+
+def test_steps_back_are_told_of_those_that_find_back() -> None:
+    found = [disturbed(variant, kind, 5, back) for variant, back in (("a", 1.0), ("b", 0.2))
+             for kind in perturb_and_recover.KINDS]  # fmt: skip
+    key = perturb_and_recover.conclude(found).key
+    assert [one.what for one in key if "steps back" in one.what] == ["a: steps back from another sample's state"]
+    assert (key[-1].of.mean, key[-1].value) == (7, "7 steps")
 
 
 # --- adaptive_compute
 
 
-def row(rule: str, nfe: float, chosen: bool, saved: float = np.nan) -> HaltingRow:
-    return HaltingRow(
-        "own", "zeros", "test", rule, 0.1, 100, 0.9, 0.8, 0.95, nfe, nfe + 2, 1.0, chosen, saved, saved - 0.5,
-        saved + 0.5, 0.0, -0.01, 0.01,
-    )  # fmt: skip
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_what_halting_saves(seeds: int) -> None:
+    """20 evaluations by the fixed budget, 14 and 18 by turns with the rule: 4 saved, ±2 about it."""
+    one = halted("bits", seeds, 4)
+    assert (one.saved.mean, one.accuracy.mean, one.mean(one.oracle).mean) == (4, 0, 3)
+    values = np.append(np.tile([6.0, 2.0], 100), [-65, 65])
+    half = stats.t.ppf(0.975, 201) * stats.sem(values)
+    assert one.saved.low == pytest.approx(4 - abs(values.mean() - half - 4))
+    conclusion = adaptive_compute.conclude([one])
+    saved, accuracy, fixed = conclusion.key
+    assert (saved.what, saved.value, saved.told) == ("bits: evaluations saved a sample by kl", "4", Told.ABOVE)
+    assert (accuracy.told, fixed.of.mean) == (Told.NOT, 20)
 
 
-@pytest.mark.parametrize(("saved", "first"), [(4.0, "Yes: "), (0.1, "No: ")])
-def test_what_halting_saves(saved: float, first: str) -> None:
-    rows = [
-        row("budget", 10, True),
-        row("kl", 10 - saved, True, saved),
-        row("entropy", 11, True, -1.0),
-        row("oracle", 3, False),
-    ]
-    answer = adaptive_compute.answer_of([adaptive_compute.Halted("bits", rows)], 64)
-    assert answer.sentences[0].startswith(first)
-    assert f"the rule by kl saves {saved:g}" in answer.sentences[0].replace(".00", "")
-    assert "would take 3.0 on bits" in answer.sentences[2]
+def test_evaluations_saved_at_a_loss_are_no_saving() -> None:
+    conclusion = adaptive_compute.conclude([halted("bits", 5, 6, lost=0.2), halted("digits", 5, 6)])
+    assert conclusion.verdict == (
+        "It depends: stopping each sample by itself saves evaluations on digits; accuracy falls on bits."
+    )
+    assert conclusion.family == 4
+
+
+def test_where_no_rule_is_as_good_the_budget_saves_nothing() -> None:
+    one = unhalted("bits", 5)
+    assert one.saved.mean == one.accuracy.mean == 0
+    assert adaptive_compute.conclude([one, halted("digits", 5, 6)]).verdict == (
+        "It depends: stopping each sample by itself saves evaluations on digits."
+    )
+
+
+def test_rules_that_differ_by_seed_are_both_named() -> None:
+    one = replace(halted("bits", 2, 4), rules=("kl", "residual"))
+    assert adaptive_compute.conclude([one]).key[0].what == "bits: evaluations saved a sample by kl and residual"
 
 
 # --- depth_vs_breadth
 
 
-def cell(split: str, breadth: int, k: int, accuracy: float, gain: float = np.nan) -> BreadthRow:
-    return BreadthRow(
-        "picard", split, "residual", breadth, k, 1000, accuracy, 0, 1, breadth * k, 0.4, 0.3, 0.5, 0.1, 0.9, 0.1,
-        gain=gain, gain_low=gain - 0.1, gain_high=gain + 0.1,
-    )  # fmt: skip
+def test_gains_at_equal_compute_by_hand() -> None:
+    """Two starts of 4 against the mean of the same two starts of 8, sample by sample."""
+    one = grid("run", 2, 0.9, 0.5)
+    cell = depth_vs_breadth.Cell(2, 4, "vote")
+    gains = one.gains(cell, "test")
+    both, first, second = one.correct["test"]["vote"][:, 1, 0], *(one.singles["test"][:, start, 1] for start in (0, 1))
+    assert gains.tolist() == (both.astype(float) - (first.astype(float) + second) / 2).tolist()
+    assert gains.mean() == pytest.approx(0.9 - 0.5)
+    assert one.cells == [
+        depth_vs_breadth.Cell(2, depth, way) for depth in (4, 8) for way in ("mean", "vote", "residual")
+    ]
+    assert cell.words == "2 starts of 4 by vote, over one of 8"
 
 
-@pytest.mark.parametrize(
-    ("gain", "words"),
-    [
-        (
-            0.3,
-            "breadth pays on run, by most for 2 starts of 4 iterations on run (70.0 %, +30.0 points (95 %",
-        ),
-        (-0.3, "breadth never pays, and depth is better by most for 2 starts of 4 iterations on run (70.0 %, −30.0"),
-        (0.05, "no cell of several starts"),
-    ],
-)
-def test_where_breadth_pays(gain: float, words: str) -> None:
-    grid = [cell(split, *one) for split in ("validation", "test") for one in ((1, 4, 0.4), (1, 8, 0.7 - gain))]
-    grid += [cell(split, 2, 4, 0.7, gain) for split in ("validation", "test")]
-    grid += [cell(split, 2, 8, 0.7) for split in ("validation", "test")]
-    one = depth_vs_breadth.Grid("run", grid)
-    assert one.costs == [8]
-    answer = depth_vs_breadth.answer_of([one])
-    assert words in answer.sentences[0]
-    assert "for 80.0 % of the samples on run" in answer.sentences[2]
+def test_the_cell_is_chosen_on_validation() -> None:
+    """On test two starts of 8 by vote gain the most; validation likes two of 4 by mean, which lose on test."""
+    one = grid("run", 5, 0.6, 0.5)
+    correct = {split: {way: values.copy() for way, values in ways.items()} for split, ways in one.correct.items()}
+    correct["validation"]["mean"][:, 1, 0] = True
+    correct["test"]["mean"][:, 1, 0] = False
+    correct["test"]["vote"][:, 1, 1] = True
+    changed = replace(one, correct=correct)
+    assert changed.chosen == depth_vs_breadth.Cell(2, 4, "mean")
+    assert changed.gain.mean == pytest.approx(-0.5)
+    assert depth_vs_breadth.conclude([changed]).key[0].told is Told.BELOW
+
+
+def test_the_cell_is_chosen_over_all_seeds_together() -> None:
+    """Two starts of 4 by mean are best in one seed of five, and worst in the four others."""
+    one = grid("run", 5, 0.6, 0.5)
+    ways = {way: values.copy() for way, values in one.correct["validation"].items()}
+    ways["mean"][0, 1, 0], ways["mean"][1:, 1, 0] = True, False
+    changed = replace(one, correct={**one.correct, "validation": ways})
+    assert changed.chosen != depth_vs_breadth.Cell(2, 4, "mean")
+
+
+def test_where_the_start_decides_and_whether_the_residual_picks() -> None:
+    one = grid("run", 1, 0.9, 0.5, n=4)
+    singles = {"validation": one.singles["validation"], "test": one.singles["test"].copy()}
+    singles["test"][0, :, -1] = [[1, 1, 0, 0], [1, 0, 1, 0]]
+    correct = {**one.correct, "test": {**one.correct["test"], "residual": one.correct["test"]["residual"].copy()}}
+    correct["test"]["residual"][0, -1, -1] = [1, 1, 1, 0]
+    changed = replace(one, singles=singles, correct=correct)
+    assert changed.undecided.mean == 0.5  # the second and the third sample
+    assert changed.picked.mean == pytest.approx(3 / 4 - 2 / 4)
 
 
 # --- infinite_depth_gain
 
 
-def peer(kind: str, family: str, layers: float, right: float, cost: float, n: int = 400) -> infinite_depth_gain.Net:
-    return infinite_depth_gain.Net(kind, family, layers, 1000, cost, np.arange(n) < right * n)
-
-
 def test_the_deq_beside_its_peers() -> None:
     nets = [
-        peer("deq", "none", 10, 0.9, 100), peer("tied_2", "tied", 2, 0.6, 20), peer("tied_8", "tied", 8, 0.9, 80),
-        peer("untied_2", "untied", 2, 0.5, 10),
+        peer("deq", "none", 10, 5, 0.9, 100), peer("tied_2", "tied", 2, 5, 0.6, 20),
+        peer("tied_8", "tied", 8, 5, 0.9, 80), peer("untied_2", "untied", 2, 5, 0.5, 10),
     ]  # fmt: skip
-    answer = infinite_depth_gain.answer_of(nets)
-    assert "is not told apart from the best tied net, 8 tied layers" in answer.sentences[0]
-    assert "it is better than 2 tied layers" in answer.sentences[0]
-    assert "is better than the best untied net, 2 untied layers: +40.0 points" in answer.sentences[1]
-    assert "The cheapest that it is not shown to beat, 8 tied layers" in answer.sentences[2]
-    assert "the DEQ with 1.2 times as many" in answer.sentences[2]
+    conclusion = infinite_depth_gain.conclude(nets)
+    assert conclusion.verdict == (
+        "It depends: the DEQ gains over the best untied layers and is not told apart from the best tied layers."
+    )
+    tied, untied, accuracy, cheaper, cheapest = conclusion.key
+    assert (tied.what, tied.told) == ("the DEQ over 8 tied layers, best on validation", Told.NOT)
+    assert (untied.of.mean, untied.told) == (pytest.approx(0.4), Told.ABOVE)
+    assert (accuracy.value, cheaper.value, cheapest.value) == ("90.0 %", "1.25 times", "10 times")
+    assert conclusion.family == 2
+
+
+def test_the_depth_of_a_family_is_chosen_on_validation() -> None:
+    """On test 2 layers have 95 % and 8 have 70 %; validation likes 8. The DEQ is told beside these."""
+    shallow, deep = peer("a", "tied", 2, 5, 0.95, validation=0.6), peer("b", "tied", 8, 5, 0.7, validation=0.8)
+    deq, other = peer("deq", "none", 10, 5, 0.85), peer("c", "untied", 2, 5, 0.5)
+    nets = [deq, shallow, deep, other]
+    assert infinite_depth_gain.best(nets, "tied") is deep
+    conclusion = infinite_depth_gain.conclude(nets)
+    assert conclusion.key[0].what == "the DEQ over 8 tied layers, best on validation"
+    assert conclusion.key[0].of == infinite_depth_gain.gain(deq, deep)
+    assert conclusion.key[0].of.mean == pytest.approx(0.15)
+
+
+def test_of_equal_depths_the_shallower_is_chosen() -> None:
+    nets = [peer("a", "tied", 16, 5, 0.8), peer("b", "tied", 4, 5, 0.8), peer("c", "tied", 8, 5, 0.8)]
+    found = infinite_depth_gain.best(nets, "tied")
+    assert found is not None
+    assert found.layers == 4
+    assert infinite_depth_gain.best(nets, "untied") is None
+
+
+def test_settings_that_differ_too_are_said() -> None:
+    nets = [peer("deq", "none", 10, 5, 0.95), peer("a", "tied", 2, 5, 0.5), peer("b", "untied", 2, 5, 0.5)]
+    answer = infinite_depth_gain.answer_of(nets, ("train.jacobian_weight", "train.start"))
+    assert answer.verdict.endswith("; other settings differ, too.")
+    assert answer.would_change[-1] == "Settings that differ, too: train.jacobian_weight and train.start."
+    clean = infinite_depth_gain.answer_of(nets)
+    assert "differ" not in clean.verdict
+    assert not any("Settings that differ" in line for line in clean.would_change)
+
+
+def test_gains_are_paired_over_samples_and_seeds() -> None:
+    deq, other = peer("deq", "none", 10, 5, 0.9), peer("a", "tied", 2, 5, 0.8)
+    same = replace(other, right=deq.right)
+    assert infinite_depth_gain.gain(deq, same).mean == 0
+    assert infinite_depth_gain.gain(deq, same).high < 0.015
+    assert infinite_depth_gain.gain(deq, other) == claim(deq.right.astype(float) - other.right, DIFFERENCE)
+    assert shares(0.9, 5).mean() == pytest.approx(0.9)
