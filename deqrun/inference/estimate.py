@@ -35,6 +35,7 @@ class Estimate:
     seeds   trained networks that it rests on; recipes, where these are the unit
     p       two-sided p-value of the true value being `versus`, by inverting the interval; NaN: not tested
     versus  the reference value: 0 of a difference, 1 of a ratio, a threshold of a share
+    own     the value of each seed by itself, where there are several
     """
 
     mean: float
@@ -45,6 +46,7 @@ class Estimate:
     seeds: int = 1
     p: float = math.nan
     versus: float = 0.0
+    own: tuple[float, ...] = ()
 
     @property
     def includes_zero(self) -> bool:

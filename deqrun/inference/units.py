@@ -61,7 +61,8 @@ def of_these_models(
         return share_interval(clusters, versus)
     ends = _over_samples(clusters, mean, bounds)
     low, high = within(bounds, ends(LEVEL))
-    return Estimate(mean, low, high, len(clusters), Unit.SAMPLES, len(values), p_value(mean, ends, versus), versus)
+    p, own = p_value(mean, ends, versus), tuple(map(float, _ratios(values, weights)))
+    return Estimate(mean, low, high, len(clusters), Unit.SAMPLES, len(values), p, versus, own)
 
 
 def of_the_recipe(
@@ -95,7 +96,7 @@ def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, 
         raise ValueError(f"A claim of the recipe needs at least 2 seeds, got {len(seeds)}.")
     mean, error, freedom = spread(seeds, None)
     if not np.isfinite(seeds).all():
-        return Estimate(mean, -math.inf, math.inf, n, Unit.SEEDS, len(seeds), 1.0, versus)
+        return Estimate(mean, -math.inf, math.inf, n, Unit.SEEDS, len(seeds), 1.0, versus, tuple(map(float, seeds)))
 
     def ends(level: float) -> tuple[float, float]:
         low, high = over_samples(level)
@@ -103,7 +104,8 @@ def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, 
         return mean - math.hypot(half, max(0.0, mean - low)), mean + math.hypot(half, max(0.0, high - mean))
 
     low, high = within(bounds, ends(LEVEL))
-    return Estimate(mean, low, high, n, Unit.SEEDS, len(seeds), p_value(mean, ends, versus), versus)
+    p = p_value(mean, ends, versus)
+    return Estimate(mean, low, high, n, Unit.SEEDS, len(seeds), p, versus, tuple(map(float, seeds)))
 
 
 def claim_statistic(
@@ -120,13 +122,14 @@ def claim_statistic(
     own = np.asarray(statistic(values), dtype=np.float64)
     mean = float(own.mean())
     unit = Unit.SEEDS if seeds >= LEAST_SEEDS else Unit.SAMPLES
+    apart = tuple(map(float, own))
     if not np.isfinite(own).all():
-        return Estimate(mean, -math.inf, math.inf, n, unit, seeds, 1.0, versus)
+        return Estimate(mean, -math.inf, math.inf, n, unit, seeds, 1.0, versus, apart)
     draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
     over_samples = resampled(mean, np.array([statistic(values[:, draw]).mean() for draw in draws]))
     if unit is Unit.SEEDS:
         return of_seeds(own, over_samples, n, versus=versus)
-    return Estimate(mean, *over_samples(LEVEL), n, unit, seeds, p_value(mean, over_samples, versus), versus)
+    return Estimate(mean, *over_samples(LEVEL), n, unit, seeds, p_value(mean, over_samples, versus), versus, apart)
 
 
 def claim_median(values_SN: ArrayLike, versus: float = 0.0, unit: Unit = Unit.SAMPLES) -> Estimate:
@@ -173,7 +176,7 @@ def together(estimates: Sequence[Estimate]) -> Estimate:
     if len(own) >= LEAST_SEEDS:
         return of_seeds(own, over_samples, first.n, versus=first.versus)
     p = p_value(mean, over_samples, first.versus)
-    return replace(first, mean=mean, low=mean - below, high=mean + above, seeds=len(own), p=p)
+    return replace(first, mean=mean, low=mean - below, high=mean + above, seeds=len(own), p=p, own=tuple(own))
 
 
 def _over_samples(clusters: NDArray[np.float64], mean: float, bounds: Bounds) -> Ends:

@@ -37,10 +37,14 @@ class KeyFigure:
 
     @property
     def value(self) -> str:
-        """'72.3 %', '+1.4 points', '12.4 evaluations', '0.58 times'."""
-        if math.isinf(self.of.mean):
+        """'72.3 %', '+1.4 points', '12.4 evaluations', '0.58 times'; 'none' where it is infinite."""
+        return self.written(self.of.mean)
+
+    def written(self, value: float) -> str:
+        """A value of this figure, as `value` writes the estimate."""
+        if math.isinf(value):
             return "none"
-        text = self._number(self.of.mean)
+        text = self._number(value)
         if self.form in ("share", "points"):
             return f"{text} {'%' if self.form == 'share' else 'points'}"
         return f"{text} {'times' if self.form == 'times' else self.unit}".strip()
@@ -119,7 +123,7 @@ class Answer:
     figures       the first stands at the head of the page
     tables        the numbers in full
     numbers       the same for machines; goes into answer.json
-    by_seed       the conclusion of each seed by itself
+    seeds         of the networks that it rests on, in the order of an estimate's own values
     """
 
     conclusion: Conclusion
@@ -127,7 +131,7 @@ class Answer:
     figures: Sequence[Figure]
     tables: Sequence[AnswerTable] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
-    by_seed: Mapping[str, Conclusion] = field(default_factory=dict)
+    seeds: Sequence[int] = ()
 
     @property
     def verdict(self) -> str:
@@ -151,14 +155,13 @@ class Answer:
 
     @property
     def seeds_table(self) -> AnswerTable | None:
-        """Each key figure by seed; None of a single one."""
-        if len(self.by_seed) < 2:
+        """Each key figure by seed; None where there is a single one."""
+        key = [figure for figure in self.conclusion.key if len(figure.of.own) == len(self.seeds) > 1]
+        if not key:
             return None
-        key = self.conclusion.key
-        own = {seed: {figure.what: figure.value for figure in one.key} for seed, one in self.by_seed.items()}
         columns = [Column("figure", [figure.what for figure in key], words=True)]
-        for seed, values in own.items():
-            columns.append(Column(f"seed {seed}", [values.get(figure.what, numbers.UNKNOWN) for figure in key]))
+        for place, seed in enumerate(self.seeds):
+            columns.append(Column(f"seed {seed}", [figure.written(figure.of.own[place]) for figure in key]))
         return AnswerTable("Seeds apart", columns)
 
 
@@ -218,10 +221,7 @@ def answer_json(answer: Answer, origin: Origin) -> str:
         "comparisons": answer.conclusion.family,
         "key": [_plain_figure(figure) for figure in answer.conclusion.key],
         "would_change": list(answer.would_change),
-        "by_seed": {
-            seed: {"verdict": one.verdict, "key": [_plain_figure(figure) for figure in one.key]}
-            for seed, one in answer.by_seed.items()
-        },
+        "seeds": list(answer.seeds),
         "command": origin.command,
         "numbers": plain(answer.numbers),
         "figures": [

@@ -146,7 +146,7 @@ def conclude(found: Sequence[Halted]) -> Conclusion:
     family = {(one.kind, "saved"): one.saved for one in found}
     family |= {(one.kind, "accuracy"): one.accuracy for one in found}
     sides = told_by_name({f"{kind} {what}": one for (kind, what), one in family.items()})
-    key = [KeyFigure(f"{one.name}: evaluations saved a sample by {_named(one)}", family[one.kind, "saved"], "number",
+    key = [KeyFigure(f"{one.name}: evaluations saved a sample", family[one.kind, "saved"], "number",
                      told=sides[f"{one.kind} saved"]) for one in found]  # fmt: skip
     key += [KeyFigure(f"{one.name}: change of accuracy", family[one.kind, "accuracy"], "points",
                       told=sides[f"{one.kind} accuracy"]) for one in found]  # fmt: skip
@@ -179,7 +179,7 @@ def _figures(found: Sequence[Halted]) -> list[Any]:
     ]
     figures = []
     if rows:
-        caption = "The rule that validation chose, beside the cheapest fixed budget of equal accuracy; 95 % intervals."
+        caption = "The rule that validation chose, over the cheapest fixed budget of equal accuracy; 95 % intervals."
         axis = Axis("evaluations saved a sample")
         title = "Evaluations that stopping by itself saves"
         figures.append(values("saved", title, caption, rows, axis, rules=[Rule("nothing", x=0.0)]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -91,12 +91,15 @@ class Solves:
 
         Seeds without an entry take no part; None: there is no entry at all.
         """
-        seeds = where.any(axis=(1, 2))
+        seeds = np.asarray(where.any(axis=(1, 2)))
         if not seeds.any():
             return None
         chosen = where[seeds]
         weights = chosen.sum(axis=1).astype(float)
-        return claim((values[seeds] * chosen).sum(axis=1), bounds, weights, versus)
+        found = claim((values[seeds] * chosen).sum(axis=1), bounds, weights, versus)
+        own = np.full(len(seeds), np.nan)
+        own[seeds] = found.own or found.mean
+        return replace(found, own=tuple(map(float, own)))
 
     def share(self, solver: str, where: NDArray[np.bool_], of: str = "converged") -> Estimate:
         """Share of the entries `where` for which the solver converged, or arrived."""

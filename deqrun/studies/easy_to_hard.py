@@ -7,7 +7,7 @@ tolerance: the evaluations of an oracle and of a stopping rule. Growth is told b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -174,16 +174,11 @@ def conclude(found: Sequence[Length], trained: int, tol: float) -> Conclusion:
         KeyFigure(f"{longest.length} bits right in the end", longest.solved, told=lengths[-1]),
         KeyFigure("b in evaluations ∝ length^b", b, "number", told=power),
         KeyFigure(f"{longest.length} bits right at a residual of {numbers.tolerance(tol)}", stopped, told=stops),
-        *(KeyFigure(f"evaluations that settle {one.length} bits, median", _median(one.settled), "number")
+        *(KeyFigure(f"evaluations that settle {one.length} bits, median", claim_median(one.settled), "number")
           for one in ends),
-        KeyFigure(f"evaluations to that residual at {longest.length} bits, median", _median(longest.stopped), "number"),
+        KeyFigure(f"evaluations to that residual at {longest.length} bits, median", claim_median(longest.stopped), "number"),
     ]  # fmt: skip
     return Conclusion(_verdict(reach, trained, power, b, Told.TOO_FEW in lengths), tuple(key[:6]), len(found) + 2)
-
-
-def _median(values: NDArray[np.float64]) -> Estimate:
-    found = claim_median(values)
-    return replace(found, mean=float("nan")) if np.isinf(found.mean) else found
 
 
 def _verdict(reach: Sequence[int], trained: int, power: Told, b: Estimate, too_few: bool) -> str:
@@ -228,7 +223,7 @@ def _table(found: Sequence[Length]) -> AnswerTable:
         [
             Column("bits", [f"{one.length}" for one in found]),
             Column("right in the end, %", percents(one.solved for one in found)),
-            Column("evaluations to the answer", amounts(claim_median(one.settled) for one in found)),
+            Column("evaluations to the answer", amounts(claimclaim_median(one.settled) for one in found)),
             Column("evaluations to the tolerance", amounts(claim_median(one.stopped) for one in found)),
             Column("right there, %", percents(one.solved_when_stopped for one in found)),
             Column("n", [f"{one.right.shape[1]:,}" for one in found]),

@@ -196,4 +196,4 @@ def _table(steps: Sequence[Step]) -> AnswerTable:
     return AnswerTable("Bytes and seconds by depth", columns, note)
 
 
-QUESTION = Question("What does depth cost in training?", answer, of_any_run=True, by_seed=False)
+QUESTION = Question("What does depth cost in training?", answer, of_any_run=True)

@@ -355,7 +355,8 @@ WORLDS: dict[str, tuple[World, str]] = {
     "anderson_vs_picard, saves evaluations": (partial(acceleration_world, cost=0.5, seconds=1.7), "Yes: "),
     "anderson_vs_picard, equal": (partial(acceleration_world, cost=1.0, seconds=1.0), "Not shown: "),
     "anderson_vs_picard, costs more": (partial(acceleration_world, cost=1.4, seconds=2.0), "No: "),
-    "anderson_vs_picard, one hardly arrives": (partial(acceleration_world, cost=0.5, seconds=2.0, reached=0.2), "Yes: "),
+    "anderson_vs_picard, one hardly arrives": (
+        partial(acceleration_world, cost=0.5, seconds=2.0, reached=0.2), "Yes: "),  # of the other one
     "depth_vs_breadth, pays everywhere": (partial(breadth_world, broad=(0.9,) * 3, deep=0.5), "Yes: "),
     "depth_vs_breadth, pays on two": (
         partial(breadth_world, broad=(0.9, 0.9, 0.5), deep=0.5, picked=0.8), "Yes: "),  # by the residual, on the third

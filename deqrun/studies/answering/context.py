@@ -62,7 +62,6 @@ class Context:
     size    small or full
     runs    in the order of its variants
     device  for the question's own computations
-    quiet   tell the terminal nothing
     jobs    runs that are measured at a time, in processes of their own
     threads of each
     """
@@ -71,7 +70,6 @@ class Context:
     size: str
     runs: tuple[StudyRun, ...]
     device: torch.device
-    quiet: bool = False
     jobs: int = 1
     threads: int | None = None
 
@@ -110,8 +108,7 @@ class Context:
 
     def progress(self, done: str) -> None:
         """Tell the terminal what the question is at."""
-        if not self.quiet:
-            print(f"  {done}", flush=True)
+        print(f"  {done}", flush=True)
 
 
 def _keep(path: Path, measure: Callable[[], dict[str, Any]], threads: int | None) -> None:

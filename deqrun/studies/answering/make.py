@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,7 +20,7 @@ from deqrun.report.files import write_whole
 from deqrun.report.numbers import percent
 from deqrun.settings import Interrupted, Settings, UserError
 from deqrun.studies.answering.context import Context, StudyRun
-from deqrun.studies.answering.question import Question, load_question
+from deqrun.studies.answering.question import load_question
 from deqrun.studies.answering.side_by_side import Task, cores, run_side_by_side
 from deqrun.studies.answering.study import FILE, Study, Variant, is_study
 
@@ -46,7 +44,8 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
         print(f"asking  {question.asks}", flush=True)
         found = tuple(_study_run(*run, device) for run in runs)
         context = Context(folder, study.size, found, device, jobs=jobs, threads=threads)
-        answer = _with_each_seed(question, context, study.ask)
+        seeds = sorted({run.settings.seed for run in found})
+        answer = replace(question.answer(context, **study.ask), seeds=seeds)
         page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
         status.write_status("completed")
     print(f"\n{question.asks}\n\n{answer_text(answer)}")
@@ -64,19 +63,6 @@ def _shared_out(study: Study) -> tuple[int, int | None]:
     threads = study.threads or 1
     jobs = study.jobs or max(1, cores() // threads)
     return min(jobs, max(1, len(study.variants))), threads
-
-
-def _with_each_seed(question: Question, context: Context, ask: Mapping[str, Any]) -> Answer:
-    """The answer of all runs, with the conclusion of each seed by itself where there are several."""
-    answer = question.answer(context, **ask)
-    seeds = sorted({run.settings.seed for run in context.runs})
-    if len(seeds) == 1 or not question.by_seed:
-        return answer
-    own = {}
-    for seed in seeds:
-        runs = tuple(run for run in context.runs if run.settings.seed == seed)
-        own[str(seed)] = question.answer(replace(context, runs=runs, quiet=True), **ask).conclusion
-    return replace(answer, by_seed=own)
 
 
 def _asked_run(study: Study) -> list[tuple[Variant, Path]]:

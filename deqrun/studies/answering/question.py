@@ -22,13 +22,11 @@ class Question:
     answer      answer(context, **parameters) -> Answer, with a `deqrun.studies.answering.context.Context`; its
                 keyword parameters are those of `ask` in the study's config
     of_any_run  whether a single trained run can be asked, by `deqrun sweep study=NAME run=DIR`
-    by_seed     whether the runs of one seed can be asked by themselves
     """
 
     asks: str
     answer: Callable[..., Answer]
     of_any_run: bool = False
-    by_seed: bool = True
 
     @property
     def parameters(self) -> list[str]:
