@@ -24,6 +24,9 @@ from deqrun.inference.samples import (
 RESAMPLES = 400
 """Of the bootstrap over samples, for statistics without a formula."""
 
+RARE_SEED = 0.001
+"""Weight of a pseudo-seed at each end of a share's range: a few seeds at 100 % leave room for others that are not."""
+
 SHARE = (0.0, 1.0)
 DIFFERENCE = (-1.0, 1.0)
 """Bounds of right answers, and of differences of right answers."""
@@ -72,7 +75,8 @@ def of_the_recipe(
 
     Two sources of chance: the seeds, told by Student's interval over the S seeds' own means; and the samples that all
     seeds share, which no spread over seeds shows, told by the interval of `of_these_models`. Both half-widths are
-    added in squares, each with its own degrees of freedom (as for sums of variances, Graybill & Wang 1980).
+    added in squares, each with its own degrees of freedom (as for sums of variances, Graybill & Wang 1980). Seeds of
+    a share are joined by pseudo-seeds of weight RARE_SEED at 0 and at 1.
     Arguments as for `of_these_models`. Raises ValueError for fewer than 2 seeds.
 
     The claim is of the recipe's typical seed. Where seeds scatter evenly that is their mean; a rare seed that is lost
@@ -95,6 +99,8 @@ def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, 
     if len(seeds) < 2:
         raise ValueError(f"A claim of the recipe needs at least 2 seeds, got {len(seeds)}.")
     mean, error, freedom = spread(seeds, None)
+    if bounds == SHARE:
+        error = math.hypot(error, math.sqrt(RARE_SEED * (mean**2 + (1 - mean) ** 2) / (freedom * len(seeds))))
     if not np.isfinite(seeds).all():
         return Estimate(mean, -math.inf, math.inf, n, Unit.SEEDS, len(seeds), 1.0, versus, tuple(map(float, seeds)))
 

@@ -176,7 +176,7 @@ def conclude(found: Sequence[Length], trained: int, tol: float) -> Conclusion:
         KeyFigure(f"{longest.length} bits right at a residual of {numbers.tolerance(tol)}", stopped, told=stops),
         *(KeyFigure(f"evaluations that settle {one.length} bits, median", claim_median(one.settled), "number")
           for one in ends),
-        KeyFigure(f"evaluations to that residual at {longest.length} bits, median", claim_median(longest.stopped), "number"),
+        KeyFigure(f"evaluations to that residual, {longest.length} bits", claim_median(longest.stopped), "number"),
     ]  # fmt: skip
     return Conclusion(_verdict(reach, trained, power, b, Told.TOO_FEW in lengths), tuple(key[:6]), len(found) + 2)
 
@@ -223,7 +223,7 @@ def _table(found: Sequence[Length]) -> AnswerTable:
         [
             Column("bits", [f"{one.length}" for one in found]),
             Column("right in the end, %", percents(one.solved for one in found)),
-            Column("evaluations to the answer", amounts(claimclaim_median(one.settled) for one in found)),
+            Column("evaluations to the answer", amounts(claim_median(one.settled) for one in found)),
             Column("evaluations to the tolerance", amounts(claim_median(one.stopped) for one in found)),
             Column("right there, %", percents(one.solved_when_stopped for one in found)),
             Column("n", [f"{one.right.shape[1]:,}" for one in found]),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.perturbation import recovery
-from deqrun.inference import SHARE, Estimate, Told, claim, claim_median, told
+from deqrun.inference import SHARE, Estimate, Told, claim, claim_median, told_by_name
 from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
 from deqrun.report.page_parts import Column
@@ -121,31 +121,25 @@ def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int
 
 
 def conclude(found: Sequence[Disturbed]) -> Conclusion:
-    """One family: the answers that return, of each variant after each disturbance.
-
-    A variant finds back if all its disturbances are told above MOST, and is lost if one is told below.
-    """
-    sides = dict(zip([(one.kind, one.disturbance) for one in found], told([one.answer_back for one in found]),
-                     strict=True))  # fmt: skip
+    """One family: of every variant the share of samples whose answer returns after each of the disturbances."""
     kinds = list(dict.fromkeys(one.kind for one in found))
-    outcome = {kind: _outcome([sides[kind, disturbance] for disturbance in KINDS]) for kind in kinds}
-    key = []
-    for kind in kinds:
-        worst = min((one for one in found if one.kind == kind), key=lambda one: one.answer_back.mean)
-        what = f"{words(kind)}: answers back after {KINDS[worst.disturbance]}, its worst"
-        key.append(KeyFigure(what, worst.answer_back, told=sides[kind, worst.disturbance]))
-    swaps = [one for one in found if one.disturbance == "swap" and outcome[one.kind] is Told.ABOVE]
-    key += [KeyFigure(f"{one.name}: steps back from another sample's state", claim_median(one.steps), "number", "steps")
-            for one in swaps]  # fmt: skip
-    return Conclusion(_verdict(outcome), tuple(key[:6]), len(found))
+    back = {kind: all_back([one for one in found if one.kind == kind]) for kind in kinds}
+    sides = told_by_name(back)
+    key = [
+        KeyFigure(f"{words(kind)}: answers back after every disturbance", one, told=sides[kind])
+        for kind, one in back.items()
+    ]
+    swaps = [one for one in found if one.disturbance == "swap" and sides[one.kind] is Told.ABOVE]
+    key += [
+        KeyFigure(f"{one.name}: steps back from another sample's state", claim_median(one.steps), "number", "steps")
+        for one in swaps
+    ]
+    return Conclusion(_verdict(sides), tuple(key[:6]), len(sides))
 
 
-def _outcome(sides: Sequence[Told]) -> Told:
-    if all(side is Told.ABOVE for side in sides):
-        return Told.ABOVE
-    if Told.BELOW in sides:
-        return Told.BELOW
-    return Told.TOO_FEW if Told.TOO_FEW in sides else Told.NOT
+def all_back(found: Sequence[Disturbed]) -> Estimate:
+    """Share of samples whose answer returns after each of one variant's disturbances, beside MOST."""
+    return claim(np.logical_and.reduce([np.isfinite(one.steps) for one in found]), SHARE, versus=MOST)
 
 
 def _verdict(outcome: dict[str, Told]) -> str:
@@ -154,7 +148,7 @@ def _verdict(outcome: dict[str, Told]) -> str:
     if len(back) == len(outcome):
         return "Yes: over nine answers in ten return after every disturbance, in every variant."
     if len(lost) == len(outcome):
-        return "No: in every variant some disturbance leaves under nine answers in ten."
+        return "No: in every variant under nine answers in ten return after every disturbance."
     if back and lost:
         return f"It depends on the training: {enumeration(back)} find back, {enumeration(lost)} lose answers."
     if back:
@@ -163,7 +157,7 @@ def _verdict(outcome: dict[str, Told]) -> str:
         return f"It depends: {enumeration(lost)} lose answers; for the others it is not told."
     if Told.TOO_FEW in outcome.values():
         return "Not shown: too few seeds for a Yes or a No about the recipe."
-    return "Not shown: whether nine answers in ten return is not told."
+    return "Not shown: whether nine answers in ten return after every disturbance is not told."
 
 
 def _figure(found: Sequence[Disturbed]) -> Any:

@@ -27,6 +27,7 @@ from deqrun.inference import (
     together,
     told,
 )
+from deqrun.inference.units import RARE_SEED
 
 GENERATOR = np.random.default_rng(0)
 VALUES = GENERATOR.normal(0.4, 1, size=(5, 60)) + GENERATOR.normal(0, 0.2, size=(5, 1))
@@ -109,10 +110,27 @@ def test_three_seeds_by_hand() -> None:
 
 
 def test_seeds_that_agree_leave_the_samples() -> None:
-    found = of_the_recipe(np.stack([RIGHT[0]] * 5), SHARE)
-    alone = share_interval(RIGHT[0])
+    found = of_the_recipe(np.stack([VALUES[0]] * 5))
+    alone = of_these_models(VALUES[0])
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
     assert found.unit is Unit.SEEDS
+
+
+def seeds_of_a_share(own: np.ndarray) -> float:
+    """Student's half-width, a pseudo-seed of weight RARE_SEED at 0 and one at 1 among the squares about the mean."""
+    count, mean = len(own), own.mean()
+    squares = ((own - mean) ** 2).sum() + RARE_SEED * (mean**2 + (1 - mean) ** 2)
+    return float(stats.t.ppf(0.975, count - 1) * math.sqrt(squares / (count - 1) / count))
+
+
+def test_seeds_that_are_all_right_leave_room_for_one_that_is_not() -> None:
+    """Of 100 right answers Wilson's interval begins at 1 / (1 + z²/100) = 0.9630; five such seeds reach farther down."""
+    found = of_the_recipe(np.ones((5, 100)), SHARE)
+    wilson = 1 - 1 / (1 + stats.norm.ppf(0.975) ** 2 / 100)
+    seeds = stats.t.ppf(0.975, 4) * math.sqrt(RARE_SEED / 4 / 5)
+    assert (found.mean, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - math.hypot(wilson, seeds))
+    assert found.low < 1 - wilson
 
 
 def test_shares_of_seeds_have_wilsons_part_on_either_side() -> None:
@@ -120,7 +138,7 @@ def test_shares_of_seeds_have_wilsons_part_on_either_side() -> None:
     z, n = stats.norm.ppf(0.975), 80
     centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    seeds = half_width(RIGHT.mean(axis=1))
+    seeds = seeds_of_a_share(RIGHT.mean(axis=1))
     assert found.low == pytest.approx(mean - math.hypot(seeds, mean - centre + half))
     assert found.high == pytest.approx(min(1.0, mean + math.hypot(seeds, centre + half - mean)))
 
@@ -150,6 +168,22 @@ def test_what_a_claim_needs() -> None:
     for weights in (np.zeros((5, 60)), np.ones((5, 59))):
         with pytest.raises(ValueError, match="weight above 0"):
             claim(VALUES, weights_SN=weights)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_each_seed_keeps_its_own_value(seeds: int) -> None:
+    values, weights = VALUES[:seeds], np.arange(60) % 3 + np.ones((seeds, 1))
+    means = pytest.approx(tuple(values.mean(axis=1)))
+    assert claim(values).own == means
+    assert claim_statistic(lambda drawn: drawn.mean(axis=1), values).own == means
+    assert together([mean_interval(row) for row in values]).own == means
+    assert claim(values * weights, None, weights).own == pytest.approx(
+        tuple(np.average(values, axis=1, weights=weights))
+    )
+    assert claim_median(values).own == pytest.approx(tuple(np.median(values, axis=1)))
+    lost = values.copy()
+    lost[1] = math.inf
+    assert claim_median(lost).own == pytest.approx((np.median(values[0]), math.inf, *np.median(values[2:], axis=1)))
 
 
 # --- clusters

@@ -34,8 +34,8 @@ ORIGIN = Origin(
 
 
 def figure(form: str, mean: float, low: float, high: float, told: Told | None = None, versus: float = 0.0,
-           unit: str = "", seeds: int = 5) -> KeyFigure:  # fmt: skip
-    return KeyFigure("it", Estimate(mean, low, high, 1200, Unit.SEEDS, seeds, 0.01, versus), form, unit, told)
+           unit: str = "", own: tuple[float, ...] = ()) -> KeyFigure:  # fmt: skip
+    return KeyFigure("it", Estimate(mean, low, high, 1200, Unit.SEEDS, 5, 0.01, versus, own), form, unit, told)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,18 @@ def test_of_what_a_verdict_is(unit: Unit, count: int, scope: str) -> None:
     assert Conclusion("Yes.", (key,)).scope == scope
 
 
-def answer(by_seed: bool = True, family: int = 3) -> Answer:
-    key = (figure("share", 0.97, 0.95, 0.98, Told.ABOVE, 0.9), figure("number", math.inf, -math.inf, math.inf))
-    whole = Conclusion("Yes: it <does> & so.", (key[0], KeyFigure("other | one", key[1].of, "number")), family)
-    own = Conclusion("No.", (figure("share", 0.5, 0.4, 0.6),), family)
+def answer(seeds: tuple[int, ...] = (3, 7), family: int = 3) -> Answer:
+    key = (
+        figure("share", 0.97, 0.95, 0.98, Told.ABOVE, 0.9, own=(0.96, 0.98)),
+        figure("number", math.inf, -math.inf, math.inf, own=(12.0, math.inf)),
+        figure("exact", 4.25, 4.25, 4.25),
+    )
+    named = (key[0], KeyFigure("other | one", key[1].of, "number"), KeyFigure("ratio", key[2].of, "exact", "times"))
+    whole = Conclusion("Yes: it <does> & so.", named, family)
     drawn = [curves(name, "Title", "So.", [Point("a", 1, 1), Point("a", 2, 3)], Axis("x"), Axis("y")) for name in "ab"]
     table = AnswerTable("In full", [Column("name", ["<b>"], words=True), Column("value", ["1"])], "So & so.")
     numbers = {"array": np.array([1.0, math.nan]), "estimate": key[1].of, 3: (True, math.inf)}
-    return Answer(whole, ["More <seeds>.", "Less."], drawn, [table], numbers, {"0": own, "1": own} if by_seed else {})
+    return Answer(whole, ["More <seeds>.", "Less."], drawn, [table], numbers, seeds)
 
 
 def test_tables_of_key_figures_and_of_seeds() -> None:
@@ -93,13 +97,19 @@ def test_tables_of_key_figures_and_of_seeds() -> None:
     assert table.rows() == [
         ("it", "97.0 %", "95.0 to 98.0", "1,200", "5", "above 90 %"),
         ("other | one", "none", "–", "1,200", "5", ""),
+        ("ratio", "4.25 times", "–", "–", "5", ""),
     ]
     assert table.note == "Of the recipe, 5 seeds. Told at 5 % for all 3 comparisons together (Holm)."
     assert answer(family=1).key_table.note == answer(family=0).key_table.note == "Of the recipe, 5 seeds."
     seeds = answer().seeds_table
     assert seeds is not None
-    assert seeds.rows() == [("it", "50.0 %", "50.0 %"), ("other | one", "–", "–")]
-    assert answer(by_seed=False).seeds_table is None
+    assert [column.heading for column in seeds.columns] == ["figure", "seed 3", "seed 7"]
+    assert seeds.rows() == [
+        ("it", "96.0 %", "98.0 %"),
+        ("other | one", "12", "none"),
+    ]  # a ratio has no seeds of its own
+    assert answer(seeds=(3,)).seeds_table is None
+    assert answer(seeds=(1, 2, 3)).seeds_table is None
 
 
 def test_recipes_are_counted_as_recipes() -> None:
@@ -128,7 +138,7 @@ def test_the_page_has_the_same_and_is_escaped() -> None:
     places = [page.index(part) for part in order]
     assert places == sorted(places)
     assert "<does>" not in page
-    assert "Seeds apart" not in answer_html(answer(by_seed=False), ORIGIN)
+    assert "Seeds apart" not in answer_html(answer(seeds=(3,)), ORIGIN)
 
 
 def test_a_terminal_shows_verdict_key_figures_and_scope() -> None:
@@ -139,6 +149,8 @@ def test_a_terminal_shows_verdict_key_figures_and_scope() -> None:
         "      97.0 %  [95.0 to 98.0]  n = 1,200  (above 90 %)",
         "  other | one",
         "      none  n = 1,200",
+        "  ratio",
+        "      4.25 times",
         "",
         "Of the recipe, 5 seeds. Told at 5 % for all 3 comparisons together (Holm).",
     ]
@@ -152,9 +164,10 @@ def test_json_says_what_is_not_finite_by_null() -> None:
     assert (content["verdict"], content["comparisons"]) == ("Yes: it <does> & so.", 3)
     assert content["key"][0] | {"p": None} == {
         "what": "it", "text": "97.0 %", "told": "above 90 %", "mean": 0.97, "low": 0.95, "high": 0.98, "n": 1200,
-        "unit": "seeds", "seeds": 5, "p": None, "versus": 0.9,
+        "unit": "seeds", "seeds": 5, "p": None, "versus": 0.9, "own": [0.96, 0.98],
     }  # fmt: skip
-    assert content["by_seed"]["1"]["verdict"] == "No."
+    assert content["key"][1]["own"] == [12, None]
+    assert content["seeds"] == [3, 7]
     assert plain(np.float32(0.5)) == 0.5
     assert plain({"a": [np.int64(3), {"b": math.nan}]}) == {"a": [3, {"b": None}]}
 

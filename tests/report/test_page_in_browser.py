@@ -123,9 +123,9 @@ def test_a_study(tmp_path: Path) -> None:
         values("listed", "Values", "With intervals.", values_of, Axis("gain"), rules=[Rule("none", x=0.0)]),
     ]
     table = AnswerTable("In full", [Column("name", ["<b>"], words=True), Column("value", ["1"])], "So & so.")
-    of = Estimate(0.5, 0.4, 0.6, 20)
+    of = Estimate(0.5, 0.4, 0.6, 20, seeds=2, own=(0.45, 0.55))
     conclusion = Conclusion("Yes </script>.", (KeyFigure("a <share> & more", of),))
-    answer = Answer(conclusion, ["Much <b>more</b>."], figures, [table], by_seed={"0": conclusion, "1": conclusion})
+    answer = Answer(conclusion, ["Much <b>more</b>."], figures, [table], seeds=[0, 1])
     origin = Origin(
         "some", "small", "Does it?", "deqrun train study=some", "deqrun 0", [AskedRun("a", "runs/a", "run")]
     )

@@ -51,7 +51,9 @@ class Counting:
             raise self.fails
         count = times * len(context.runs)
         figure = curves("count", "Runs", "So many.", [Point("a", 1, 1), Point("a", 2, count)], Axis("x"), Axis("y"))
-        key = KeyFigure("runs", Estimate(count, count, count, 7), "number")
+        seeds = sorted({run.settings.seed for run in context.runs})
+        own = tuple(float(times * [run.settings.seed for run in context.runs].count(seed)) for seed in seeds)
+        key = KeyFigure("runs", Estimate(count, count, count, 7, seeds=len(seeds), own=own), "number")
         conclusion = Conclusion(f"There are {count}.", (key,))
         return Answer(conclusion, ["Another run.", "No run."], [figure], numbers={"count": count})
 

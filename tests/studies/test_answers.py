@@ -247,6 +247,7 @@ def test_seeds_without_an_entry_take_no_part() -> None:
     gain = replace(found, radius=radius).gain("anderson")
     assert gain is not None
     assert (gain.seeds, gain.mean) == (5, pytest.approx(0.5))
+    assert gain.own == pytest.approx((math.nan, *[0.5] * 5), nan_ok=True)  # each seed keeps its place
     assert replace(found, radius=np.full_like(radius, 0.9)).gain("anderson") is None
 
 

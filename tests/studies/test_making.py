@@ -183,16 +183,12 @@ def test_seeds_are_runs_of_their_own(deqrun: Deqrun, counting: Counting) -> None
     ]
 
 
-def test_each_seed_answers_by_itself_too(deqrun: Deqrun, counting: Counting) -> None:
+def test_each_seed_is_shown_by_itself_too(deqrun: Deqrun, counting: Counting) -> None:
     assert deqrun("train", "study=tiny", "run=here", "seeds=2", "seed=5").code == 0
-    assert [[run.settings.seed for run in context.runs] for context in counting.contexts] == [
-        [5, 6, 5, 6], [5, 5], [6, 6],
-    ]  # fmt: skip
+    assert [[run.settings.seed for run in context.runs] for context in counting.contexts] == [[5, 6, 5, 6]]
     answer = answered(Path("here"))
-    assert answer["verdict"] == "There are 8."
-    assert {seed: one["verdict"] for seed, one in answer["by_seed"].items()} == {
-        "5": "There are 4.", "6": "There are 4.",
-    }  # fmt: skip
+    assert (answer["verdict"], answer["seeds"]) == ("There are 8.", [5, 6])
+    assert answer["key"][0]["own"] == [4, 4]
     text = Path("here/answer.md").read_text(encoding="utf-8")
     assert "Seeds apart:\n\n| figure | seed 5 | seed 6 |\n|---|---:|---:|\n| runs | 4 | 4 |" in text
 

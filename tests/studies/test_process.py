@@ -46,4 +46,4 @@ def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     assert (first / "checkpoints" / "last.pt").stat().st_mtime_ns == trained
     one, two = answered(tmp_path / "whole"), answered(tmp_path / "here")
     assert one["numbers"] == two["numbers"]
-    assert (one["verdict"], one["key"], one["by_seed"]) == (two["verdict"], two["key"], two["by_seed"])
+    assert (one["verdict"], one["key"], one["seeds"]) == (two["verdict"], two["key"], two["seeds"])

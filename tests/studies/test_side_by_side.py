@@ -104,7 +104,7 @@ def test_cores_are_those_that_the_process_may_use() -> None:
 
 
 def context(folder: Path, jobs: int) -> Context:
-    return Context(folder, "small", (), torch.device("cpu"), quiet=True, jobs=jobs)
+    return Context(folder, "small", (), torch.device("cpu"), jobs=jobs)
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -143,7 +143,7 @@ def test_a_study_side_by_side_has_the_numbers_of_one_made_in_order(deqrun: Calla
         assert f"jobs={jobs}" in content.pop("command")
         contents.append(content)
     assert contents[0] == contents[1]
-    assert len(contents[0]["by_seed"]) == 2
+    assert contents[0]["seeds"] == [0, 1]
     assert not list(Path("with_1").rglob("*.log"))
     assert sorted(path.name for path in Path("with_2").rglob("*.log")) == [
         "model-0.log",
