@@ -124,6 +124,7 @@ class Answer:
     tables        the numbers in full
     numbers       the same for machines; goes into answer.json
     seeds         of the networks that it rests on, in the order of an estimate's own values
+    lost          runs that diverged in training and could not be asked, label: reason
     """
 
     conclusion: Conclusion
@@ -132,6 +133,7 @@ class Answer:
     tables: Sequence[AnswerTable] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
     seeds: Sequence[int] = ()
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -151,7 +153,13 @@ class Answer:
         ]
         if told:
             columns.append(Column("told", [figure.tells for figure in key], words=True))
-        return AnswerTable("Key figures", columns, _family_note(self.conclusion))
+        return AnswerTable("Key figures", columns, _family_note(self.conclusion) + self._lost_note())
+
+    def _lost_note(self) -> str:
+        if not self.lost:
+            return ""
+        runs = "1 run" if len(self.lost) == 1 else f"{len(self.lost)} runs"
+        return f" Not asked, since training diverged: {runs} ({', '.join(self.lost)})."
 
     @property
     def seeds_table(self) -> AnswerTable | None:
@@ -222,6 +230,7 @@ def answer_json(answer: Answer, origin: Origin) -> str:
         "key": [_plain_figure(figure) for figure in answer.conclusion.key],
         "would_change": list(answer.would_change),
         "seeds": list(answer.seeds),
+        "diverged_in_training": dict(answer.lost),
         "command": origin.command,
         "numbers": plain(answer.numbers),
         "figures": [

@@ -23,6 +23,7 @@ from deqrun.report import numbers
 from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.page_parts import Column
+from deqrun.settings import UserError
 from deqrun.studies.answering.confounders import confounders
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
@@ -110,7 +111,10 @@ def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
 
 
 def _deq(found: Sequence[Net]) -> Net:
-    return next(net for net in found if net.family == "none")
+    deq = next((net for net in found if net.family == "none"), None)
+    if deq is None:
+        raise UserError("infinite_depth_gain needs the DEQ, a variant without peer=; none has been trained to its end.")
+    return deq
 
 
 def gain(deq: Net, net: Net) -> Estimate:

@@ -198,4 +198,4 @@ def _table(nets: Sequence[Net], length: int) -> AnswerTable:
     )
 
 
-QUESTION = Question("Do path-independent networks gain from more iterations?", answer)
+QUESTION = Question("Do path-independent networks gain from more iterations?", answer, pairs_seeds=False)

@@ -124,7 +124,7 @@ def seeds_of_a_share(own: np.ndarray) -> float:
 
 
 def test_seeds_that_are_all_right_leave_room_for_one_that_is_not() -> None:
-    """Of 100 right answers Wilson's interval begins at 1 / (1 + z²/100) = 0.9630; five such seeds reach farther down."""
+    """Of 100 right answers Wilson's interval begins at 1 / (1 + z²/100) = 0.9630; that of five such seeds below it."""
     found = of_the_recipe(np.ones((5, 100)), SHARE)
     wilson = 1 - 1 / (1 + stats.norm.ppf(0.975) ** 2 / 100)
     seeds = stats.t.ppf(0.975, 4) * math.sqrt(RARE_SEED / 4 / 5)

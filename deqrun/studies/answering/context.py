@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,7 @@ class Context:
     size    small or full
     runs    in the order of its variants
     device  for the question's own computations
+    lost    runs that diverged in training, label: reason; they are not among `runs`
     jobs    runs that are measured at a time, in processes of their own
     threads of each
     """
@@ -70,6 +71,7 @@ class Context:
     size: str
     runs: tuple[StudyRun, ...]
     device: torch.device
+    lost: Mapping[str, str] = field(default_factory=dict)
     jobs: int = 1
     threads: int | None = None
 

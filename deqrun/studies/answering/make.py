@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -14,15 +15,19 @@ import torch
 from deqrun import __version__
 from deqrun.experiment.launch import prepare, recorded, run_train
 from deqrun.experiment.records import RunFolder
+from deqrun.experiment.train import TrainingStopped
 from deqrun.report import read_run, write_report
 from deqrun.report.answer import Answer, AskedRun, Origin, answer_text, write_answer
 from deqrun.report.files import write_whole
 from deqrun.report.numbers import percent
 from deqrun.settings import Interrupted, Settings, UserError
 from deqrun.studies.answering.context import Context, StudyRun
-from deqrun.studies.answering.question import load_question
+from deqrun.studies.answering.question import Question, load_question
 from deqrun.studies.answering.side_by_side import Task, cores, run_side_by_side
 from deqrun.studies.answering.study import FILE, Study, Variant, is_study
+
+_Runs = list[tuple[Variant, Path]]
+"""Variants with their run folders."""
 
 
 def make_study(study: Study, folder: Path, command: str) -> Answer:
@@ -42,10 +47,13 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
         runs = _asked_run(study) if study.asked else _trained_runs(study, folder, go_on, jobs, threads)
         device = prepare(study.device, threads)
         print(f"asking  {question.asks}", flush=True)
-        found = tuple(_study_run(*run, device) for run in runs)
-        context = Context(folder, study.size, found, device, jobs=jobs, threads=threads)
+        lost = {variant.label: reason for variant, _ in runs if (reason := _reason(folder, variant.label))}
+        found = tuple(_study_run(*run, device) for run in _paired(runs, lost, question))
+        if not found:
+            raise UserError(f"study={study.name}: no seed was trained to its end. {next(iter(lost.values()))}")
+        context = Context(folder, study.size, found, device, lost, jobs, threads)
         seeds = sorted({run.settings.seed for run in found})
-        answer = replace(question.answer(context, **study.ask), seeds=seeds)
+        answer = replace(question.answer(context, **study.ask), seeds=seeds, lost=lost)
         page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
         status.write_status("completed")
     print(f"\n{question.asks}\n\n{answer_text(answer)}")
@@ -65,19 +73,41 @@ def _shared_out(study: Study) -> tuple[int, int | None]:
     return min(jobs, max(1, len(study.variants))), threads
 
 
-def _asked_run(study: Study) -> list[tuple[Variant, Path]]:
+def _paired(runs: _Runs, lost: Mapping[str, str], question: Question) -> _Runs:
+    """The runs that are asked: of every variant that has any, and where seeds are paired, the same seeds of each."""
+    kept = [run for run in runs if run[0].label not in lost]
+    if not question.pairs_seeds or not lost or not kept:
+        return kept
+    seeds_of: dict[str, set[int]] = {}
+    for variant, _ in kept:
+        seeds_of.setdefault(variant.kind, set()).add(variant.settings.seed)
+    shared = set.intersection(*seeds_of.values())
+    return [run for run in kept if run[0].settings.seed in shared]
+
+
+def _diverged(folder: Path, label: str) -> Path:
+    """The file that holds why a run of the study in `folder` diverged in training."""
+    return folder / "parts" / f"{label}.diverged"
+
+
+def _reason(folder: Path, label: str) -> str:
+    path = _diverged(folder, label)
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _asked_run(study: Study) -> _Runs:
     assert study.asked is not None
     settings = Settings.from_yaml(study.asked / "config.yaml", allow_foreign_targets=study.allow_foreign_targets)
     return [(Variant("run", "run", settings, ""), study.asked)]
 
 
-def _trained_runs(study: Study, folder: Path, go_on: str, jobs: int, threads: int | None) -> list[tuple[Variant, Path]]:
+def _trained_runs(study: Study, folder: Path, go_on: str, jobs: int, threads: int | None) -> _Runs:
     """Every variant with its finished run folder; what is missing is trained, `jobs` at a time."""
     runs = [(variant, folder / "runs" / variant.label) for variant in study.variants]
     tasks = [
-        Task(variant.label, partial(_train, variant, run, threads), folder / "runs" / f"{variant.label}.log")
+        Task(variant.label, partial(_train, variant, run, threads, folder), folder / "runs" / f"{variant.label}.log")
         for variant, run in runs
-        if not _finished(run)
+        if not _finished(run) and not _reason(folder, variant.label)
     ]
     kept = len(runs) - len(tasks)
     if tasks:
@@ -86,7 +116,8 @@ def _trained_runs(study: Study, folder: Path, go_on: str, jobs: int, threads: in
 
     def told(task: Task) -> None:
         ended.append(task)
-        print(f"run {kept + len(ended)}/{len(runs)}  {task.label}", flush=True)
+        note = f": {reason}" if (reason := _reason(folder, task.label)) else ""
+        print(f"run {kept + len(ended)}/{len(runs)}  {task.label}{note}", flush=True)
 
     try:
         run_side_by_side(tasks, jobs, told)
@@ -103,8 +134,8 @@ def _finished(run: Path) -> bool:
     return begun and read_run(run).status.status == "completed" and (run / "report.html").is_file()
 
 
-def _train(variant: Variant, run: Path, threads: int | None) -> None:
-    """Train one run to its end, from wherever its folder stands."""
+def _train(variant: Variant, run: Path, threads: int | None, folder: Path) -> None:
+    """Train one run to its end, from wherever its folder stands. That it diverges is a result, and is kept."""
     begun = (run / "config.yaml").is_file()
     if begun and read_run(run).status.status == "completed":  # stopped between its records and its page
         write_report(run)
@@ -112,6 +143,8 @@ def _train(variant: Variant, run: Path, threads: int | None) -> None:
     settings = variant.settings.model_copy(update={"run": run, "resume": begun, "threads": threads})
     try:
         run_train(settings, run, variant.command)
+    except TrainingStopped as stopped:
+        write_whole(_diverged(folder, variant.label), str(stopped))
     except UserError as error:
         raise UserError(f"run {variant.label}: {error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from deqrun.report.answer import Answer
 from deqrun.sentences import unknown
 from deqrun.settings import UserError
+from deqrun.studies.answering.asking import check_ask
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Question:
     answer      answer(context, **parameters) -> Answer, with a `deqrun.studies.answering.context.Context`; its
                 keyword parameters are those of `ask` in the study's config
     of_any_run  whether a single trained run can be asked, by `deqrun sweep study=NAME run=DIR`
+    pairs_seeds  whether variants are compared seed by seed: a seed that one of them lost is then left out of all
     """
 
     asks: str
     answer: Callable[..., Answer]
     of_any_run: bool = False
+    pairs_seeds: bool = True
 
     @property
     def parameters(self) -> list[str]:
@@ -47,7 +50,5 @@ def load_question(name: str, ask: Mapping[str, Any]) -> Question:
         raise UserError(unknown(f"question={name}", "a question", questions(), name))
     question = importlib.import_module(f"deqrun.studies.{name}").QUESTION
     assert isinstance(question, Question)
-    for key, value in ask.items():
-        if key not in question.parameters:
-            raise UserError(unknown(f"ask.{key}={value}", f"a parameter of {name}", question.parameters, key))
+    check_ask(name, question.answer, ask)
     return question
