@@ -298,8 +298,8 @@ def tolerances(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]
             correct[:, -1] = flips(draw, base, -harm, 0.03, 0.02)
         truth[f"trained to {numbers.tolerance(trained)}, solved to 1e-4"] = -harm
         validation = np.repeat(base.mean(axis=1)[:, None], len(tested), axis=1)
-        found.append(tolerance_transfer.Model(trained, tested, validation, correct, np.ones(len(tested))))
-    truth["chosen on validation"] = 0.0
+        found.append(tolerance_transfer.Model(trained, tested, validation, correct, np.ones(len(tested)), n))
+    truth["the loosest that validation allows"] = 0.0
     return tolerance_transfer.conclude(found), truth
 
 

@@ -35,8 +35,9 @@ def of_recipes(x_R: ArrayLike, y_R: ArrayLike, n: int = 0) -> Estimate:
     """Spearman's ρ over R recipes, x and y the means of each recipe's seeds: recipes are the unit.
 
     The interval is Fisher's z ± t · √((1 + ρ²/2) / (R − 3)) (Bonett & Wright 2000, with Student's quantile for few
-    recipes); p is the permutation test's, which assumes no distribution and counts constant values as they are.
-    An interval that disagrees with the test is widened to 0.
+    recipes); p is the permutation test's, which assumes no distribution and counts constant values as they are. Both
+    must leave 0 out before a correlation is told: the interval is widened to 0 where the test does not, and five
+    recipes are too few for the interval, in whatever order.
 
     n  networks that it rests on
     """

@@ -98,11 +98,12 @@ def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, 
     seeds = np.asarray(own, dtype=np.float64).ravel()
     if len(seeds) < 2:
         raise ValueError(f"A claim of the recipe needs at least 2 seeds, got {len(seeds)}.")
+    if not np.isfinite(seeds).all():
+        apart = tuple(map(float, seeds))
+        return Estimate(_mean(seeds), -math.inf, math.inf, n, Unit.SEEDS, len(seeds), 1.0, versus, apart)
     mean, error, freedom = spread(seeds, None)
     if bounds == SHARE:
         error = math.hypot(error, math.sqrt(RARE_SEED * (mean**2 + (1 - mean) ** 2) / (freedom * len(seeds))))
-    if not np.isfinite(seeds).all():
-        return Estimate(mean, -math.inf, math.inf, n, Unit.SEEDS, len(seeds), 1.0, versus, tuple(map(float, seeds)))
 
     def ends(level: float) -> tuple[float, float]:
         low, high = over_samples(level)
@@ -126,7 +127,7 @@ def claim_statistic(
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
     seeds, n = values.shape
     own = np.asarray(statistic(values), dtype=np.float64)
-    mean = float(own.mean())
+    mean = _mean(own)
     unit = Unit.SEEDS if seeds >= LEAST_SEEDS else Unit.SAMPLES
     apart = tuple(map(float, own))
     if not np.isfinite(own).all():
@@ -171,18 +172,26 @@ def together(estimates: Sequence[Estimate]) -> Estimate:
     LEAST_SEEDS seeds the claim is of these models.
     """
     own = [one.mean for one in estimates]
-    mean = float(np.mean(own))
+    first = estimates[0]
+    mean = _mean(np.array(own))
+    if not all(math.isfinite(value) for one in estimates for value in (one.mean, one.low, one.high)):
+        unit = Unit.SEEDS if len(own) >= LEAST_SEEDS else first.unit
+        return Estimate(mean, -math.inf, math.inf, first.n, unit, len(own), 1.0, first.versus, tuple(own))
     below, above = (float(np.mean([abs(getattr(one, end) - one.mean) for one in estimates])) for end in ("low", "high"))
 
     def over_samples(level: float) -> tuple[float, float]:
         scale = normal(level) / normal(LEVEL)
         return mean - scale * below, mean + scale * above
 
-    first = estimates[0]
     if len(own) >= LEAST_SEEDS:
         return of_seeds(own, over_samples, first.n, versus=first.versus)
     p = p_value(mean, over_samples, first.versus)
     return replace(first, mean=mean, low=mean - below, high=mean + above, seeds=len(own), p=p, own=tuple(own))
+
+
+def _mean(own: NDArray[np.float64]) -> float:
+    """The mean over seeds; infinite where one is, NaN where one has no value."""
+    return float(np.nan if np.isnan(own).any() else own.mean() if np.isfinite(own).all() else own[~np.isfinite(own)][0])
 
 
 def _over_samples(clusters: NDArray[np.float64], mean: float, bounds: Bounds) -> Ends:

@@ -193,9 +193,9 @@ def conclude(found: Sequence[Solved], tol: float) -> Conclusion:
     """One family: evaluations and seconds of the solver that validation chose, and of the one chosen as fastest."""
     picard, *others = found
     fewest = min(others, key=lambda one: np.median(_ratios(one.validation, picard.validation), axis=1).mean())
-    half = picard.seconds.shape[1] // 2
+    half = max(1, picard.seconds.shape[1] // 2)
     complete = [one for one in others if np.isfinite(one.validation).mean() >= 0.99] or list(others)
-    first, rest = slice(0, half), slice(half, None)
+    first, rest = slice(0, half), slice(half if picard.seconds.shape[1] > 1 else 0, None)
     fastest = min(complete, key=lambda one: np.median(one.seconds[:, first] / picard.seconds[:, first], axis=1).mean())
     reached = claim(np.isfinite(fewest.cost).astype(float) - np.isfinite(picard.cost), DIFFERENCE)
     goal = numbers.tolerance(tol)
@@ -217,10 +217,12 @@ def conclude(found: Sequence[Solved], tol: float) -> Conclusion:
 
 
 def _verdict(fewest: str, fastest: str, sides: Sequence[Told]) -> str:
-    evaluations, seconds = sides[0], sides[1]
+    evaluations, seconds, reached = sides[:3]
     if evaluations is Told.TOO_FEW:
         return "Not shown: too few seeds for a verdict about the recipe."
     time = f"{fastest} saves time" if seconds is Told.BELOW else "no solver is told to save time"
+    if evaluations is Told.BELOW and reached is Told.BELOW:
+        return f"It depends: {fewest} saves evaluations, and reaches the tolerance for fewer samples; {time}."
     if evaluations is Told.BELOW:
         return f"Yes: {fewest} saves evaluations over plain iteration; by the clock {time}."
     if evaluations is Told.ABOVE:

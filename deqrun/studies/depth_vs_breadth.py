@@ -8,7 +8,7 @@ seeds together, and only this one is told on test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, percents, point_texts, words
+from deqrun.studies.answering.wording import among, percents, point_texts, words
 
 
 class Cell(NamedTuple):
@@ -172,12 +172,12 @@ def _verdict(found: Sequence[Grid], sides: dict[str, Told]) -> str:
     picking = [words(one.kind) for one in found if sides[f"{one.kind}, picked"] is Told.ABOVE]
     if Told.TOO_FEW in sides.values():
         return "Not shown: too few seeds for a verdict about the recipes."
-    picks = f"the residual picks better than chance on {enumeration(picking)}" if picking else ""
+    picks = f"the residual picks better than chance in {among(picking, len(found))}" if picking else ""
     if paying:
         word = "Yes" if len(paying) == len(found) else "It depends"
-        return f"{word}: breadth pays on {enumeration(paying)}{'; ' + picks if picks else ''}."
+        return f"{word}: breadth pays in {among(paying, len(found))}{'; ' + picks if picks else ''}."
     if len(losing) == len(found):
-        return f"No: depth is better at equal compute in every variant{'; ' + picks if picks else ''}."
+        return f"No: depth is better in every variant{'; ' + picks if picks else ''}."
     return f"Not shown: breadth is nowhere told to pay{'; ' + picks if picks else ''}."
 
 
@@ -244,4 +244,14 @@ def _ends_table(found: Sequence[Grid]) -> AnswerTable:
     )
 
 
-QUESTION = Question("Where does breadth pay, and does the residual pick the right start?", answer, of_any_run=True)
+def _check(ask: Mapping[str, Any]) -> str | None:
+    """Breadth needs a depth beside which it stands: the fault in words."""
+    depths = set(ask["iterations"])
+    if any(breadth > 1 and breadth * depth in depths for breadth in ask["breadth"] for depth in depths):
+        return None
+    return "ask.iterations with the product of some of its depths and a number of starts above 1 in ask.breadth"
+
+
+QUESTION = Question(
+    "Where does breadth pay, and does the residual pick the right start?", answer, of_any_run=True, check=_check
+)

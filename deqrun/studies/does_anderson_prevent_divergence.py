@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deqrun.analysis.spectrum import spectral_radius
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told
+from deqrun.inference import DIFFERENCE, LEAST_SEEDS, SHARE, Estimate, Told, Unit, claim, told
 from deqrun.models import DEQ
 from deqrun.report import numbers
 from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
@@ -99,7 +99,8 @@ class Solves:
         found = claim((values[seeds] * chosen).sum(axis=1), bounds, weights, versus)
         own = np.full(len(seeds), np.nan)
         own[seeds] = found.own or found.mean
-        return replace(found, own=tuple(map(float, own)))
+        unit = Unit.SEEDS if len(seeds) >= LEAST_SEEDS else found.unit  # though few of them may have an entry
+        return replace(found, own=tuple(map(float, own)), unit=unit)
 
     def share(self, solver: str, where: NDArray[np.bool_], of: str = "converged") -> Estimate:
         """Share of the entries `where` for which the solver converged, or arrived."""

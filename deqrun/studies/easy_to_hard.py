@@ -41,6 +41,9 @@ from deqrun.studies.answering.wording import amounts, percents
 
 RESAMPLES = 400
 
+DIGITS = 6
+"""Of an exponent: behind them is rounding."""
+
 MOST = 0.9
 """A share of strings from which on a length is called solved."""
 
@@ -149,7 +152,8 @@ def exponent(found: Sequence[Length], seed: int = 0) -> Estimate:
     def slopes(tables: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         medians = np.array([np.median(table, axis=1) for table in tables])  # (lengths, S)
         with np.errstate(invalid="ignore"):
-            return np.asarray((logs - logs.mean()) @ np.log(np.maximum(medians, 1)) / ((logs - logs.mean()) ** 2).sum())
+            slope = (logs - logs.mean()) @ np.log(np.maximum(medians, 1)) / ((logs - logs.mean()) ** 2).sum()
+        return np.asarray(slope.round(DIGITS))
 
     own = slopes([one.settled for one in usable])
     generator = np.random.default_rng(seed)

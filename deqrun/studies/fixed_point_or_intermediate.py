@@ -25,7 +25,7 @@ from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
-from deqrun.studies.answering.wording import enumeration, percents, point_texts, words
+from deqrun.studies.answering.wording import among, percents, point_texts, words
 
 DRAWN = 80
 """Points of a curve at most."""
@@ -143,7 +143,7 @@ def _verdict(losing: Sequence[str], kinds: int, sides: Sequence[Told], gaps: Seq
         every = all(side is Told.ABOVE for side in sides)
         word = "No" if every else "It depends on the training"
         others = "" if len(losing) == kinds else "; for the others it is not told"
-        return f"{word}: an earlier iterate is better for {enumeration(losing)}{others}."
+        return f"{word}: an earlier iterate is better for {among(losing, kinds)}{others}."
     if Told.TOO_FEW in sides:
         return "Not shown: too few seeds for a Yes or a No about the recipe."
     if all(gap.high < MARGIN for gap in gaps):

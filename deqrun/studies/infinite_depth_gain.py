@@ -112,8 +112,9 @@ def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
 
 def _deq(found: Sequence[Net]) -> Net:
     deq = next((net for net in found if net.family == "none"), None)
-    if deq is None:
-        raise UserError("infinite_depth_gain needs the DEQ, a variant without peer=; none has been trained to its end.")
+    if deq is None or len({net.family for net in found}) < 2:
+        missing = "the DEQ, a variant without peer=" if deq is None else "an explicit net, a variant with peer="
+        raise UserError(f"infinite_depth_gain needs {missing}; none has been trained to its end.")
     return deq
 
 

@@ -84,13 +84,6 @@ class Spectra:
         """Share of samples with ‖J‖₂ < 1 that plain iteration brings to the tolerance."""
         return self.share((self.behaviour == Behaviour.CONTRACTS) & self.converged)
 
-    @property
-    def over_constant(self) -> Estimate:
-        """Share for which ρ < 1 says rightly whether they arrive, less the share for the best constant answer."""
-        right = (self.radius < 1) == self.converged
-        constant = self.converged if self.converged.mean() >= 0.5 else ~self.converged
-        return claim(right.astype(float) - constant, DIFFERENCE)
-
 
 def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
     """Ask every run. samples: of the test split; steps: of plain iteration; tol: residual that counts as converged."""
@@ -138,7 +131,7 @@ def answer_of(found: Sequence[Spectra], steps: int, tol: float) -> Answer:
         numbers={one.kind: {
             "n": one.radius.shape[1], "radius": one.radius, "norm": one.norm, "converged": one.converged,
             "rate": one.rate, "share_contracting": one.contracts, "share_settling": one.settles,
-            "radius_over_constant": one.over_constant,
+            "radius_over_constant": over_constant([one]),
         } for one in found},
     )  # fmt: skip
 
@@ -150,7 +143,7 @@ def conclude(found: Sequence[Spectra]) -> Conclusion:
         family[f"{one.name}: arrive with ρ < 1 ≤ ‖J‖"] = one.settles
     for one in found:
         family[f"{one.name}: arrive with ‖J‖ < 1"] = one.contracts
-    pooled = _classifier(found)
+    pooled = over_constant(found)
     family["ρ < 1 foretells arriving, over a constant answer"] = pooled
     told = told_by_name(family)
     names = list(family)
@@ -162,7 +155,7 @@ def conclude(found: Sequence[Spectra]) -> Conclusion:
     key = [KeyFigure(name, family[name], "points" if name == names[-1] else "share", told=told[name])
            for name in ordered]  # fmt: skip
     if len(found) == 1:
-        key.append(KeyFigure("the rate's distance from ρ, median", _off(found), "number"))
+        key.append(KeyFigure("the rate's distance from ρ, median", _off(found[0]), "number"))
     return Conclusion(_verdict(settle, contract, told[names[-1]]), tuple(key[:6]), len(family))
 
 
@@ -181,29 +174,27 @@ def _verdict(settle: Sequence[Told], contract: Sequence[Told], classifier: Told)
     return "Not shown: no behaviour is the rule for nine samples in ten."
 
 
-def _classifier(found: Sequence[Spectra]) -> Estimate:
-    """`over_constant` with the variants' samples side by side."""
+def over_constant(found: Sequence[Spectra]) -> Estimate:
+    """Share for which ρ < 1 says rightly whether they arrive, less the share for the best constant answer.
+
+    A sample is one cluster: its mean over the variants that are asked about it.
+    """
     seeds = min(len(one.radius) for one in found)
-    parts = [np.concatenate([getattr(one, name)[:seeds] for one in found], axis=1)
-             for name in ("radius", "norm", "norm_error", "converged", "rate")]  # fmt: skip
-    every = Spectra("all", *parts)
-    # The same samples in each variant: one cluster each, the mean over the variants.
-    right = (every.radius < 1) == every.converged
-    constant = every.converged if every.converged.mean() >= 0.5 else ~every.converged
-    difference = right.astype(float) - constant
-    return claim(difference.reshape(seeds, len(found), -1).mean(axis=1), DIFFERENCE)
+    attracts, arrives = (
+        np.stack([values[:seeds] for values in column])
+        for column in ([one.radius < 1 for one in found], [one.converged for one in found])
+    )
+    constant = arrives if arrives.mean() >= 0.5 else ~arrives
+    return claim(((attracts == arrives).astype(float) - constant).mean(axis=0), DIFFERENCE)
 
 
-def _off(found: Sequence[Spectra]) -> Estimate:
-    """Median of |rate − ρ| over the samples whose rate is told; samples are resampled whole."""
+def _off(found: Spectra) -> Estimate:
+    """Median of |rate − ρ| over the samples whose rate is told."""
 
-    def middle(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.nanmedian(drawn, axis=1)
+    def middles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([np.median(known) if len(known := row[np.isfinite(row)]) else np.nan for row in drawn])
 
-    gaps = np.concatenate([np.where(one.radius < 1, np.abs(one.rate - one.radius), np.nan) for one in found], axis=1)
-    if not np.isfinite(gaps).any(axis=1).all():
-        return Estimate(np.nan, -np.inf, np.inf, gaps.shape[1])
-    return claim_statistic(middle, gaps)
+    return claim_statistic(middles, np.where(found.radius < 1, np.abs(found.rate - found.radius), np.nan))
 
 
 def _figures(found: Sequence[Spectra]) -> list[Figure]:
@@ -243,7 +234,7 @@ def _table(found: Sequence[Spectra]) -> AnswerTable:
     def quantiles(values: Sequence[NDArray[np.float64]]) -> list[str]:
         return [" – ".join(numbers.significant(float(q)) for q in np.nanquantile(v, [0.05, 0.5, 0.95])) for v in values]
 
-    off = [_off([one]) for one in found]
+    off = [_off(one) for one in found]
     return AnswerTable(
         "Shares of the samples",
         [

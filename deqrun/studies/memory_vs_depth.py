@@ -149,9 +149,10 @@ def conclude(steps: Sequence[Step]) -> Conclusion:
         *(KeyFigure(f"{name} over unrolled at depth {deepest}, seconds", last[name].relative, "times", told=sides[name])
           for name in names),
     ]  # fmt: skip
-    return Conclusion(
-        _verdict(growth(steps, "implicit") == 0, ratio, deepest, sides["implicit"]), tuple(key), len(sides)
-    )
+    if len({step.depth for step in steps}) == 1:
+        return Conclusion("Not shown: one depth tells nothing of how memory grows.", tuple(key[1:]), len(sides))
+    verdict = _verdict(growth(steps, "implicit") == 0, ratio, deepest, sides["implicit"])
+    return Conclusion(verdict, tuple(key), len(sides))
 
 
 def _exact(what: str, value: float, unit: str) -> KeyFigure:

@@ -38,6 +38,7 @@ class Model:
     validation  (S, K) accuracy on validation at each
     right       (S, K, n) right answers on test
     nfe         (K,) mean evaluations on test
+    n_validation   samples of validation
     """
 
     trained: float
@@ -45,6 +46,7 @@ class Model:
     validation: NDArray[np.float64]
     right: NDArray[np.bool_]
     nfe: NDArray[np.float64]
+    n_validation: int
 
     @property
     def name(self) -> str:
@@ -68,7 +70,7 @@ class Model:
         """The place of the loosest tolerance within one standard error of the best on validation, over all seeds."""
         accuracy = self.validation.mean(axis=0)
         best = accuracy.max()
-        return int(np.flatnonzero(accuracy >= best - np.sqrt(best * (1 - best) / self.right.shape[2]))[0])
+        return int(np.flatnonzero(accuracy >= best - np.sqrt(best * (1 - best) / self.n_validation))[0])
 
     @property
     def loosened(self) -> Estimate:
@@ -89,7 +91,8 @@ def answer(context: Context, *, tolerances: Sequence[float], steps: int) -> Answ
         own = [parts[run.label] for run in runs]
         validation, right = (np.asarray([part[name] for part in own]) for name in ("validation", "right"))
         nfe = np.mean([part["nfe"] for part in own], axis=0)
-        found.append(Model(runs[0].settings.budget.tol, np.array(tested), validation, right.astype(bool), nfe))
+        n = int(own[0]["n_validation"])
+        found.append(Model(runs[0].settings.budget.tol, np.array(tested), validation, right.astype(bool), nfe, n))
     return answer_of(found)
 
 
@@ -105,9 +108,11 @@ def _measured(run: StudyRun, tested: Sequence[float], steps: int) -> dict[str, A
         right[split] = np.array([found.correct[place, everyone] for place in kept])
         nfe = [float(found.cost[found.stop(steps, tol), everyone].mean()) for tol in tested]
     return {
-        "validation": right["validation"].mean(axis=1).tolist(), "right": right["test"].astype(int).tolist(),
+        "validation": right["validation"].mean(axis=1).tolist(),
+        "n_validation": right["validation"].shape[1],
+        "right": right["test"].astype(int).tolist(),
         "nfe": nfe,
-    }  # fmt: skip
+    }
 
 
 def answer_of(found: Sequence[Model]) -> Answer:
@@ -129,36 +134,33 @@ def answer_of(found: Sequence[Model]) -> Answer:
 
 
 def conclude(found: Sequence[Model]) -> Conclusion:
-    """One family: each model solved to the tightest tolerance, and the loosest tolerance of the tightest model."""
+    """One family: each model solved to the tightest tolerance. The loosest one that validation allows is shown."""
     tightest = numbers.tolerance(float(found[0].tested[-1]))
     family = {one.name: one.tightened for one in found if one.own != len(one.tested) - 1}
-    last = min(found, key=lambda one: one.trained)
-    family["loosened"] = last.loosened
-    told = told_by_name(family)
+    sides = told_by_name(family)
     key = [
-        KeyFigure(f"trained to {name}, solved to {tightest}: change of accuracy", one, "points", told=told[name])
+        KeyFigure(f"trained to {name}, solved to {tightest}: change of accuracy", one, "points", told=sides[name])
         for name, one in family.items()
-        if name != "loosened"
     ]
+    last = min(found, key=lambda one: one.trained)
     loose = numbers.tolerance(float(last.tested[last.loosest]))
-    title = f"trained to {last.name}, solved to {loose} (chosen on validation): change"
-    key.append(KeyFigure(title, last.loosened, "points", told=told["loosened"]))
-    return Conclusion(_verdict(told, tightest), tuple(key[-6:]), len(family))
+    title = f"trained to {last.name}, solved to {loose}, the loosest that validation allows: change"
+    key = [*key[:5], KeyFigure(title, last.loosened, "points")]
+    return Conclusion(_verdict(sides, tightest), tuple(key), len(family))
 
 
-def _verdict(told: dict[str, Told], tightest: str) -> str:
-    own = {name: side for name, side in told.items() if name != "loosened"}
-    worse = [name for name, side in own.items() if side is Told.BELOW]
-    better = [name for name, side in own.items() if side is Told.ABOVE]
+def _verdict(sides: dict[str, Told], tightest: str) -> str:
+    worse = [name for name, side in sides.items() if side is Told.BELOW]
+    better = [name for name, side in sides.items() if side is Told.ABOVE]
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
     if worse and better:
-        gains = f"helps after training to {enumeration(better)}, and harms after {enumeration(worse)}"
+        gains = f"gains after training to {enumeration(better)}, and loses after {enumeration(worse)}"
         return f"It depends: solving to {tightest} {gains}."
     if worse:
         return f"No: solving to {tightest} loses accuracy where training stopped at {enumeration(worse)}."
     if better:
-        return (
-            f"Yes, and it gains: solving to {tightest} adds accuracy where training stopped at {enumeration(better)}."
-        )
+        return f"Yes, upwards: solving to {tightest} gains accuracy where training stopped at {enumeration(better)}."
     return f"Not shown: no training tolerance's accuracy is told to change when solved to {tightest}."
 
 

@@ -23,6 +23,7 @@ class Question:
     answer      answer(context, **parameters) -> Answer, with a `deqrun.studies.answering.context.Context`; its
                 keyword parameters are those of `ask` in the study's config
     of_any_run  whether a single trained run can be asked, by `deqrun sweep study=NAME run=DIR`
+    check       of the parameters together: what is needed in place of them; None where they will do
     pairs_seeds  whether variants are compared seed by seed: a seed that one of them lost is then left out of all
     """
 
@@ -30,6 +31,7 @@ class Question:
     answer: Callable[..., Answer]
     of_any_run: bool = False
     pairs_seeds: bool = True
+    check: Callable[[Mapping[str, Any]], str | None] | None = None
 
     @property
     def parameters(self) -> list[str]:
@@ -51,4 +53,6 @@ def load_question(name: str, ask: Mapping[str, Any]) -> Question:
     question = importlib.import_module(f"deqrun.studies.{name}").QUESTION
     assert isinstance(question, Question)
     check_ask(name, question.answer, ask)
+    if question.check is not None and (needed := question.check(ask)) is not None:
+        raise UserError(f"{name} needs {needed}.")
     return question

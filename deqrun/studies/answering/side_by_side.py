@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -87,7 +87,8 @@ def _start() -> _Worker:
 def _give(worker: _Worker, waiting: list[Task]) -> None:
     worker.task = waiting.pop(0) if waiting else None
     if worker.task is not None:
-        worker.pipe.send(worker.task)
+        with suppress(BrokenPipeError):  # a worker that has died is found out when it is waited for
+            worker.pipe.send(worker.task)
 
 
 def _ended(worker: _Worker) -> Task:
@@ -96,9 +97,10 @@ def _ended(worker: _Worker) -> Task:
     assert task is not None
     try:
         kind, message = worker.pipe.recv()
-    except EOFError:
+    except (EOFError, ConnectionResetError):
         worker.process.join()
-        kind, message = "died", f"{task.label} ended with exit code {worker.process.exitcode}; see {task.log}."
+        see = f"; see {task.log}" if task.log.is_file() else ""
+        kind, message = "died", f"{task.label} ended with exit code {worker.process.exitcode}{see}."
     worker.task = None
     if kind == "interrupted":
         raise KeyboardInterrupt

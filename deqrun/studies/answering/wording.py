@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from deqrun.inference import Estimate
 from deqrun.report import numbers
 
-__all__ = ["amounts", "enumeration", "percents", "point_texts", "words"]
+__all__ = ["among", "amounts", "enumeration", "percents", "point_texts", "words"]
 
 
 def percents(found: Iterable[Estimate]) -> list[str]:
@@ -36,3 +36,10 @@ def enumeration(parts: Sequence[str]) -> str:
 def words(name: str) -> str:
     """A variant's label as words: 'bits_to_settle' -> 'bits to settle'."""
     return name.replace("_", " ")
+
+
+def among(names: Sequence[str], total: int) -> str:
+    """'every variant', 'a and b', or '3 of 4 variants': short enough for a verdict."""
+    if len(names) == total > 1:
+        return "every variant"
+    return enumeration(names) if len(names) <= 2 else f"{len(names)} of {total} variants"
