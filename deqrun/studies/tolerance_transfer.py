@@ -160,7 +160,7 @@ def _verdict(sides: dict[str, Told], tightest: str) -> str:
     if worse:
         return f"No: solving to {tightest} loses accuracy where training stopped at {enumeration(worse)}."
     if better:
-        return f"Yes, upwards: solving to {tightest} gains accuracy where training stopped at {enumeration(better)}."
+        return f"Yes: solving to {tightest} even gains accuracy where training stopped at {enumeration(better)}."
     return f"Not shown: no training tolerance's accuracy is told to change when solved to {tightest}."
 
 

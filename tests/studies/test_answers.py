@@ -71,7 +71,7 @@ def test_the_radius_beside_the_best_constant_answer() -> None:
     for one, gain in ((blind, 0.0), (knowing, 0.3), (perverse, -0.7)):
         found = figure(is_it_a_contraction.conclude([one]), "ρ < 1 foretells arriving")
         assert found.of.mean == pytest.approx(gain)
-        assert one.over_constant.mean == pytest.approx(gain)
+        assert is_it_a_contraction.over_constant([one]).mean == pytest.approx(gain)
     assert figure(is_it_a_contraction.conclude([knowing]), "foretells").told is Told.ABOVE
     assert figure(is_it_a_contraction.conclude([blind]), "foretells").told is Told.NOT
 
@@ -79,7 +79,7 @@ def test_the_radius_beside_the_best_constant_answer() -> None:
 def test_where_most_get_lost_the_constant_answer_is_that_none_arrives() -> None:
     """20 % arrive, and ρ < 1 says that all do: right of 20 %, where "none arrives" is right of 80 %."""
     one = spectra("weight_0", 1, 0.9, 1.3, shares(0.2, 1))
-    assert one.over_constant.mean == pytest.approx(-0.6)
+    assert is_it_a_contraction.over_constant([one]).mean == pytest.approx(-0.6)
 
 
 def test_the_constant_answer_is_one_for_all_variants() -> None:

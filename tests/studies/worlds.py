@@ -323,7 +323,7 @@ def model(
     """So many right at each test tolerance: whoever is right where fewer are is right where more are, too."""
     answers = np.stack([np.tile(np.arange(N) < share * N, (seeds, 1)) for share in right], axis=1)
     known = np.tile(np.array(right if validation is None else validation), (seeds, 1))
-    return tolerance_transfer.Model(trained, TESTED, known, answers, np.array([2.0, 4.0, 8.0]))
+    return tolerance_transfer.Model(trained, TESTED, known, answers, np.array([2.0, 4.0, 8.0]), N)
 
 
 def tolerance_world(seeds: int, loose: tuple[float, float, float], middle: tuple[float, float, float]) -> Answer:
@@ -423,7 +423,7 @@ WORLDS: dict[str, tuple[World, str]] = {
     "tolerance_transfer, loses": (
         partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.9, 0.9, 0.9)), "No: "),
     "tolerance_transfer, gains": (
-        partial(tolerance_world, loose=(0.5, 0.7, 0.9), middle=(0.5, 0.6, 0.9)), "Yes, and it gains: "),
+        partial(tolerance_world, loose=(0.5, 0.7, 0.9), middle=(0.5, 0.6, 0.9)), "Yes: "),
     "tolerance_transfer, both ways": (
         partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.5, 0.6, 0.9)), "It depends: "),
     "tolerance_transfer, nothing": (
