@@ -226,10 +226,10 @@ def conclude(found: Solves) -> Conclusion:
         KeyFigure("plain iteration converges", found.share("picard", found.beyond)),
         KeyFigure("Broyden converges", found.share("broyden", found.beyond)),
     )
-    return Conclusion(_verdict(sides[0], sides[3]), key, len(sides))
+    return Conclusion(_verdict(sides[0], sides[1], sides[3]), key, len(sides))
 
 
-def _verdict(gain: Told, most: Told) -> str:
+def _verdict(gain: Told, arrived: Told, most: Told) -> str:
     if gain is Told.ABOVE and most is Told.ABOVE:
         return "Yes: where ρ ≥ 1 Anderson converges for over nine samples in ten, more than plain iteration."
     if gain is Told.ABOVE:
@@ -238,6 +238,10 @@ def _verdict(gain: Told, most: Told) -> str:
         return "No: where ρ ≥ 1 Anderson converges for fewer samples than plain iteration."
     if gain is Told.TOO_FEW:
         return "Not shown: too few seeds for a verdict about the recipe."
+    if arrived is Told.ABOVE:
+        return (
+            "In part: Anderson reaches equilibria that repel plain iteration; that it converges more often is not told."
+        )
     return "Not shown: where ρ ≥ 1 Anderson is not told to converge for more samples than plain iteration."
 
 
