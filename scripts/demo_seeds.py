@@ -10,12 +10,11 @@ says how its model does.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from deqrun.inference import student_interval
+from deqrun.inference import shares_of_seeds
 from deqrun.report import read_run
 from deqrun.report.records import RunRecord
 
@@ -28,12 +27,10 @@ def main() -> None:
     records = [trained(seed, arguments.output / f"seed-{seed}", overrides) for seed in arguments.seeds]
     for seed, record in zip(arguments.seeds, records, strict=True):
         print(f"seed {seed}: {_line(record)}")
-    accuracies = [100 * (record.summary.test_accuracy or 0) for record in records]
-    n, mean = len(accuracies), statistics.mean(accuracies)
-    if n > 1:
-        found = student_interval(accuracies)
-        low, high = max(0.0, found.low), min(100.0, found.high)
-        print(f"test accuracy over {n} seeds: mean {mean:.2f} %, 95 % interval {low:.2f} to {high:.2f} %")
+    accuracies = [record.summary.test_accuracy or 0 for record in records]
+    found = shares_of_seeds(accuracies, records[0].summary.n_test or 1)
+    low, high = 100 * found.low, 100 * found.high
+    print(f"test accuracy, seeds {len(accuracies)}: {100 * found.mean:.2f} %, 95 % interval {low:.2f} to {high:.2f} %")
 
 
 def trained(seed: int, folder: Path, overrides: list[str]) -> RunRecord:

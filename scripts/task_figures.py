@@ -4,7 +4,7 @@
 
 TASK is prefix_sums, overthinking, mazes, sudoku, copy_memory, monotone or digits. For each seed it runs
 `deqrun train study=…`, and `deqrun sweep` where another size is asked about; runs that are there already are kept, and
-interrupted ones go on. Means over seeds have Student's 95 % interval (mean ± t · s/√n) cut to what a share can be;
+interrupted ones go on. Means over seeds have the 95 % interval of `deqrun.inference.shares_of_seeds`;
 a single run's share of right answers has Wilson's. Every run uses one CPU thread; --jobs runs so many at a time.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqrun.datasets.copy_memory import CopyMemory
-from deqrun.inference import student_interval
+from deqrun.inference import shares_of_seeds
 from deqrun.report import read_run
 from deqrun.report.records import RunRecord
 from deqrun.report.sweep_rows import SweepCell
@@ -68,12 +68,10 @@ def _deqrun(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "deqrun", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean [low, high] in percent of shares in [0, 1], one per seed."""
-    if len(values) == 1:
-        return f"{100 * values[0]:.1f}"
-    found = student_interval(values)
-    return f"{100 * found.mean:.1f} [{100 * max(0.0, found.low):.1f}, {100 * min(1.0, found.high):.1f}]"
+def over_seeds(shares: Sequence[float], n: int) -> str:
+    """Mean [low, high] in percent of shares of n samples in [0, 1], one share of each seed."""
+    found = shares_of_seeds(shares, n)
+    return f"{100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -91,10 +89,22 @@ def cell_at(record: RunRecord, max_iter: int, tol: float | None = None, solver: 
     return cell
 
 
+def accuracies(group: Sequence[RunRecord], max_iter: int) -> str:
+    """Accuracy of one group of runs at a budget, over its seeds."""
+    cells = [cell_at(record, max_iter) for record in group]
+    return over_seeds([cell.accuracy for cell in cells], cells[0].n)
+
+
 def by_budget(records: dict[str, list[RunRecord]], budgets: Sequence[int]) -> None:
     """Accuracy over seeds, a row per budget and a column per group of runs; evaluations of the last budget below."""
     rows = [
-        [str(k), *(over_seeds([cell_at(record, k).accuracy for record in group]) for group in records.values())]
+        [
+            str(k),
+            *(
+                over_seeds([cell_at(record, k).accuracy for record in group], cell_at(group[0], k).n)
+                for group in records.values()
+            ),
+        ]
         for k in budgets
     ]
     means = [statistics.mean(cell_at(record, budgets[-1]).nfe_mean for record in group) for group in records.values()]
@@ -202,9 +212,9 @@ def monotone(runs: Runs) -> None:
         for solver in solvers:
             found = [cell_at(record, 300, 1e-4, solver) for record in records]
             rows.append([
-                f"{model}, {solver}", over_seeds([cell.converged for cell in found]),
+                f"{model}, {solver}", over_seeds([cell.converged for cell in found], found[0].n),
                 f"{statistics.mean(cell.nfe_mean for cell in found):.1f}",
-                over_seeds([cell.accuracy for cell in found]),
+                over_seeds([cell.accuracy for cell in found], found[0].n),
             ])  # fmt: skip
     table(["", "converged, %", "mean evaluations", "accuracy, %"], rows)
 
@@ -232,7 +242,8 @@ def digits(runs: Runs) -> None:
             records = runs.train(label, *recipe, *own, *added, "sweep=none")
             summaries = [record.summary for record in records]
             rows.append([
-                f"{model}, {peer}", over_seeds([summary.test_accuracy or 0 for summary in summaries]),
+                f"{model}, {peer}",
+                over_seeds([summary.test_accuracy or 0 for summary in summaries], summaries[0].n_test or 1),
                 f"{summaries[0].parameters:,}",
                 f"{statistics.mean(record.epochs[-1].nfe or 0 for record in records):.1f}",
                 f"{statistics.mean(summary.train_seconds or 0 for summary in summaries):.0f}",

@@ -24,6 +24,7 @@ from deqrun.inference.units import (
     of_the_recipe,
     of_these_models,
     resampled,
+    shares_of_seeds,
     together,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "rank_correlation",
     "resampled",
     "share_interval",
+    "shares_of_seeds",
     "student_interval",
     "together",
     "told",

@@ -194,6 +194,18 @@ def _mean(own: NDArray[np.float64]) -> float:
     return float(np.nan if np.isnan(own).any() else own.mean() if np.isfinite(own).all() else own[~np.isfinite(own)][0])
 
 
+def shares_of_seeds(shares: ArrayLike, n: int) -> Estimate:
+    """`of_the_recipe` from the seeds' own shares of n samples, where the answers themselves aren't kept.
+
+    A single share has Wilson's interval, and is of this model.
+    """
+    own = np.asarray(shares, dtype=np.float64).ravel()
+    mean = float(own.mean())
+    if len(own) == 1:
+        return Estimate(mean, *wilson(mean, n), n, versus=math.nan, own=(mean,))
+    return of_seeds(own, lambda level: wilson(mean, n, level), n, SHARE, math.nan)
+
+
 def _over_samples(clusters: NDArray[np.float64], mean: float, bounds: Bounds) -> Ends:
     """level -> (low, high): the interval of the mean over samples; Wilson's where the values are shares."""
     centre, error, freedom = spread(clusters, bounds)
@@ -248,5 +260,6 @@ __all__ = [
     "of_the_recipe",
     "of_these_models",
     "resampled",
+    "shares_of_seeds",
     "together",
 ]

@@ -114,6 +114,7 @@ def answer_of(found: Sequence[Thought]) -> Answer:
             f"Wider networks, trained longer, as published: these learn strings of {trained} bits in a few epochs.",
             f"More seeds: how a network ends, {factor} times its training depth on, hangs on its seed, too.",
             "A norm inside of f, as in study=prefix_sums: states are then bounded, and recall alone may do.",
+            "Equal parameters: recall adds the weights that read the input again.",
         ),
         figures=_figures(found),
         tables=[_table(found)],
