@@ -24,6 +24,9 @@ from deqrun.inference.samples import (
 RESAMPLES = 400
 """Of the bootstrap over samples, for statistics without a formula."""
 
+AT_ONCE = 2_000_000
+"""Numbers that are drawn at a time."""
+
 RARE_SEED = 0.001
 """Weight of a pseudo-seed at each end of a share's range: a few seeds at 100 % leave room for others that are not."""
 
@@ -120,7 +123,7 @@ def claim_statistic(
 ) -> Estimate:
     """A claim about any statistic of the samples: of the recipe from LEAST_SEEDS seeds on, of these models below.
 
-    statistic  values (S, n), with samples repeated or left out -> (S,), one of each seed
+    statistic  values (S, …, n), with samples repeated or left out -> (S, …), along the last axis
 
     What samples do is told by the percentile bootstrap over the shared samples (Efron 1979).
     """
@@ -133,7 +136,8 @@ def claim_statistic(
     if not np.isfinite(own).all():
         return Estimate(mean, -math.inf, math.inf, n, unit, seeds, 1.0, versus, apart)
     draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    over_samples = resampled(mean, np.array([statistic(values[:, draw]).mean() for draw in draws]))
+    parts = np.array_split(draws, max(1, values.size * RESAMPLES // AT_ONCE))
+    over_samples = resampled(mean, np.concatenate([statistic(values[:, part]).mean(axis=0) for part in parts]))
     if unit is Unit.SEEDS:
         return of_seeds(own, over_samples, n, versus=versus)
     return Estimate(mean, *over_samples(LEVEL), n, unit, seeds, p_value(mean, over_samples, versus), versus, apart)
@@ -147,7 +151,7 @@ def claim_median(values_SN: ArrayLike, versus: float = 0.0, unit: Unit = Unit.SA
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
     if len(values) == 1:
         return median_interval(values[0], unit, versus)
-    return claim_statistic(lambda drawn: np.median(drawn, axis=1), values, versus)
+    return claim_statistic(lambda drawn: np.median(drawn, axis=-1), values, versus)
 
 
 def resampled(mean: float, drawn: NDArray[np.float64]) -> Ends:

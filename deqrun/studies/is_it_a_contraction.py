@@ -192,7 +192,8 @@ def _off(found: Spectra) -> Estimate:
     """Median of |rate − ρ| over the samples whose rate is told."""
 
     def middles(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.array([np.median(known) if len(known := row[np.isfinite(row)]) else np.nan for row in drawn])
+        known = np.asarray(np.isfinite(drawn).any(axis=-1))
+        return np.where(known, np.nanmedian(np.where(known[..., None], drawn, 0.0), axis=-1), np.nan)
 
     return claim_statistic(middles, np.where(found.radius < 1, np.abs(found.rate - found.radius), np.nan))
 
