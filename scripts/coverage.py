@@ -69,16 +69,16 @@ def spread_of(draw: Draw) -> float:
 
 def flips(draw: Draw, base: NDArray[np.bool_], gain: float, spread: float, share: float) -> NDArray[np.bool_]:
     """`base` (S, n) with a share of answers drawn anew, so that each seed gains about gain ± spread."""
-    seeds = len(base)
-    shift = (gain + np.clip(spread * draw.normal(size=seeds), -3 * spread, 3 * spread))[:, None]
-    wrong, good = ~base, base
-    up = np.clip(share + np.maximum(shift, 0) / np.maximum(wrong.mean(axis=1, keepdims=True), 1e-9), 0, 1)
-    down = np.clip(
-        (share * wrong.mean(axis=1, keepdims=True) + np.maximum(-shift, 0))
-        / np.maximum(good.mean(axis=1, keepdims=True), 1e-9),
-        0,
-        1,
-    )
+    shift = gain + np.clip(spread * draw.normal(size=len(base)), -3 * spread, 3 * spread)
+    return moved(draw, base, shift, share)
+
+
+def moved(draw: Draw, base: NDArray[np.bool_], shift: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """`base` (S, n) with a share of the wrong answers drawn anew, and as many right ones, then shifted by (S,)."""
+    shift, wrong = shift[:, None], np.maximum((~base).mean(axis=1, keepdims=True), 1e-9)
+    good = np.maximum(base.mean(axis=1, keepdims=True), 1e-9)
+    up = np.clip(share + np.maximum(shift, 0) / wrong, 0, 1)
+    down = np.clip((share * wrong + np.maximum(-shift, 0)) / good, 0, 1)
     chance = draw.random(base.shape)
     return np.asarray(np.where(base, chance >= down, chance < up))
 
@@ -126,15 +126,17 @@ def breadth(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
     for kind in ("sudoku", "bits"):
         correct: dict[str, dict[str, NDArray[np.bool_]]] = {}
         singles = {}
+        level, luck = around(draw, 0.5, spread_of(draw), seeds), 0.02 * draw.normal(size=(2, seeds))
         for split in ("validation", "test"):
-            base = right(draw, around(draw, 0.5, spread_of(draw), seeds), n)
-            one = np.stack([np.stack([flips(draw, base, 0.0, 0.0, 0.1) for _ in depths], 1) for _ in range(8)], 1)
-            singles[split] = one
-            several = np.stack([np.stack([flips(draw, base, gain, 0.02, 0.1) for _ in depths], 1) for _ in range(8)], 1)
-            correct[split] = dict.fromkeys(("mean", "vote"), several)
-            correct[split]["residual"] = np.stack(
-                [np.stack([flips(draw, base, 0.0, 0.02, 0.1) for _ in depths], 1) for _ in range(8)], 1
-            )
+            base = right(draw, level, n)
+
+            def grid(shift: NDArray[np.float64], base: NDArray[np.bool_] = base) -> NDArray[np.bool_]:
+                """(S, B, D, n): every cell of a network gains by its luck."""
+                return np.stack([np.stack([moved(draw, base, shift, 0.1) for _ in depths], 1) for _ in range(8)], 1)
+
+            singles[split] = grid(np.zeros(seeds))
+            correct[split] = {way: grid(gain + own) for way, own in zip(("mean", "vote"), luck, strict=True)}
+            correct[split]["residual"] = grid(np.zeros(seeds))
         found.append(depth_vs_breadth.Grid(kind, breadths, depths, correct, singles))
     truth = {"by mean": gain, "by vote": gain, "by residual": 0.0, "lowest residual": 0.0}
     return depth_vs_breadth.conclude(found), truth
@@ -208,8 +210,9 @@ def depths(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
     found = [infinite_depth_gain.Net("deq", "none", 20.0, 1000, 1e6, level, base)]
     for family in ("tied", "untied"):
         for layers in (2, 4, 8):
-            net = flips(draw, base, -gain, 0.02, 0.3)
-            validation = level - gain + 0.02 * draw.normal(size=seeds)
+            luck = 0.02 * draw.normal(size=seeds)
+            net = moved(draw, base, luck - gain, 0.3)
+            validation = level - gain + luck + 0.01 * draw.normal(size=seeds)
             found.append(infinite_depth_gain.Net(f"{family}_{layers}", family, layers, 1000, 1e5, validation, net))
     return infinite_depth_gain.conclude(found), {"the DEQ over": gain, "accuracy of the DEQ": 0.9}
 

@@ -90,11 +90,15 @@ def of_the_recipe(
     return of_seeds(_ratios(values, weights), _over_samples(clusters, mean, bounds), len(clusters), bounds, versus)
 
 
-def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, versus: float = 0.0) -> Estimate:
+def of_seeds(
+    own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, versus: float = 0.0, among: int = 1
+) -> Estimate:
     """`of_the_recipe` for any statistic: `own` (S,), the seeds' values, and the interval of their mean over samples.
 
     over_samples  level -> (low, high) around the mean of `own`, as samples alone would have it
     n             samples
+    among         candidates of which this one was chosen by these very seeds: the interval then holds for all of them
+                  at once (Bonferroni), and p is that of the family
 
     Raises ValueError for fewer than 2 seeds.
     """
@@ -113,13 +117,16 @@ def of_seeds(own: ArrayLike, over_samples: Ends, n: int, bounds: Bounds = None, 
         half = student(freedom, level) * error
         return mean - math.hypot(half, max(0.0, mean - low)), mean + math.hypot(half, max(0.0, high - mean))
 
-    low, high = within(bounds, ends(LEVEL))
-    p = p_value(mean, ends, versus)
+    low, high = within(bounds, ends(LEVEL / among))
+    p = min(1.0, among * p_value(mean, ends, versus))
     return Estimate(mean, low, high, n, Unit.SEEDS, len(seeds), p, versus, tuple(map(float, seeds)))
 
 
 def claim_statistic(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], values_SN: ArrayLike, versus: float = 0.0
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    values_SN: ArrayLike,
+    versus: float = 0.0,
+    among: int = 1,
 ) -> Estimate:
     """A claim about any statistic of the samples: of the recipe from LEAST_SEEDS seeds on, of these models below.
 
@@ -139,19 +146,20 @@ def claim_statistic(
     parts = np.array_split(draws, max(1, values.size * RESAMPLES // AT_ONCE))
     over_samples = resampled(mean, np.concatenate([statistic(values[:, part]).mean(axis=0) for part in parts]))
     if unit is Unit.SEEDS:
-        return of_seeds(own, over_samples, n, versus=versus)
+        return of_seeds(own, over_samples, n, versus=versus, among=among)
     return Estimate(mean, *over_samples(LEVEL), n, unit, seeds, p_value(mean, over_samples, versus), versus, apart)
 
 
-def claim_median(values_SN: ArrayLike, versus: float = 0.0, unit: Unit = Unit.SAMPLES) -> Estimate:
+def claim_median(values_SN: ArrayLike, versus: float = 0.0, unit: Unit = Unit.SAMPLES, among: int = 1) -> Estimate:
     """The median over samples, inf allowed: of one model Thompson's interval, else the mean of the models' medians.
 
-    unit  of the values of one model: samples, or rounds of the clock
+    unit   of the values of one model: samples, or rounds of the clock
+    among  as for `of_seeds`
     """
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
     if len(values) == 1:
         return median_interval(values[0], unit, versus)
-    return claim_statistic(lambda drawn: np.median(drawn, axis=-1), values, versus)
+    return claim_statistic(lambda drawn: np.median(drawn, axis=-1), values, versus, among)
 
 
 def resampled(mean: float, drawn: NDArray[np.float64]) -> Ends:

@@ -1,14 +1,15 @@
 """What does acceleration save, in evaluations and in seconds, and does accuracy notice?
 
 Every solver goes over the same samples from the same start, so that its savings are paired. Validation chooses the
-solver of fewest evaluations, the first half of the timed rounds the fastest; test and the other half tell what they
-save. A Jacobian product is counted beside evaluations one for one: Newton's method makes them in place of iterates.
+solver of fewest evaluations, and its interval holds for all solvers at once; the first half of the timed rounds of the
+other seeds chooses the fastest, and the second half tells its seconds. A Jacobian product is counted beside evaluations
+one for one: Newton's method makes them in place of iterates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, value
 from deqrun.report.charts.style import SOLVER_COLOURS
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, solve
+from deqrun.studies.answering.choosing import chosen_without, named
 from deqrun.studies.answering.context import Context, StudyRun, batch_of
 from deqrun.studies.answering.question import Question
 from deqrun.studies.answering.timing import interleaved
@@ -50,6 +52,9 @@ DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "newt
 
 FINEST = 1e-5
 """Tolerance of the recorded solves, near what float32 can reach."""
+
+COMPLETE = 0.99
+"""Share of validation samples that a solver must bring to the tolerance to be called fast."""
 
 GIVEN_AWAY = 0.01
 """Accuracy counts as reached within one point of its end."""
@@ -174,9 +179,12 @@ def answer_of(found: Sequence[Solved], tol: float, steps: int, timed: int) -> An
     )  # fmt: skip
 
 
-def relative_cost(cost: NDArray[np.float64], base: NDArray[np.float64]) -> Estimate:
-    """Median over samples of the cost over the base's, paired, beside 1; 1 where neither reaches the tolerance."""
-    return claim_median(_ratios(cost, base), versus=1.0)
+def relative_cost(cost: NDArray[np.float64], base: NDArray[np.float64], among: int = 1) -> Estimate:
+    """Median over samples of the cost over the base's, paired, beside 1; 1 where neither reaches the tolerance.
+
+    among  solvers of which this one was chosen
+    """
+    return claim_median(_ratios(cost, base), versus=1.0, among=among)
 
 
 def _ratios(cost: NDArray[np.float64], base: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -192,28 +200,42 @@ def relative_seconds(one: Solved, base: Solved, rounds: slice = slice(None)) -> 
 def conclude(found: Sequence[Solved], tol: float) -> Conclusion:
     """One family: evaluations and seconds of the solver that validation chose, and of the one chosen as fastest."""
     picard, *others = found
-    fewest = min(others, key=lambda one: np.median(_ratios(one.validation, picard.validation), axis=1).mean())
-    half = max(1, picard.seconds.shape[1] // 2)
-    complete = [one for one in others if np.isfinite(one.validation).mean() >= 0.99] or list(others)
-    first, rest = slice(0, half), slice(half if picard.seconds.shape[1] > 1 else 0, None)
-    fastest = min(complete, key=lambda one: np.median(one.seconds[:, first] / picard.seconds[:, first], axis=1).mean())
+    names = [one.name for one in others]
+    ratios = np.array([np.median(_ratios(one.validation, picard.validation), axis=1) for one in others])  # (K, S)
+    fewest = others[int(ratios.mean(axis=1).argmin())]
+    rounds = picard.seconds.shape[1]
+    first, rest = slice(0, max(1, rounds // 2)), slice(rounds // 2 if rounds > 1 else 0, None)
+    slow = np.array([np.median(one.seconds[:, first] / picard.seconds[:, first], axis=1) for one in others])
+    slow += np.where(np.array([np.isfinite(one.validation).mean() for one in others]) < COMPLETE, np.inf, 0)[:, None]
+    fastest = chosen_without(-slow.T) if np.isfinite(slow).any() else np.zeros(len(picard.cost), dtype=np.intp)
+    quick = _of(others, fastest)
     reached = claim(np.isfinite(fewest.cost).astype(float) - np.isfinite(picard.cost), DIFFERENCE)
-    goal = numbers.tolerance(tol)
+    goal, few, (fast, *_) = numbers.tolerance(tol), fewest.name, named(names, fastest)
     family = {
-        f"{fewest.name} over plain iteration, evaluations to {goal}": relative_cost(fewest.cost, picard.cost),
-        f"{fastest.name} over plain iteration, seconds": relative_seconds(fastest, picard, rest),
-        f"{fewest.name} over plain iteration, samples that reach it": reached,
+        f"{few} over plain iteration, evaluations to {goal}": relative_cost(fewest.cost, picard.cost, len(others)),
+        f"{fast} over plain iteration, seconds": relative_seconds(quick, picard, rest),
+        f"{few} over plain iteration, samples that reach it": reached,
     }
-    if fewest is not fastest:
-        family[f"{fewest.name} over plain iteration, seconds"] = relative_seconds(fewest, picard, rest)
+    if few != fast:
+        family[f"{few} over plain iteration, seconds"] = relative_seconds(fewest, picard, rest)
     sides = told(list(family.values()))
     key = [
         KeyFigure(name, one, "points" if name.endswith("reach it") else "times", told=side)
         for (name, one), side in zip(family.items(), sides, strict=True)
     ]
     key.append(KeyFigure("evaluations of plain iteration, median", claim_median(picard.cost), "number"))
-    key.append(KeyFigure(f"evaluations of {fewest.name}, median", claim_median(fewest.cost), "number"))
-    return Conclusion(_verdict(fewest.name, fastest.name, sides), tuple(key[:6]), len(family))
+    key.append(KeyFigure(f"evaluations of {few}, median", claim_median(fewest.cost), "number"))
+    return Conclusion(_verdict(few, fast, sides), tuple(key[:6]), len(family))
+
+
+def _of(others: Sequence[Solved], chosen: NDArray[np.intp]) -> Solved:
+    """The solver that was chosen for each seed, as one."""
+    first = others[chosen[0]]
+    rows = {
+        name: np.array([getattr(others[place], name)[seed] for seed, place in enumerate(chosen)])
+        for name in ("validation", "cost", "seconds")
+    }
+    return replace(first, **rows)
 
 
 def _verdict(fewest: str, fastest: str, sides: Sequence[Told]) -> str:

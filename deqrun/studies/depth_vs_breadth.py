@@ -2,8 +2,8 @@
 
 Each run solves its samples from B normal starts, put together by their mean, by vote, or by the lowest residual
 (`deqrun.analysis.breadth`). B starts of k iterations cost as much as one start of B·k, so that breadth is compared with
-depth at equal compute, over the same samples. Of all such cells validation chooses the one of largest gain, over all
-seeds together, and only this one is told on test.
+depth at equal compute, over the same samples. Of all such cells validation chooses the one of largest gain, for each
+seed on the other seeds, and only this one is told on test.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
+from deqrun.studies.answering.choosing import chosen_without
 from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
 from deqrun.studies.answering.wording import among, percents, point_texts, words
@@ -71,13 +72,20 @@ class Grid:
         return np.asarray(broad.astype(float) - deep.mean(axis=1))
 
     @property
-    def chosen(self) -> Cell:
-        """The cell of the largest gain on validation, over all seeds."""
-        return max(self.cells, key=lambda cell: float(self.gains(cell, "validation").mean()))
+    def chosen(self) -> list[Cell]:
+        """For each seed the cell of the largest gain on the other seeds' validation."""
+        gains = np.array([self.gains(cell, "validation").mean(axis=1) for cell in self.cells])  # (cells, S)
+        return [self.cells[place] for place in chosen_without(gains.T)]
 
     @property
     def gain(self) -> Estimate:
-        return claim(self.gains(self.chosen, "test"), DIFFERENCE)
+        """Of the chosen cells, on test."""
+        return claim(np.array([self.gains(cell, "test")[seed] for seed, cell in enumerate(self.chosen)]), DIFFERENCE)
+
+    @property
+    def told_of(self) -> Cell:
+        """The cell that most seeds are told by."""
+        return max(self.chosen, key=self.chosen.count)
 
     @property
     def undecided(self) -> Estimate:
@@ -147,8 +155,8 @@ def answer_of(found: Sequence[Grid]) -> Answer:
         figures=_figures(found),
         tables=[_cells_table(found), _ends_table(found)],
         numbers={one.kind: {
-            "chosen": one.chosen._asdict(), "gain": one.gain, "undecided": one.undecided, "picked": one.picked,
-            "cells_tried_on_validation": len(one.cells),
+            "chosen": [cell._asdict() for cell in one.chosen], "gain": one.gain, "undecided": one.undecided,
+            "picked": one.picked, "cells_tried_on_validation": len(one.cells),
         } for one in found},
     )  # fmt: skip
 
@@ -159,7 +167,7 @@ def conclude(found: Sequence[Grid]) -> Conclusion:
     picks = {f"{one.kind}, picked": one.picked for one in found}
     sides = told_by_name({**gains, **picks})
     ordered = sorted(found, key=lambda one: (sides[one.kind] is not Told.ABOVE, -gains[one.kind].mean))
-    key = [KeyFigure(f"{words(one.kind)}: {one.chosen.words}", gains[one.kind], "points", told=sides[one.kind])
+    key = [KeyFigure(f"{words(one.kind)}: {one.told_of.words}", gains[one.kind], "points", told=sides[one.kind])
            for one in ordered]  # fmt: skip
     key += [KeyFigure(f"{words(one.kind)}: lowest residual over the mean start", picks[f"{one.kind}, picked"], "points",
                       told=sides[f"{one.kind}, picked"]) for one in ordered]  # fmt: skip
