@@ -1,7 +1,8 @@
 """The `deqrun` command: which command it is, and how errors are presented.
 
-Exit codes: 0 done; 2 something that was typed is wrong (one sentence on stderr, nothing written); 130
-interrupted; 1 anything unexpected, with its traceback. Help, completion and `--cfg` import no torch.
+Exit codes: 0 done; 2 something that was typed is wrong (one sentence on stderr, nothing written); 130 interrupted; 1
+the system refused to write (one sentence), or anything unexpected, with its traceback. Help, completion and `--cfg`
+import no torch.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from datetime import datetime
 from pathlib import Path
 
 from deqrun import __version__
+from deqrun.claims import claimed
 from deqrun.command_line.help import COMMANDS, page, welcome
 from deqrun.command_line.hydra_app import complete_or_install, run_app
-from deqrun.command_line.preflight import Plan, check_jobs, sources_of
+from deqrun.command_line.preflight import Plan, check_builds, check_jobs, sources_of
 from deqrun.command_line.request import read_request
 from deqrun.command_line.run_folders import OUTPUTS, find_runs, is_run, require_run
 from deqrun.config_sources import open_sources
 from deqrun.sentences import one_line, unknown
-from deqrun.settings import Interrupted, Settings, UserError
+from deqrun.settings import Interrupted, Settings, Unwritable, UserError
 
+UNEXPECTED = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -38,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Interrupted as interrupted:
         print(f"deqrun: {one_line(interrupted)}", file=sys.stderr)
         return INTERRUPTED
+    except Unwritable as refused:
+        print(f"deqrun: {one_line(refused)}", file=sys.stderr)
+        return UNEXPECTED
     except KeyboardInterrupt:
         print("deqrun: interrupted.", file=sys.stderr)
         return INTERRUPTED
@@ -98,11 +104,12 @@ def _compare(arguments: Sequence[str]) -> int:
     if len(folders) < 2:
         raise UserError(f"deqrun compare needs at least two runs and was given {len(folders)}; name two or more.")
     output = given.output or OUTPUTS / "compare" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if given.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output {output} exists, and nothing is overwritten; give a folder that does not exist.")
-    from deqrun.experiment.launch import run_compare
+    with claimed(output, fresh=given.output is None, of_a_run=False) as own:
+        from deqrun.experiment.launch import run_compare
 
-    run_compare(folders, output)
+        run_compare(folders, own)
     return 0
 
 
@@ -119,6 +126,7 @@ def _describe(arguments: Sequence[str]) -> int:
         raise UserError("deqrun describe takes overrides and --config-dir; other flags are deqrun train's.")
     with sources_of(request) as sources:
         every_job = check_jobs(Plan(request, sources))
+        check_builds(every_job)
     from deqrun.experiment.launch import run_describe
 
     for settings in every_job:

@@ -42,6 +42,7 @@ __all__ = [
     "SweepSettings",
     "TrackerSettings",
     "TrainSettings",
+    "Unwritable",
     "UserError",
     "load_settings",
     "sections_of",
@@ -70,6 +71,10 @@ class UserError(ValueError):
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong: the user stopped the run)
     """The user stopped the run, which was left in order; its message is to be printed, with exit code 130."""
+
+
+class Unwritable(Exception):  # noqa: N818  (it names what happened)
+    """The system refused to write, as on a full disk; its message is to be printed, with exit code 1."""
 
 
 class _Section(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,8 +59,21 @@ class Request:
 
 def _with_literal_run(text: str) -> str:
     value = text.removeprefix("run=")
-    plain = value != text and value not in ("", "null") and value[0] not in "'\""
-    return f"run={quoted(value)}" if plain else text
+    if value == text or value == "null":
+        return text
+    if not value.strip(" '\""):
+        raise UserError("run= names no folder, as where a shell's variable is empty; give run=DIR, or leave run= out.")
+    if "${" in value:
+        raise UserError(f"{text} has ${{ in it, by which configs refer to each other; give a folder without it.")
+    return text if value[0] in "'\"" else f"run={quoted(_expanded(value))}"
+
+
+def _expanded(folder: str) -> str:
+    """The folder with ~ as the home folder: shells expand it at the beginning of a word only."""
+    found = os.path.expanduser(folder)
+    if folder.startswith("~") and found == folder:
+        raise UserError(f"run={folder} names no user's home folder; give run=./{folder} for a folder of that name.")
+    return found
 
 
 def read_request(command: str, argv: Sequence[str]) -> Request:
