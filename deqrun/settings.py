@@ -62,7 +62,7 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
 Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
-RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$", max_length=100)]
+RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
 
 
 class UserError(ValueError):

@@ -26,7 +26,7 @@ from deqrun.command_line.request import Request, read_request
 from deqrun.command_line.run_folders import is_complete, is_run, trained_options
 from deqrun.command_line.studies import require_free_for_study, study_of
 from deqrun.config_sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
-from deqrun.sentences import one_line
+from deqrun.sentences import one_line, refusal
 from deqrun.settings import Interrupted, Settings, Unwritable, UserError
 
 
@@ -59,9 +59,8 @@ def _run_jobs(plan: Plan) -> int:
     every_job = check_jobs(plan)
     done = _already_complete(plan)
     if done is not None:
-        print(f"{done} is complete: nothing is left to train. Its report is {done / 'report.html'}.")
-        return 0
-    folder = plan.folder(plan.jobs()[0].cfg)
+        return _tell_complete(done)
+    folder = plan.folder(plan.jobs[0].cfg)
     if folder is None:
         check_builds(every_job)
         return _in_hydra(plan.request, plan.naming())
@@ -69,6 +68,28 @@ def _run_jobs(plan: Plan) -> int:
         check_builds(every_job)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
         return _in_hydra(plan.request, [*plan.naming(), place])
+
+
+def _tell_complete(folder: Path) -> int:
+    """Say that a run or a study is complete; where a run's page is missing it is made anew."""
+    page = folder / "report.html"
+    if not page.is_file() and is_run(folder):
+        write_missing_report(folder)
+    print(f"{folder} is complete: nothing is left to train. Its report is {page}.")
+    return 0
+
+
+def write_missing_report(folder: Path) -> Path:
+    """Make the page and the figures of a run anew, from its records. Raises UserError where they can't be read."""
+    with claimed(folder, of_a_run=False):
+        from deqrun.report import write_report
+
+        try:
+            return write_report(folder)
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
+        except OSError as error:
+            raise Unwritable(refusal(error) or one_line(error)) from error
 
 
 def _in_hydra(request: Request, added: Sequence[str]) -> int:
@@ -81,7 +102,7 @@ def _already_complete(plan: Plan) -> Path | None:
     """The folder of a run or a study that was to go on but has come to its end."""
     if plan.request.command != "train" or all(override.key_or_group != "resume" for override in plan.overrides):
         return None
-    configs = [job.cfg for job in plan.jobs()]
+    configs = [job.cfg for job in plan.jobs]
     resumed = [Path(str(cfg.run)) for cfg in configs if cfg.resume is True and cfg.run is not None]
     return resumed[0] if resumed and is_complete(resumed[0]) else None
 

@@ -95,6 +95,7 @@ class Plan:
         asked = self.unswept is not None and self.unswept.hydra.mode == RunMode.MULTIRUN
         return self.request.flags.multirun or asked
 
+    @cached_property
     def jobs(self) -> list[Job]:
         """Every job; each group, option and key that was typed exists. Imports no torch. Raises UserError."""
         if not self.multirun:
@@ -163,7 +164,7 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
 
 def check_jobs(plan: Plan) -> list[Settings | Study]:
     """What every job is, a run or a study, known to compose and to be in range. Imports no torch. Raises UserError."""
-    return [_checked(plan, job) for job in plan.jobs()]
+    return [_checked(plan, job) for job in plan.jobs]
 
 
 def _checked(plan: Plan, job: Job) -> Settings | Study:
@@ -205,7 +206,7 @@ def _check_question(study: Study) -> None:
 
 def check_shown(plan: Plan) -> None:
     """What is to be shown exists. Imports no torch. Raises UserError."""
-    job, flags = plan.jobs()[0], plan.request.flags
+    job, flags = plan.jobs[0], plan.request.flags
     if flags.cfg != "job" or flags.package is None:
         return
     keys = ["_global_", *dotted_keys(job.cfg)]

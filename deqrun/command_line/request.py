@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Request:
     @property
     def overrides(self) -> list[str]:
         """The overrides; `run=` names one folder, so that its commas and signs are no grammar."""
-        return [_with_literal_run(text) for text in self.flags.overrides]
+        return [_literal(text) for text in self.flags.overrides]
 
     @property
     def config_name(self) -> str:
@@ -57,7 +58,10 @@ class Request:
         return [*self.overrides, *added, *self.arguments]
 
 
-def _with_literal_run(text: str) -> str:
+def _literal(text: str) -> str:
+    key, _, word = text.partition("=")
+    if key != "run" and not word.isascii() and re.fullmatch(r"[\w.+/-]+", word):
+        return f"{key}={quoted(word)}"  # the grammar takes no letters beyond ASCII without quotes
     value = text.removeprefix("run=")
     if value == text or value == "null":
         return text

@@ -86,6 +86,11 @@ def require_within(folder: Path) -> None:
     """No link in a run folder leads out of it, where a run that goes on would write. Raises UserError."""
     home = folder.resolve()
     for parent, folders, files in os.walk(folder):
+        if (
+            Path(parent).name == "wandb"
+        ):  # which links to its own logs elsewhere, and begins another log when it goes on
+            folders.clear()
+            continue
         for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink() and not path.resolve().is_relative_to(home):
                 raise UserError(

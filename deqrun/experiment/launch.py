@@ -33,7 +33,7 @@ from deqrun.experiment.trained import load_best
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.report import read_run, write_comparison, write_report
-from deqrun.report.records import Summary
+from deqrun.report.records import RunStatus, Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
 from deqrun.sentences import one_line, refusal
 from deqrun.settings import Interrupted, Settings, Unwritable, UserError
@@ -192,11 +192,13 @@ def _finish(
         test_accuracy_high=accuracy.high, sweep_seconds=seconds, status="completed",
     )  # fmt: skip
     run.write_summary(summary)
-    run.write_status("completed", epoch=done.epoch)
-    parts.clear()
+    completed = RunStatus("completed", epoch=done.epoch)
+    page = write_report(run.path, completed)
     tracker.log_sweep(grid, trajectories)
     tracker.finish(summary)
-    page = write_report(run.path)
+    # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
+    run.write_status(completed.status, epoch=completed.epoch)
+    parts.clear()
     console = Console()
     console.print(end_of_run_table(read_run(run.path)))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
