@@ -134,13 +134,14 @@ def claimed(folder: Path, *, fresh: bool = False, of_a_run: bool = True) -> Iter
         except BaseException:
             _remove_empty(made)
             raise
+        says = False
         try:
             _clean(folder)
-            if of_a_run:
-                _say_starting(folder)
+            says = of_a_run and _say_starting(folder)
             yield folder
         except BaseException:
-            _take_back_starting(folder)
+            if says:
+                _take_back_starting(folder)
             _release(folder)
             _remove_empty(made)
             raise
@@ -273,16 +274,16 @@ def _clean(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _say_starting(folder: Path) -> None:
-    if not (folder / STATUS).exists():
-        _written_new(folder / STATUS, json.dumps(STARTING, indent=2) + "\n")
+def _say_starting(folder: Path) -> bool:
+    """Say that a run starts, where no status says anything yet; whether it was said."""
+    return not (folder / STATUS).exists() and _written_new(folder / STATUS, json.dumps(STARTING, indent=2) + "\n")
 
 
 def _take_back_starting(folder: Path) -> None:
     """Remove the status of a run that never began."""
-    if holds_only_traces(folder):
-        with suppress(OSError):
-            (folder / STATUS).unlink(missing_ok=True)
+    with suppress(OSError, ValueError):
+        if json.loads((folder / STATUS).read_text(encoding="utf-8")) == STARTING:
+            (folder / STATUS).unlink()
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -66,6 +66,10 @@ def _ended(arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, such as head, has seen enough
         return _without_output(BROKEN_PIPE)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _told(
+                f"{error.filename} is too long a name for a file or a folder; give a shorter one.", USAGE_ERROR
+            )
         if error.errno != errno.ENOSPC or error.filename is not None:
             raise
         return _told("the output can't be written: the disk is full.", _without_output(UNEXPECTED))

@@ -36,7 +36,7 @@ from deqrun.report import read_run, write_comparison, write_report
 from deqrun.report.records import RunStatus, Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
 from deqrun.sentences import one_line, refusal
-from deqrun.settings import Interrupted, Settings, Unwritable, UserError
+from deqrun.settings import ComponentSettings, Interrupted, Settings, Unwritable, UserError
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
@@ -53,6 +53,7 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
         run.write_status("running", epoch=_epoch(run))
         with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
+            _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             _finish(settings, run, deq, dataset, done, tracker, command)
 
@@ -202,6 +203,38 @@ def _finish(
     console = Console()
     console.print(end_of_run_table(read_run(run.path)))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
+    _warn_if_unsettled(settings, done)
+
+
+FAR = 10
+"""Solves whose median residual is above this many times the tolerance have not arrived."""
+
+
+def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
+    """Warn where the solves of the last epoch ended far above the tolerance: what is trained is no equilibrium."""
+    residual, tol = (done.epochs[-1].get("residual") if done.epochs else None), settings.budget.tol
+    if residual is not None and tol > 0 and not residual <= FAR * tol:
+        print(
+            f"warning: the solves of training did not settle: in the last epoch their median residual was "
+            f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
+            "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
+    """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
+    n, epochs = len(dataset.load("train")), settings.train.epochs
+    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device.type}", flush=True)
+    own, budget = settings.gradient.parameters.get("budget"), settings.budget
+    if isinstance(own, ComponentSettings):
+        steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")
+        if (steps, tol) != (budget.max_iter, budget.tol):
+            print(
+                f"adjoint up to {steps} steps to {tol} (gradient.budget), while the solves have {budget.max_iter} to "
+                f"{budget.tol} (budget)",
+                flush=True,
+            )
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
