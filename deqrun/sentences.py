@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 LISTED = 16
@@ -54,3 +55,28 @@ def one_line(text: object) -> str:
     """Any message as a single line that ends like a sentence."""
     line = " ".join(str(text).split())
     return line if line.endswith((".", "?", "!")) else f"{line}."
+
+
+_REFUSALS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than allowed",
+    errno.EROFS: "the disk can only be read",
+    errno.EACCES: "it may not be written",
+    errno.EPERM: "it may not be written",
+    errno.ENOENT: "its folder is gone",
+    errno.ENOTDIR: "its folder is gone",
+    errno.EIO: "the disk fails",
+    errno.ESTALE: "the network disk is gone",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
+}
+
+
+def refusal(error: OSError) -> str | None:
+    """One sentence on a system's refusal to read or write; None where the error is of another kind."""
+    reason = _REFUSALS.get(error.errno or 0)
+    if reason is None:
+        return None
+    where = f"{error.filename2 or error.filename}: " if error.filename else ""
+    return one_line(f"{where}{reason} ({error.strerror})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,6 +43,7 @@ __all__ = [
     "SweepSettings",
     "TrackerSettings",
     "TrainSettings",
+    "Unwritable",
     "UserError",
     "load_settings",
     "sections_of",
@@ -61,7 +63,7 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
 Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
-RunName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,=+-]*$", max_length=100)]
+RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
 
 
 class UserError(ValueError):
@@ -70,6 +72,10 @@ class UserError(ValueError):
 
 class Interrupted(Exception):  # noqa: N818  (nothing went wrong: the user stopped the run)
     """The user stopped the run, which was left in order; its message is to be printed, with exit code 130."""
+
+
+class Unwritable(Exception):  # noqa: N818  (it names what happened)
+    """The system refused to write, as on a full disk; its message is to be printed, with exit code 1."""
 
 
 class _Section(BaseModel):
@@ -225,6 +231,14 @@ class Settings(_Section):
                     f"{where}._target_={component.target} is outside of deqrun and torch, "
                     "and would run its code; if you trust it, give allow_foreign_targets=true"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _has_finite_parameters(self) -> Settings:
+        for where, component in self.components():
+            for key, value in component.parameters.items():
+                if isinstance(value, float) and not isfinite(value):
+                    raise ValueError(f"{where}.{key}={value} is not allowed; it must be a finite number")
         return self
 
     @model_validator(mode="after")

@@ -32,8 +32,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": set(),
     "report": {"inference", "models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
-    "experiment": {"report", "inference", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
+    "claims": SETTINGS,
+    "streams": set(),
+    "experiment": {
+        "claims",
+        "report",
+        "inference",
+        "analysis",
+        "models",
+        "datasets",
+        "gradients",
+        "solvers",
+        *SETTINGS,
+    },
     "studies": {
+        "claims",
         "experiment",
         "report",
         "inference",
@@ -44,8 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "solvers",
         *SETTINGS,
     },
-    "command_line": {"studies", "experiment", *SETTINGS},
-    "cli": {"command_line", "experiment", *SETTINGS},
+    "command_line": {"claims", "studies", "experiment", "report", *SETTINGS},
+    "cli": {"claims", "streams", "command_line", "experiment", "report", *SETTINGS},
     "__main__": {"cli"},
 }
 

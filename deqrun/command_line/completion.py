@@ -39,11 +39,15 @@ def complete(query: str, hydra: HydraCompletion) -> int:
         return _offer([name for name in COMMANDS if name.startswith(command)], separator)
     if command not in COMMANDS or command == "compare":
         return 0  # the shell offers file names
+    if last.startswith("-") and command == "report":
+        return _offer([flag for flag in ("--help",) if flag.startswith(last)], separator)
     if last.startswith("-"):
         return _offer([flag for flag in FLAGS if flag.startswith(last)], separator)
     if last.startswith("run="):
         runs = [f"run={folder}" for folder in find_runs()]
         return _offer([run for run in runs if run.startswith(last)], separator)
+    if command == "report":
+        return _offer(["run="] if "run=".startswith(last) else [], separator)
     line = " ".join(["deqrun", *_for_hydra(words[2:])])
     try:
         return hydra("sweep" if command == "sweep" else "train", line, ["-sc", query, *_config_dir(words)])

@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a model, sweep its test-time budget, write the report",
     "sweep": "ask a trained model again with other budgets or solvers",
     "compare": "put several runs on one page and in one table",
+    "report": "make the page and the charts of a run anew",
     "describe": "say what a configuration builds, without training it",
 }
 
@@ -123,6 +124,22 @@ Examples
   deqrun compare outputs/train/A outputs/train/B --output outputs/compare/A-B
 """
 
+REPORT = """\
+usage: deqrun report run=DIR
+
+Makes report.html and figures/ of a run anew, from the records in its folder.
+Nothing is trained or solved, and nothing else in the folder changes.
+
+Config groups and keys: none but run; the run says what it was.
+
+Options
+  run=DIR        the run folder; must be given
+  -h, --help     this page
+
+Examples
+  deqrun report run=outputs/train/mine
+"""
+
 DESCRIBE = """\
 usage: deqrun describe [group=option ...] [key=value ...] [--config-dir DIR]
 
@@ -144,7 +161,7 @@ Examples
   deqrun describe run=outputs/train/mine
 """
 
-PAGES = {"train": TRAIN, "sweep": SWEEP, "compare": COMPARE, "describe": DESCRIBE}
+PAGES = {"train": TRAIN, "sweep": SWEEP, "compare": COMPARE, "report": REPORT, "describe": DESCRIBE}
 SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
 
 

@@ -19,20 +19,21 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from deqrun.claims import claimed
 from deqrun.command_line.completion import complete
-from deqrun.command_line.preflight import Plan, check_jobs, check_shown, settings_of, sources_of
-from deqrun.command_line.request import read_request
+from deqrun.command_line.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
+from deqrun.command_line.request import Request, read_request
 from deqrun.command_line.run_folders import is_complete, is_run, trained_options
 from deqrun.command_line.studies import require_free_for_study, study_of
-from deqrun.config_sources import HYDRA_VERSION_BASE, current_sources, packaged_configs
-from deqrun.sentences import one_line
-from deqrun.settings import Interrupted, Settings, UserError
+from deqrun.config_sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
+from deqrun.sentences import one_line, refusal
+from deqrun.settings import Interrupted, Settings, Unwritable, UserError
 
 
 class _Ended(BaseException):
     """A job's own end, carried past Hydra, which would print a trace and go on with the next job."""
 
-    def __init__(self, reason: UserError | Interrupted) -> None:
+    def __init__(self, reason: UserError | Interrupted | Unwritable) -> None:
         self.reason = reason
 
 
@@ -44,28 +45,64 @@ def run_app(command: str, argv: Sequence[str]) -> int:
     request = read_request(command, argv)
     if request.flags.shell_completion:
         return complete_or_install(request.overrides, request.config_name)
-    added: list[str] = []
     with sources_of(request) as sources:
         plan = Plan(request, sources)
         if request.runs:
-            check_jobs(plan)
-            done = _already_complete(plan)
-            if done is not None:
-                print(f"{done} is complete: nothing is left to train. Its report is {done / 'report.html'}.")
-                return 0
-            added = [*plan.naming(), *plan.folders()]
-        elif not request.flags.hydra_help:
+            return _run_jobs(plan)
+        if not request.flags.hydra_help:
             check_shown(plan)
-        with _without_global_hydra():
-            job = ask_job if request.asks_run else _JOBS[command]
-            return _hydra_main(request.config_name, request.for_hydra(added), job)
+        return _in_hydra(request, [])
+
+
+def _run_jobs(plan: Plan) -> int:
+    """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
+    every_job = check_jobs(plan)
+    done = _already_complete(plan)
+    if done is not None:
+        return _tell_complete(done)
+    folder = plan.folder(plan.jobs[0].cfg)
+    if folder is None:
+        check_builds(every_job)
+        return _in_hydra(plan.request, plan.naming())
+    with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
+        check_builds(every_job)
+        place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
+        return _in_hydra(plan.request, [*plan.naming(), place])
+
+
+def _tell_complete(folder: Path) -> int:
+    """Say that a run or a study is complete; where a run's page is missing it is made anew."""
+    page = folder / "report.html"
+    if not page.is_file() and is_run(folder):
+        write_missing_report(folder)
+    print(f"{folder} is complete: nothing is left to train. Its report is {page}.")
+    return 0
+
+
+def write_missing_report(folder: Path) -> Path:
+    """Make the page and the figures of a run anew, from its records. Raises UserError where they can't be read."""
+    with claimed(folder, of_a_run=False):
+        from deqrun.report import write_report
+
+        try:
+            return write_report(folder)
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
+        except OSError as error:
+            raise Unwritable(refusal(error) or one_line(error)) from error
+
+
+def _in_hydra(request: Request, added: Sequence[str]) -> int:
+    with _without_global_hydra():
+        job = ask_job if request.asks_run else _JOBS[request.command]
+        return _hydra_main(request.config_name, request.for_hydra(added), job)
 
 
 def _already_complete(plan: Plan) -> Path | None:
     """The folder of a run or a study that was to go on but has come to its end."""
     if plan.request.command != "train" or all(override.key_or_group != "resume" for override in plan.overrides):
         return None
-    configs = [job.cfg for job in plan.jobs()]
+    configs = [job.cfg for job in plan.jobs]
     resumed = [Path(str(cfg.run)) for cfg in configs if cfg.resume is True and cfg.run is not None]
     return resumed[0] if resumed and is_complete(resumed[0]) else None
 
@@ -155,11 +192,13 @@ def train_job(cfg: DictConfig) -> None:
         if _made_study("train", cfg):
             return
         settings, folder = _settings_and_folder("train", cfg)
-        if is_run(folder) and not settings.resume:
-            raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
-        from deqrun.experiment.launch import run_train
+        with claimed(folder):
+            if is_run(folder) and not settings.resume:
+                raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
+            print(f"run     {folder}", flush=True)
+            from deqrun.experiment.launch import run_train
 
-        run_train(settings, folder, _command("train"))
+            run_train(settings, folder, _command("train"))
 
 
 def sweep_job(cfg: DictConfig) -> None:
@@ -167,9 +206,11 @@ def sweep_job(cfg: DictConfig) -> None:
     with _ends():
         settings, folder = _settings_and_folder("sweep", cfg)
         assert settings.run is not None
-        from deqrun.experiment.launch import run_sweep
+        with claimed(folder):
+            print(f"sweep   {folder}", flush=True)
+            from deqrun.experiment.launch import run_sweep
 
-        run_sweep(settings, settings.run, folder, _command("sweep"))
+            run_sweep(settings, settings.run, folder, _command("sweep"))
 
 
 def ask_job(cfg: DictConfig) -> None:
@@ -187,10 +228,12 @@ def _made_study(command: str, cfg: DictConfig) -> bool:
     if study is None:
         return False
     folder = Path(node.runtime.output_dir)
-    require_free_for_study(folder, cfg.resume is True)
-    from deqrun.studies.answering.make import make_study
+    with claimed(folder):
+        require_free_for_study(folder, cfg.resume is True)
+        print(f"study   {folder}", flush=True)
+        from deqrun.studies.answering.make import make_study
 
-    make_study(study, folder, _command(command, () if command == "sweep" else ("run=", "resume=")))
+        make_study(study, folder, _command(command, () if command == "sweep" else ("run=", "resume=")))
     return True
 
 
@@ -202,8 +245,8 @@ def _ends() -> Iterator[None]:
     """What the user caused ends the program; in a multirun only an interruption ends the later jobs too."""
     try:
         yield
-    except Interrupted as interrupted:
-        raise _Ended(interrupted) from interrupted
+    except (Interrupted, Unwritable) as end:
+        raise _Ended(end) from end
     except UserError as error:
         with suppress(OSError):
             folder = Path(HydraConfig.get().runtime.output_dir)

@@ -46,6 +46,9 @@ def _unreadable(text: str, sources: ConfigSources) -> str:
         near = nearest(text, groups)
         hint = f"; did you mean {near}=…?" if near else ", as in model=mdeq or train.epochs=10."
         return f"{text} is not of the form key=value{hint}"
+    if not text.isascii():
+        key, _, value = text.partition("=")
+        return f"{text} can't be read: letters beyond a to z go in quotes, as in \"{key}='{value}'\"."
     return f"{text} can't be read: put a value with spaces or signs in quotes, as in \"name='a b'\"."
 
 

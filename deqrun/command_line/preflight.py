@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.command_line.overrides import (
@@ -24,6 +25,7 @@ from deqrun.command_line.overrides import (
 )
 from deqrun.command_line.request import Request
 from deqrun.command_line.run_folders import (
+    OUTPUTS,
     load_sweep_settings,
     require_free,
     require_run,
@@ -93,6 +95,7 @@ class Plan:
         asked = self.unswept is not None and self.unswept.hydra.mode == RunMode.MULTIRUN
         return self.request.flags.multirun or asked
 
+    @cached_property
     def jobs(self) -> list[Job]:
         """Every job; each group, option and key that was typed exists. Imports no torch. Raises UserError."""
         if not self.multirun:
@@ -128,12 +131,25 @@ class Plan:
         fixed = sorted({override.key_or_group for override in overrides} - swept)
         return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"]
 
-    def folders(self) -> list[str]:
-        """The overrides that say where the answer of a run that is only asked goes."""
-        if not self.request.asks_run:
-            return []
-        asked = "outputs/sweep/${now:%Y-%m-%d}/${now:%H-%M-%S}"
-        return [f"hydra.run.dir={quoted(asked + '-${name}')}", f"hydra.sweep.dir={quoted(asked + '-multirun')}"]
+    @property
+    def names_folder(self) -> bool:
+        """Whether the command line names the folder that is written into."""
+        keys = {"hydra.sweep.dir"} if self.multirun else {"hydra.run.dir"}
+        if self.request.command == "train" and not self.multirun:
+            keys.add("run")
+        given = [override.value() for override in self.overrides if override.key_or_group in keys]
+        return bool(given) and given[-1] is not None
+
+    def folder(self, cfg: DictConfig) -> Path | None:
+        """The folder that is written into, by the config of a job; None where it doesn't resolve: Hydra tells why."""
+        if self.request.asks_run and not self.names_folder:
+            end = "multirun" if self.multirun else str(cfg.name)
+            return OUTPUTS / "sweep" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{end}"
+        node = self.unswept if self.multirun and self.unswept is not None else cfg
+        try:
+            return Path(str(OmegaConf.select(node, f"hydra.{'sweep' if self.multirun else 'run'}.dir")))
+        except OmegaConfBaseException:
+            return None
 
 
 def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) -> Settings:
@@ -147,10 +163,8 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
 
 
 def check_jobs(plan: Plan) -> list[Settings | Study]:
-    """What every job is, a run or a study, known to compose, to be in range, and to build. Raises UserError."""
-    every_job = [_checked(plan, job) for job in plan.jobs()]
-    _check_builds(every_job)
-    return every_job
+    """What every job is, a run or a study, known to compose and to be in range. Imports no torch. Raises UserError."""
+    return [_checked(plan, job) for job in plan.jobs]
 
 
 def _checked(plan: Plan, job: Job) -> Settings | Study:
@@ -167,7 +181,7 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     return settings
 
 
-def _check_builds(every_job: Sequence[Settings | Study]) -> None:
+def check_builds(every_job: Sequence[Settings | Study]) -> None:
     """Every component accepts its parameters; each distinct one is built once. This imports torch."""
     from deqrun.experiment.build import check_components
 
@@ -192,7 +206,7 @@ def _check_question(study: Study) -> None:
 
 def check_shown(plan: Plan) -> None:
     """What is to be shown exists. Imports no torch. Raises UserError."""
-    job, flags = plan.jobs()[0], plan.request.flags
+    job, flags = plan.jobs[0], plan.request.flags
     if flags.cfg != "job" or flags.package is None:
         return
     keys = ["_global_", *dotted_keys(job.cfg)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ class Request:
     @property
     def overrides(self) -> list[str]:
         """The overrides; `run=` names one folder, so that its commas and signs are no grammar."""
-        return [_with_literal_run(text) for text in self.flags.overrides]
+        return [_literal(text) for text in self.flags.overrides]
 
     @property
     def config_name(self) -> str:
@@ -56,10 +58,26 @@ class Request:
         return [*self.overrides, *added, *self.arguments]
 
 
-def _with_literal_run(text: str) -> str:
+def _literal(text: str) -> str:
+    key, _, word = text.partition("=")
+    if key != "run" and not word.isascii() and re.fullmatch(r"[\w.+/-]+", word):
+        return f"{key}={quoted(word)}"  # the grammar takes no letters beyond ASCII without quotes
     value = text.removeprefix("run=")
-    plain = value != text and value not in ("", "null") and value[0] not in "'\""
-    return f"run={quoted(value)}" if plain else text
+    if value == text or value == "null":
+        return text
+    if not value.strip(" '\""):
+        raise UserError("run= names no folder, as where a shell's variable is empty; give run=DIR, or leave run= out.")
+    if "${" in value:
+        raise UserError(f"{text} has ${{ in it, by which configs refer to each other; give a folder without it.")
+    return text if value[0] in "'\"" else f"run={quoted(_expanded(value))}"
+
+
+def _expanded(folder: str) -> str:
+    """The folder with ~ as the home folder: shells expand it at the beginning of a word only."""
+    found = os.path.expanduser(folder)
+    if folder.startswith("~") and found == folder:
+        raise UserError(f"run={folder} names no user's home folder; give run=./{folder} for a folder of that name.")
+    return found
 
 
 def read_request(command: str, argv: Sequence[str]) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
+from deqrun.claims import holds_only_traces
 from deqrun.config_sources import choices
+from deqrun.sentences import listing, one_line
 from deqrun.settings import Settings, UserError, sections_of, settings_from, sweep_solvers
 
 OUTPUTS = Path("outputs")
@@ -47,6 +50,8 @@ def require_run(folder: Path, where: str) -> Path:
     runs = (find_runs(folder) if folder.is_dir() else []) or find_runs()
     alike = difflib.get_close_matches(str(folder), map(str, runs), n=1, cutoff=0.5)
     near = next(iter(alike), runs[-1] if runs else None)
+    if holds_only_traces(folder):
+        raise UserError(f"{where}{folder} was stopped before it began; give its command again, without resume=true.")
     hint = f"the nearest is {near}" if near else "there is none under outputs yet: deqrun train makes one"
     state = "does not exist" if not folder.exists() else "is not a run folder, which holds a config.yaml"
     raise UserError(f"{where}{folder} {state}; {hint}.")
@@ -61,6 +66,37 @@ def require_free(folder: Path) -> None:
             f"run={folder} already holds a run, and nothing is overwritten; "
             "add resume=true to go on with it, or give a folder that does not exist yet."
         )
+    require_empty(folder, "run=")
+
+
+def require_empty(folder: Path, where: str) -> None:
+    """A folder holds nothing but what a run that was stopped before it began has left. Raises UserError."""
+    try:
+        held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(one_line(f"{where}{folder} can't be read: {error.strerror}")) from error
+    if held and not holds_only_traces(folder):
+        raise UserError(
+            f"{where}{folder} holds {listing(held[:3])}{' and more' if len(held) > 3 else ''}, which is no run of "
+            "deqrun's, and nothing is overwritten; give a folder that is empty or does not exist yet."
+        )
+
+
+def require_within(folder: Path) -> None:
+    """No link in a run folder leads out of it, where a run that goes on would write. Raises UserError."""
+    home = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        if (
+            Path(parent).name == "wandb"
+        ):  # which links to its own logs elsewhere, and begins another log when it goes on
+            folders.clear()
+            continue
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(home):
+                raise UserError(
+                    f"{path} is a link to {path.resolve()}, outside of the run's folder, where a run that goes on "
+                    "would write; put a copy in its place."
+                )
 
 
 def is_complete(folder: Path) -> bool:
@@ -80,6 +116,8 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     if given.run is None:
         raise UserError("resume=true needs run=DIR, the folder of the run to go on with.")
     folder = require_run(given.run, "run=")
+    if given.resume:
+        require_within(folder)
     saved = Settings.from_yaml(folder / "config.yaml", allow_foreign_targets=given.allow_foreign_targets)
     for override in overrides:
         if override.key_or_group not in FREE_ON_RESUME and not override.is_hydra_override():

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.command_line.overrides import check_additions, check_choices, diagnose, parse
-from deqrun.command_line.run_folders import FREE_ON_RESUME, is_run, require_run
+from deqrun.command_line.run_folders import FREE_ON_RESUME, is_run, require_empty, require_run, require_within
 from deqrun.config_sources import ConfigSources, choices
 from deqrun.sentences import listing, one_line
 from deqrun.settings import Settings, UserError, load_settings
@@ -71,6 +71,10 @@ def require_free_for_study(folder: Path, resume: bool) -> None:
             f"run={folder} already holds a study, and nothing is overwritten; add resume=true to go on with it, "
             "or give a folder that does not exist yet."
         )
+    if is_study(folder):
+        require_within(folder)
+    else:
+        require_empty(folder, "run=")
 
 
 def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[Override]) -> Study:

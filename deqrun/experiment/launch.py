@@ -5,20 +5,19 @@ from __future__ import annotations
 import platform
 import re
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import FrameType
 
 import torch
 from rich.console import Console
 
 from deqrun import __version__
+from deqrun.claims import claimed, ending_as_interrupted, holds_only_traces
 from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.experiment.allocator import keep_freed_memory
@@ -34,24 +33,27 @@ from deqrun.experiment.trained import load_best
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.report import read_run, write_comparison, write_report
-from deqrun.report.records import Summary
+from deqrun.report.records import RunStatus, Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
-from deqrun.settings import Interrupted, Settings, UserError
+from deqrun.sentences import one_line, refusal
+from deqrun.settings import ComponentSettings, Interrupted, Settings, Unwritable, UserError
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
     """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
     run = RunFolder(folder)
-    device = prepare(settings.device, settings.threads)
-    with recorded(run, f"deqrun train run={folder} resume=true"):
+    with claimed(folder), recorded(run, f"deqrun train run={folder} resume=true"):
+        device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
         _require_data(dataset)
         torch.manual_seed(settings.seed)
         deq = build_deq(settings, dataset).to(device)
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
+        run.write_status("running", epoch=_epoch(run))
         with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
+            _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             _finish(settings, run, deq, dataset, done, tracker, command)
 
@@ -62,16 +64,18 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
     In a folder where the same sweep was interrupted it goes on. Raises UserError where another one is there.
     """
     out = RunFolder(folder)
-    _require_same_sweep(folder, settings)
-    device = prepare(settings.device, settings.threads)
-    with recorded(out, _in_the_same_folder(command, folder)):
-        dataset = build_dataset(settings)
-        _require_data(dataset)
-        deq = build_deq(settings, dataset).to(device)
-        done = load_best(deq, run)
-        out.write_config(settings.to_yaml())
-        with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
-            _finish(settings, out, deq, dataset, done, tracker, command)
+    with claimed(folder):
+        _require_same_sweep(folder, settings)
+        with recorded(out, _in_the_same_folder(command, folder)):
+            device = prepare(settings.device, settings.threads)
+            dataset = build_dataset(settings)
+            _require_data(dataset)
+            deq = build_deq(settings, dataset).to(device)
+            done = load_best(deq, run)
+            out.write_config(settings.to_yaml())
+            out.write_status("running", epoch=done.epoch)
+            with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+                _finish(settings, out, deq, dataset, done, tracker, command)
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:
@@ -129,23 +133,35 @@ def _require_data(dataset: Dataset) -> None:
 
 @contextmanager
 def recorded(run: RunFolder, resume: str) -> Iterator[None]:
-    """Leave the folder's status true whatever happens inside; SIGTERM ends a run as Ctrl-C does."""
+    """Leave the folder's status true whatever happens inside; SIGTERM and SIGHUP end a run as Ctrl-C does.
 
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    What the system refuses (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
+    """
     try:
-        yield
+        with ending_as_interrupted():
+            yield
     except KeyboardInterrupt as stop:
-        run.write_status("interrupted", "Stopped by the user.", _epoch(run))
+        if holds_only_traces(run.path):
+            raise
+        _leave_status(run, "interrupted", "Stopped by the user.")
         raise Interrupted(f"Interrupted; what is done is kept. Go on with: {resume}") from stop
+    except OSError as error:
+        reason = refusal(error)
+        if reason is None:
+            _leave_status(run, "failed", one_line(error))
+            raise
+        _leave_status(run, "failed", reason)
+        raise Unwritable(f"{reason} What is done is kept; once that is put right, go on with: {resume}") from error
     except Exception as error:
-        if (run.path / "config.yaml").is_file():
-            run.write_status("failed", " ".join(str(error).split()) or type(error).__name__, _epoch(run))
+        _leave_status(run, "failed", " ".join(str(error).split()) or type(error).__name__)
         raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _leave_status(run: RunFolder, status: str, reason: str) -> None:
+    """Say how a run ended, if it had begun and where that can be written."""
+    if not holds_only_traces(run.path):
+        with suppress(OSError):
+            run.write_status(status, reason, _epoch(run))
 
 
 def _epoch(run: RunFolder) -> int | None:
@@ -177,14 +193,48 @@ def _finish(
         test_accuracy_high=accuracy.high, sweep_seconds=seconds, status="completed",
     )  # fmt: skip
     run.write_summary(summary)
-    run.write_status("completed", epoch=done.epoch)
-    parts.clear()
+    completed = RunStatus("completed", epoch=done.epoch)
+    page = write_report(run.path, completed)
     tracker.log_sweep(grid, trajectories)
     tracker.finish(summary)
-    page = write_report(run.path)
+    # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
+    run.write_status(completed.status, epoch=completed.epoch)
+    parts.clear()
     console = Console()
     console.print(end_of_run_table(read_run(run.path)))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
+    _warn_if_unsettled(settings, done)
+
+
+FAR = 10
+"""Solves whose median residual is above this many times the tolerance have not arrived."""
+
+
+def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
+    """Warn where the solves of the last epoch ended far above the tolerance: what is trained is no equilibrium."""
+    residual, tol = (done.epochs[-1].get("residual") if done.epochs else None), settings.budget.tol
+    if residual is not None and tol > 0 and not residual <= FAR * tol:
+        print(
+            f"warning: the solves of training did not settle: in the last epoch their median residual was "
+            f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
+            "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
+    """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
+    n, epochs = len(dataset.load("train")), settings.train.epochs
+    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device.type}", flush=True)
+    own, budget = settings.gradient.parameters.get("budget"), settings.budget
+    if isinstance(own, ComponentSettings):
+        steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")
+        if (steps, tol) != (budget.max_iter, budget.tol):
+            print(
+                f"adjoint up to {steps} steps to {tol} (gradient.budget), while the solves have {budget.max_iter} to "
+                f"{budget.tol} (budget)",
+                flush=True,
+            )
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:

@@ -80,17 +80,28 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
     return Sweep(found, rows)
 
 
+def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
+    """Iterations, ascending, and tolerances, descending: those asked for, and those of training, by which runs compare.
+
+    A training tolerance of 0 is left out where it wasn't asked for: no row would stop before the largest budget.
+    """
+    trained, grid = settings.budget, settings.sweep
+    own = {trained.tol} - {0.0}
+    return sorted({*grid.iterations, trained.max_iter}), sorted({*grid.tolerances, *own}, reverse=True)
+
+
 def sweep_budget(settings: Settings) -> Budget:
     """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
+    iterations, tolerances = swept_grid(settings)
     return Budget(
-        max_iter=max(settings.sweep.iterations), tol=min(settings.sweep.tolerances), norm=settings.budget.norm,
+        max_iter=iterations[-1], tol=tolerances[-1], norm=settings.budget.norm,
         keep=settings.budget.keep, patience=settings.budget.patience,
     )  # fmt: skip
 
 
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
     """The grid's rows from its trajectories."""
-    iterations, tolerances = list(settings.sweep.iterations), list(settings.sweep.tolerances)
+    iterations, tolerances = swept_grid(settings)
     return [
         cell
         for key, trajectory in trajectories.items()

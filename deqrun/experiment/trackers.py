@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -61,13 +68,16 @@ class WandbTracker(Tracker):
             dir=str(folder), name=name, config=config, mode=settings.mode, project=settings.project,
             entity=settings.entity, group=settings.group, job_type=settings.job_type, tags=list(settings.tags),
             id=_run_id(folder), resume="allow",
-            settings=wandb.Settings(console="off", reinit="create_new"),  # never another job's run
-        )  # fmt: skip
+            settings=wandb.Settings(console="off", reinit="create_new", init_timeout=OFFLINE.begin - 5),
+        )  # fmt: skip  # create_new: never another job's run
+        self._known = int(self._run.summary.get("epoch", 0)) if settings.mode == "online" else 0
         for metrics, axis in (("train/*", "epoch"), ("residual/*", "residual/iter"), ("accuracy/*", "budget/iters")):
             self._run.define_metric(axis)
             self._run.define_metric(metrics, step_metric=axis)
 
     def log_epoch(self, epoch: Epoch) -> None:
+        if epoch.epoch <= self._known:  # of a run that goes on online, where the server has it
+            return
         values = {f"train/{key}": value for key, value in asdict(epoch).items() if value is not None}
         self._run.log({"epoch": values.pop("train/epoch"), **values})
 
@@ -115,50 +125,129 @@ def accuracy_rows(cells: list[SweepCell]) -> list[dict[str, float]]:
     return [rows[budget] for budget in sorted(rows)]
 
 
-class SafeTracker(Tracker):
-    """Another tracker, whose first failure is told in a warning and is its last call but for closing its record."""
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a run waits for its tracker: to begin, to take a record in, and to close, at its end or early."""
 
-    def __init__(self, make: Callable[[], Tracker]) -> None:
-        self._tracker: Tracker | None = None
-        self._tracker = self._try(make)
+    begin: float = 45.0
+    log: float = 20.0
+    finish: float = 30.0
+    early: float = 10.0
+
+
+OFFLINE = Patience()
+ONLINE = Patience(finish=300.0)  # what is left is uploaded then
+
+
+class SafeTracker(Tracker):
+    """Another tracker, whose first failure is told in a warning and is its last call but for closing its record.
+
+    Its calls run one after the other in a thread of their own; one that takes longer than the patience is a failure.
+
+    make     makes the tracker
+    waits    whether to wait until it is made; else the first call does
+    abandon  called where the tracker hangs, so that it can't keep the process from ending
+    """
+
+    def __init__(
+        self, make: Callable[[], Tracker], patience: Patience = OFFLINE, *, waits: bool = True,
+        abandon: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._patience, self._abandon = patience, abandon
+        self._aside = _Aside()
+        self._off, self._tells = False, True
+        self._made = self._aside.begin(make)
+        if waits:
+            self._await(self._made, patience.begin)
 
     def log_epoch(self, epoch: Epoch) -> None:
-        self._call("log_epoch", epoch)
+        self._call("log_epoch", self._patience.log, epoch)
 
     def log_sweep(self, cells: list[SweepCell], trajectories: dict[TrajectoryKey, Trajectory]) -> None:
-        self._call("log_sweep", cells, trajectories)
+        self._call("log_sweep", self._patience.log, cells, trajectories)
 
     def finish(self, summary: Summary | None) -> None:
-        """Close the record; a second call does nothing."""
-        self._call("finish", summary)
-        self._tracker = None
+        """Close the record; a second call does nothing. Of a run that ended early no failure is told."""
+        self._tells = summary is not None
+        self._call("finish", self._patience.finish if self._tells else self._patience.early, summary)
+        self._off = True
 
-    def _call(self, method: str, *arguments: object) -> None:
-        if self._tracker is not None:
-            self._try(lambda: getattr(self._tracker, method)(*arguments))
+    def _call(self, method: str, seconds: float, *arguments: object) -> None:
+        if self._off:
+            return
+        if not self._made.done():
+            self._await(self._made, self._patience.begin if self._tells else self._patience.early)
+        if not self._off:
+            self._await(self._aside.begin(lambda: getattr(self._made.result(), method)(*arguments)), seconds)
 
-    def _try(self, action: Callable[[], Any]) -> Any:
+    def _await(self, call: Future[Any], seconds: float) -> None:
         try:
-            return action()
+            call.result(timeout=seconds)
+        except TimeoutError:
+            self._off = True
+            self._abandon()
+            self._tell(f"it did not answer within {seconds:g} s")
         except Exception as error:
-            failed, self._tracker = self._tracker, None
-            if failed is not None:
-                with suppress(Exception):
-                    failed.finish(None)
+            self._off = True
+            self._close()
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            warnings.warn(
-                f"The tracker failed and is off for the rest of the run, which goes on: "
-                f"{type(error).__name__}: {first_line}",
-                stacklevel=3,
-            )
-            return None
+            self._tell(f"{type(error).__name__}: {first_line}")
+
+    def _tell(self, reason: str) -> None:
+        if self._tells:
+            message = f"The tracker failed and is off for the rest of the run, which goes on: {reason}"
+            warnings.warn(message, stacklevel=5)
+
+    def _close(self) -> None:
+        """Close the record of a tracker that failed, where there is one and it still answers."""
+        if self._made.done() and self._made.exception() is None:
+            closing = self._aside.begin(lambda: self._made.result().finish(None))
+            try:
+                closing.result(timeout=10)
+            except TimeoutError:
+                self._abandon()
+            except Exception:
+                self._abandon()
+
+
+class _Aside:
+    """Calls that are made one after the other in a daemon thread, which never keeps the process from ending."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        Thread(target=self._work, daemon=True, name="tracker").start()
+
+    def begin(self, call: Callable[[], Any]) -> Future[Any]:
+        """Have `call` made after those before it."""
+        future: Future[Any] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
 
 
 def make_tracker(settings: TrackerSettings, folder: Path, name: str, config: dict[str, Any]) -> Tracker:
-    """The tracker that the settings name, made safe."""
+    """The tracker that the settings name, made safe. Offline it is made while the run begins."""
     if settings.name == "none" or settings.mode == "disabled":
         return NoTracker()
-    return SafeTracker(lambda: WandbTracker(settings, folder, name, config))
+    if settings.mode == "online" and (reason := unreachable(wandb_url())) is not None:
+        warnings.warn(
+            f"W&B can't be reached ({reason}); the run is recorded offline. Upload it later with: "
+            f"wandb sync {folder}/wandb/offline-run-*",
+            stacklevel=3,
+        )
+        settings = settings.model_copy(update={"mode": "offline"})
+    online = settings.mode == "online"
+    return SafeTracker(
+        lambda: WandbTracker(settings, folder, name, config),
+        ONLINE if online else OFFLINE, waits=online, abandon=end_wandb_service,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -170,3 +259,50 @@ def tracked(settings: TrackerSettings, folder: Path, name: str, config: dict[str
     except BaseException:
         tracker.finish(None)
         raise
+
+
+def wandb_url() -> str:
+    """The address of W&B's server."""
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+
+
+def unreachable(url: str, seconds: float = 4.0) -> str | None:
+    """Why the server at `url` can't be reached; None where it can be, or where a proxy has to know."""
+    parts = urlsplit(url)
+    if getproxies().get(parts.scheme) or parts.hostname is None:
+        return None
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        # Names are looked up in a thread of their own, since nothing else limits the time of that.
+        looked_up = _Aside().begin(lambda: socket.create_connection((parts.hostname, port), timeout=seconds).close())
+        looked_up.result(timeout=seconds)
+    except TimeoutError:
+        return f"{parts.hostname} does not answer within {seconds:g} s"
+    except OSError as error:
+        return f"{parts.hostname}: {error.strerror or error}"
+    return None
+
+
+def end_wandb_service() -> None:
+    """End W&B's own process, a child of this one, where it hangs: this process would wait for it at its end."""
+    for child in _children():
+        with suppress(OSError):
+            if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text(errors="replace"):
+                os.kill(child, signal.SIGKILL)
+    with suppress(Exception):  # W&B forgets it, and no longer waits for it at the end of this process
+        _Aside().begin(_forget_wandb).result(timeout=5)
+
+
+def _forget_wandb() -> None:
+    import wandb
+
+    wandb.teardown(exit_code=1)
+
+
+def _children() -> list[int]:
+    """Process ids of this process's children; none where the system has no /proc."""
+    found = []
+    with suppress(OSError):
+        for task in Path("/proc/self/task").iterdir():
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+    return found

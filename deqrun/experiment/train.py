@@ -54,6 +54,8 @@ def train(
     starts = Starts(settings.start, settings.start_scale, len(data))
     done = _resume(deq, optimizer, schedule, starts, folder)
     rows = [Epoch(**row) for row in done.epochs]
+    for row in rows:  # of a run that goes on, into its tracker's new record
+        tracker.log_epoch(row)
     for epoch in range(done.epoch + 1, settings.epochs + 1):
         began = time.perf_counter()
         draws = Draws.of_epoch(seed, epoch, device)

@@ -1,8 +1,12 @@
 """What every page needs: the templates, JSON and text that are safe in them, and the drawing of charts."""
 
 import json
+import os
 import re
+from contextlib import suppress
 from functools import cache
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ from markupsafe import Markup, escape
 
 from deqrun.report import numbers
 from deqrun.report.charts.style import vega_lite_version
+from deqrun.report.files import write_whole
 
 _NUMBER = re.compile(r"n = [\d,]+|[+\N{MINUS SIGN}]?\d[\d.,]*(?:e-\d+| %)")
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,6 +55,33 @@ def unbroken(text: str) -> Markup:
 
 @cache
 def vega_bundle() -> Markup:
-    """Vega, Vega-Lite and Vega-Embed as one script, safe inside a <script> element."""
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite_version())
-    return Markup(bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
+    """Vega, Vega-Lite and Vega-Embed as one script, safe inside a <script> element.
+
+    Putting it together takes 1 s of a processor, and so it is kept in the user's folder for caches.
+    """
+    vega_lite = vega_lite_version()
+    kept = _cache_folder() / f"vega-{vega_lite}-{version('vl-convert-python')}.js"
+    bundle = _read_kept(kept)
+    if bundle is None:
+        made = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite)
+        bundle = made.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+        with suppress(OSError):
+            write_whole(kept, f"{_digest(bundle)}\n{bundle}")
+    return Markup(bundle)
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "deqrun"
+
+
+def _read_kept(path: Path) -> str | None:
+    """The script that was kept, if it is there and whole: its first line is the digest of the rest."""
+    try:
+        digest, _, bundle = path.read_bytes().decode("utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    return bundle if digest == _digest(bundle) else None
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()

@@ -1,6 +1,7 @@
 """One self-contained page of a run, and one of a comparison: no network, no server, all charts inside."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from deqrun.report.charts import (
     training_overview,
 )
 from deqrun.report.charts.data import labels
-from deqrun.report.charts.style import run_colours
+from deqrun.report.charts.style import run_colours, unchecked
 from deqrun.report.files import write_whole
 from deqrun.report.findings import findings
 from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import differences, grouped, headline, origin, subtitle, sweep_columns
-from deqrun.report.records import RunRecord
+from deqrun.report.records import RunRecord, RunStatus
 from deqrun.report.run_folder import read_run
 from deqrun.report.tables import (
     COMPARISON_HEADINGS,
@@ -30,15 +31,34 @@ from deqrun.report.tables import (
 )
 
 
-def write_report(folder: Path | str) -> Path:
+@dataclass(frozen=True)
+class Drawn:
+    """The charts of some runs: built once, for the page and for the PNGs."""
+
+    sweep: list[Figure]
+    training: list[Figure]
+    overview: Figure | None
+
+
+def drawn(records: Sequence[RunRecord]) -> Drawn:
+    """The charts of these runs."""
+    with unchecked():
+        return Drawn(sweep_figures(records), training_figures(records), training_overview(records))
+
+
+def write_report(folder: Path | str, status: RunStatus | None = None) -> Path:
     """Write report.html and figures/*.png of a run into its folder; returns the page's path.
+
+    status  that the page shows; None: the folder's own. A run writes its own only once the page is there
 
     A run still in training gets a page of what there is. Raises ValueError where the folder is no run.
     """
     folder = Path(folder)
     record = read_run(folder)
-    _write_figures(folder / "figures", [record])
-    return write_whole(folder / "report.html", report_html(record))
+    record = record if status is None else replace(record, status=status)
+    charts = drawn([record])
+    _write_figures(folder / "figures", charts)
+    return write_whole(folder / "report.html", report_html(record, charts))
 
 
 def write_comparison(folders: Sequence[Path | str], output: Path | str) -> Path:
@@ -50,17 +70,18 @@ def write_comparison(folders: Sequence[Path | str], output: Path | str) -> Path:
         raise ValueError("No run folder was given; a comparison takes one or more.")
     records = [read_run(folder) for folder in folders]
     output = Path(output)
-    _write_figures(output / "figures", records)
+    charts = drawn(records)
+    _write_figures(output / "figures", charts)
     write_whole(output / "compare.md", comparison_markdown(records))
     write_whole(output / "compare.txt", plain_text(comparison_table(records)))
-    return write_whole(output / "compare.html", comparison_html(records))
+    return write_whole(output / "compare.html", comparison_html(records, charts))
 
 
-def report_html(record: RunRecord) -> str:
-    """The page of one run."""
+def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
+    """The page of one run; `charts` are drawn where they aren't given."""
     return _render(
         "run.html.j2",
-        [record],
+        charts or drawn([record]),
         title=record.name,
         record=record,
         subtitle=subtitle(record),
@@ -72,12 +93,12 @@ def report_html(record: RunRecord) -> str:
     )
 
 
-def comparison_html(records: Sequence[RunRecord]) -> str:
-    """The page of several runs, overlaid."""
+def comparison_html(records: Sequence[RunRecord], charts: Drawn | None = None) -> str:
+    """The page of several runs, overlaid; `charts` are drawn where they aren't given."""
     names = labels(records)
     return _render(
         "comparison.html.j2",
-        records,
+        charts or drawn(records),
         title=f"{len(records)} runs compared" if len(records) > 1 else f"{names[0]}, compared with nothing",
         headings=COMPARISON_HEADINGS,
         rows=[row.texts() for row in comparison_rows(records)],
@@ -92,20 +113,20 @@ def comparison_html(records: Sequence[RunRecord]) -> str:
     )  # fmt: skip
 
 
-def _render(template: str, records: Sequence[RunRecord], **values: Any) -> str:
-    sweep, training = sweep_figures(records), training_figures(records)
-    specs = {figure.name: specification(figure.chart, container=True) for figure in [*sweep, *training]}
+def _render(template: str, charts: Drawn, **values: Any) -> str:
+    figures = [*charts.sweep, *charts.training]
+    specs = {figure.name: specification(figure.chart, container=True) for figure in figures}
     return (
         environment()
         .get_template(template)
-        .render(sweep_figures=sweep, training_figures=training, specs=specs, bundle=vega_bundle(), **values)
+        .render(
+            sweep_figures=charts.sweep, training_figures=charts.training, specs=specs, bundle=vega_bundle(), **values
+        )
     )
 
 
-def _write_figures(folder: Path, records: Sequence[RunRecord]) -> None:
-    overview = training_overview(records)
-    drawn: list[Figure] = sweep_figures(records) + ([overview] if overview else [])
-    for figure in drawn:
+def _write_figures(folder: Path, charts: Drawn) -> None:
+    for figure in charts.sweep + ([charts.overview] if charts.overview else []):
         write_whole(folder / f"{figure.name}.png", png(figure))
 
 

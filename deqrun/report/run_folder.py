@@ -6,6 +6,7 @@ import types
 import zipfile
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -94,7 +95,7 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
     """A dataclass from a JSON object: known fields are converted, unknown ones are left out."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}; an object with named values is expected.")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
     values: dict[str, Any] = {}
     for field in fields(kind):
         if field.name in content:
@@ -102,6 +103,11 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
         elif field.default is MISSING and field.default_factory is MISSING:
             raise ValueError(f"{where} has no '{field.name}'; it has {', '.join(sorted(map(str, content)))}.")
     return kind(**values)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:

@@ -84,6 +84,8 @@ def test_a_value_out_of_range_is_told_with_the_range(refused: Refused, override:
         ("solver.memory=2.5", "integer"),
         ("solver.memory=null", "integer"),
         ("optimizer.lr=fast", "number"),
+        ("optimizer.lr=1e999", "a finite number"),
+        ("gradient.budget.tol=1e999", "a finite number"),
         ("budget.tol=.nan", "number"),
         ("resume=maybe", "true or false"),
         ("sweep.iterations=3", "a list"),
@@ -144,6 +146,8 @@ def test_a_deleted_section_is_missed(refused: Refused) -> None:
         (["compare", "nowhere"], "nowhere does not exist"),
         (["compare", "--ouput", "x"], "--ouput"),
         (["help", "trian"], "the nearest is train"),
+        (["train", "run=" + "a" * 300], "too long a name"),
+        (["report", "a" * 300], "too long a name"),
     ],
 )
 def test_a_mistyped_command_line_is_refused(refused: Refused, arguments: list[str], hint: str) -> None:

@@ -40,11 +40,11 @@ def test_every_page_fits_80_columns(deqrun: Deqrun, arguments: tuple[str, ...]) 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_five_examples_and_each_works(
+def test_every_command_has_examples_and_each_works(
     deqrun: Deqrun, made_run: Callable[..., Path], launches: Launches, command: str
 ) -> None:
     shown = [arguments for arguments in examples(deqrun(command, "-h").out) if arguments[0] == command]
-    assert len(shown) == 5
+    assert len(shown) == (1 if command == "report" else 5)  # which takes nothing but a folder
     for name in "ABC":
         made_run("model=mlp", folder=f"outputs/train/{name}")
     for job in range(2):

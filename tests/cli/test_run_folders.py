@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from deqrun.claims import STARTING
 from deqrun.command_line.run_folders import DRAWS_THE_SPLIT, find_runs
 from deqrun.settings import Settings
 from tests.cli.conftest import Launches, Outcome
@@ -233,3 +235,108 @@ def test_describe_of_a_run_is_of_what_it_was(deqrun: Deqrun, launches: Launches,
     run = made_run("model=mlp", "model.width=7")
     assert deqrun("describe", f"run={run}").code == 0
     assert launches.settings[0].model.parameters["width"] == 7
+
+
+def test_a_folder_of_somebody_elses_is_not_written_into(refused: Refused, workspace: Path) -> None:
+    (workspace / "mine").mkdir()
+    (workspace / "mine" / "report.html").write_text("kept")
+    for study in ([], ["study=is_it_a_contraction"]):
+        sentence = refused("train", *study, "run=mine")
+        assert "run=mine holds report.html, which is no run of deqrun's, and nothing is overwritten" in sentence
+    assert (workspace / "mine" / "report.html").read_text() == "kept"
+
+
+def test_an_empty_folder_is_written_into(deqrun: Deqrun, workspace: Path) -> None:
+    (workspace / "mine").mkdir()
+    assert deqrun("train", "model=mlp", "run=mine").code == 0
+
+
+def test_what_a_run_that_was_killed_before_it_began_leaves_is_written_into(
+    deqrun: Deqrun, refused: Refused, workspace: Path
+) -> None:
+    (workspace / "mine").mkdir()
+    (workspace / "mine" / "status.json").write_text(json.dumps(STARTING))
+    (workspace / "mine" / ".claim.0a1b2c3d.part").write_text("")
+    assert "was stopped before it began; give its command again" in refused("train", "run=mine", "resume=true")
+    assert deqrun("train", "model=mlp", "run=mine").code == 0
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "describe"])
+@pytest.mark.parametrize("given", ["run=", "run=''", "run=' '"])
+def test_a_run_of_no_name_is_refused(refused: Refused, command: str, given: str) -> None:
+    assert "run= names no folder, as where a shell's variable is empty" in refused(command, given)
+
+
+def test_a_tilde_is_the_home_folder(
+    deqrun: Deqrun, launches: Launches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert deqrun("train", "model=mlp", "run=~/x").code == 0
+    assert launches.calls[0][1][1] == tmp_path / "home" / "x"
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("run=a${b}", "run=a${b} has ${ in it"),
+        ("run=~nobody-of-that-name/x", "names no user's home folder"),
+        ("run=\udcff", "is not text in UTF-8"),
+        ("name=a\nb", "has a line break in it"),
+    ],
+)
+def test_what_no_folder_can_be_called_is_refused(refused: Refused, given: str, hint: str) -> None:
+    assert hint in refused("train", given)
+
+
+def test_a_name_may_have_any_letters(deqrun: Deqrun, launches: Launches) -> None:
+    assert deqrun("train", "model=mlp", "name=Übung-α").code == 0
+    assert launches.calls[0][1][1].name.endswith("-Übung-α")
+
+
+@pytest.mark.parametrize("linked", ["checkpoints", "train.jsonl", "wandb"])
+def test_a_run_with_links_that_lead_out_does_not_go_on(
+    refused: Refused, made_run: MadeRun, tmp_path: Path, linked: str
+) -> None:
+    run = made_run("model=mlp")
+    (run / linked).symlink_to(tmp_path / "elsewhere")
+    sentence = refused("train", f"run={run}", "resume=true")
+    assert f"{run / linked} is a link to {tmp_path / 'elsewhere'}, outside of the run's folder" in sentence
+
+
+def test_a_run_with_links_within_goes_on(deqrun: Deqrun, made_run: MadeRun) -> None:
+    run = made_run("model=mlp")
+    (run / "wandb").mkdir()
+    (run / "wandb" / "latest-run").symlink_to("/elsewhere")  # as W&B makes them, and writes through none of them
+    (run / "newest.jsonl").symlink_to("train.jsonl")
+    assert deqrun("train", f"run={run}", "resume=true").code == 0
+
+
+def test_a_complete_run_without_its_page_gets_it(deqrun: Deqrun, made_run: MadeRun) -> None:
+    run = made_run("model=mlp", status="completed")
+    assert deqrun("train", f"run={run}", "resume=true").code == 0
+    assert "<html" in (run / "report.html").read_text()
+
+
+def test_a_report_is_made_anew(deqrun: Deqrun, made_run: MadeRun) -> None:
+    run = made_run("model=mlp")
+    for arguments in ([f"run={run}"], [str(run)]):
+        (run / "report.html").unlink(missing_ok=True)
+        outcome = deqrun("report", *arguments)
+        assert (outcome.code, outcome.out, outcome.err) == (0, f"report  {run / 'report.html'}\n", "")
+        assert "<html" in (run / "report.html").read_text()
+    assert sorted(path.name for path in run.iterdir()) == ["config.yaml", "report.html", "status.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ([], "takes one run=DIR, the folder of a run, and was given nothing"),
+        (["run="], "takes one run=DIR"),
+        (["rn=RUN"], "the nearest is run."),
+        (["RUN", "RUN"], "takes one run=DIR"),
+        (["run=outputs/train/2030-01-31/12-00-00-firs"], "the nearest is outputs/train/2030-01-31/12-00-00-first"),
+    ],
+)
+def test_a_report_of_no_run_is_refused(refused: Refused, made_run: MadeRun, arguments: list[str], hint: str) -> None:
+    run = made_run("model=mlp")
+    assert hint in refused("report", *(text.replace("RUN", str(run)) for text in arguments))

@@ -39,7 +39,7 @@ def test_the_run_folder_holds_nothing_of_hydras(deqrun: Deqrun, launches: Launch
     deqrun("train", "model=mlp")
     folder = launches.calls[0][1][1]
     assert folder.is_dir()
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["status.json"]
 
 
 def test_run_names_the_folder(deqrun: Deqrun, launches: Launches, workspace: Path) -> None:

@@ -39,7 +39,7 @@ def runs(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> d
         folder = tmp_path_factory.mktemp("peer") / "run"
         with pytest.MonkeyPatch.context() as patch:
             if name != "matched parameters":  # one page is enough, and takes longer than the training
-                patch.setattr(launch, "write_report", lambda folder: folder / "report.html")
+                patch.setattr(launch, "write_report", lambda folder, _: folder / "report.html")
             run_train(settings, folder, "deqrun train")
         made[name] = settings, folder
     return made
@@ -132,6 +132,6 @@ def test_a_stopped_peer_goes_on_to_the_same_numbers(
         patch.setattr(training, "forward", Stop(training.forward, call, KeyboardInterrupt()))
         with pytest.raises(Interrupted, match="resume=true"):
             run_train(settings, folder, "deqrun train")
-    monkeypatch.setattr(launch, "write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr(launch, "write_report", lambda folder, _: folder / "report.html")
     run_train(settings, folder, "deqrun train resume=true")
     assert_same_run(folder, whole)

@@ -6,21 +6,26 @@ import json
 import os
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from deqrun.experiment import launch
+from deqrun.experiment import train as training
 from deqrun.experiment.launch import run_train
-from deqrun.experiment.trackers import NoTracker, SafeTracker, accuracy_rows, make_tracker, residual_rows
+from deqrun.experiment.trackers import NoTracker, Patience, SafeTracker, accuracy_rows, make_tracker, residual_rows
 from deqrun.report import read_run
 from deqrun.report.records import Epoch, RunRecord
 from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import Interrupted, Settings, UserError
+from tests.experiment.test_resume import Stop
 
 SettingsOf = Callable[..., Settings]
 
@@ -204,4 +209,99 @@ def test_curve_rows_by_hand() -> None:
 def test_record_type_is_complete(offline: Path) -> None:
     record: RunRecord = read_run(offline)
     assert record.status.status == "completed"
-    assert len(record.sweep) == 2 * 2 * 4 * 2  # solvers, splits, budgets, tolerances
+    assert len(record.sweep) == 2 * 2 * 5 * 2  # solvers, splits, budgets with that of training, tolerances
+
+
+class Hanging(NoTracker):
+    """A tracker that never ends a call."""
+
+    def __init__(self) -> None:
+        self.forever = Event()
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        self.forever.wait()
+
+
+def test_a_tracker_that_hangs_is_waited_for_no_longer_than_allowed() -> None:
+    abandoned: list[bool] = []
+    patience = Patience(begin=5, log=0.2, finish=0.2)
+    tracker = SafeTracker(Hanging, patience, abandon=lambda: abandoned.append(True))
+    began = time.monotonic()
+    with pytest.warns(
+        UserWarning, match=r"is off for the rest of the run, which goes on: it did not answer within 0.2 s"
+    ):
+        tracker.log_epoch(Epoch(1))
+    tracker.log_epoch(Epoch(2))
+    tracker.finish(None)
+    assert time.monotonic() - began < 3
+    assert abandoned == [True]
+
+
+def test_a_tracker_that_hangs_while_it_is_made_is_not_waited_for_at_first() -> None:
+    def hang() -> NoTracker:
+        Event().wait()
+        return NoTracker()
+
+    began = time.monotonic()
+    tracker = SafeTracker(hang, Patience(begin=0.2), waits=False)
+    assert time.monotonic() - began < 0.1
+    with pytest.warns(UserWarning, match="did not answer"):
+        tracker.log_epoch(Epoch(1))
+
+
+def test_of_a_run_that_ended_early_no_failure_of_the_tracker_is_told() -> None:
+    with warnings.catch_warnings(record=True) as told:
+        SafeTracker(Broken).finish(None)  # type: ignore[arg-type]
+    assert told == []
+
+
+def test_without_a_network_the_run_is_recorded_offline(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # the discard port, where nobody listens
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.warns(
+        UserWarning, match=r"W&B can't be reached \(127.0.0.1: Connection refused\); the run is recorded"
+    ):
+        run_train(settings_of(*TRACKED, "tracker.mode=online"), tmp_path / "run", "cmd")
+    assert exit_codes(tmp_path / "run") == [0]
+
+
+@pytest.mark.usefixtures("no_key")
+def test_a_run_that_goes_on_tells_its_tracker_all_of_its_epochs(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed without a word to W&B after the second of three epochs; the new log has each epoch once, from step 0."""
+    run = tmp_path / "run"
+    settings = settings_of("tracker=wandb", "train.epochs=3")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 2, KeyboardInterrupt()))
+        with pytest.raises(Interrupted):
+            run_train(settings, run, "cmd")
+    assert exit_codes(run) == [1]
+    (run / "wandb").rename(tmp_path / "first")
+    run_train(settings, run, "cmd")
+    rows = history(logged(run), "epoch")
+    assert [(row["epoch"], row["_step"]) for row in rows] == [(1, 0), (2, 1), (3, 2)]
+    assert [row["train/loss"] for row in rows] == [epoch.loss for epoch in read_run(run).epochs]
+
+
+def test_a_run_is_complete_only_with_its_report(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "write_report", Stop(launch.write_report, 1, KeyboardInterrupt()))
+        with pytest.raises(Interrupted):
+            run_train(settings_of("train.epochs=1"), run, "cmd")
+    assert read_run(run).status.status == "interrupted"
+    before = read_run(run).summary
+    run_train(settings_of("train.epochs=1"), run, "cmd")
+    after = read_run(run)
+    assert (after.status.status, after.summary.test_accuracy) == ("completed", before.test_accuracy)
+    assert "interrupted" not in (run / "report.html").read_text().lower().partition("<script")[0]
+    assert sorted(path.name for path in (run / "figures").iterdir()) == sorted(
+        path.name for path in (run / "figures").glob("*.png")
+    )

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from deqrun import __version__
+from deqrun.claims import claimed
 from deqrun.experiment.launch import prepare, recorded, run_train
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.train import TrainingStopped
@@ -39,7 +40,7 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
     question = load_question(study.question, study.ask)
     go_on = command if study.asked else f"deqrun train run={folder} resume=true"
     status = RunFolder(folder)
-    with recorded(status, go_on):
+    with claimed(folder), recorded(status, go_on):
         if not is_study(folder):
             write_whole(folder / FILE, study.to_yaml())
         status.write_status("running")
@@ -138,7 +139,8 @@ def _train(variant: Variant, run: Path, threads: int | None, folder: Path) -> No
     """Train one run to its end, from wherever its folder stands. That it diverges is a result, and is kept."""
     begun = (run / "config.yaml").is_file()
     if begun and read_run(run).status.status == "completed":  # stopped between its records and its page
-        write_report(run)
+        with claimed(run):
+            write_report(run)
         return
     settings = variant.settings.model_copy(update={"run": run, "resume": begun, "threads": threads})
     try:

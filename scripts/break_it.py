@@ -1,0 +1,444 @@
+"""Tries to break deqrun, as a person in a hurry, a full disk or a killed machine would, and prints one table.
+
+    python scripts/break_it.py                       # every section, about 15 minutes on one core
+    python scripts/break_it.py pairs kills=100       # one section, or another number of tries
+
+Each section runs whole deqrun processes in folders of its own below the system's temporary folder, and counts each end
+that is as it must be. A section ends early, and says so, where its time is up. Nothing but these folders is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from deqrun.report import read_run
+
+TINY = ("model=mlp", "model.width=16", "threads=1", "train.epochs=1", "train.batch_size=512", "sweep=none")
+"""The smallest run that trains, tests and reports."""
+
+WHOLE = ("model=mlp", "model.width=16", "threads=1", "train.epochs=3", "train.batch_size=256", "sweep=quick")
+"""A small run with everything that a run has: charts, a sweep, and an offline log of W&B."""
+
+SIZE = {"pairs": 30, "kills": 10, "commands": 0, "environments": 0}
+"""Tries of each section; 0: all that it lists."""
+
+Check = Callable[[], str]
+
+
+@dataclass
+class Section:
+    """What came of one section: how many tries, and each one that came out wrong, in words."""
+
+    name: str
+    seconds: float
+    tried: int = 0
+    wrong: list[str] = field(default_factory=list)
+    note: str = ""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the section has used its time; it says so in its note."""
+        up = time.monotonic() - self.began > self.seconds
+        if up:
+            self.note = f"ended early, after {self.seconds:.0f} s"
+        return up
+
+    def add(self, label: str, fault: str) -> None:
+        """Count a try; `fault` is empty where it came out as it must."""
+        self.tried += 1
+        if fault:
+            self.wrong.append(f"{label}: {fault}")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process of deqrun ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def fault(self, codes: Sequence[int], sentence: str = "") -> str:
+        """What is wrong with this end; empty where its code is one of these and its words are sentences."""
+        if "Traceback" in self.out + self.err:
+            return f"a traceback: {self.err.strip().splitlines()[-1] if self.err.strip() else ''}"
+        if self.code not in codes:
+            return f"exit code {self.code} in place of {' or '.join(map(str, codes))}: {self.err.strip()[:200]}"
+        if sentence not in self.err:
+            return f"not a word of '{sentence}': {self.err.strip()[:200]}"
+        return ""
+
+
+def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Begin deqrun with these arguments in a folder, in a process group of its own, its output kept in pipes."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, **options.pop("env", {})}
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "deqrun", *arguments], cwd=folder, env=environment, text=True, errors="replace",
+        start_new_session=True, **{**streams, **options},
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 180) -> Ended:
+    """Wait for its end; one that never ends is killed, and has the exit code -9."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+        out, err = process.communicate()
+    return Ended(process.returncode, out or "", err or "")
+
+
+def run(folder: Path, *arguments: str, **options: Any) -> Ended:
+    """deqrun with these arguments, to its end."""
+    return ended(start(folder, *arguments, **options))
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    """Kill the process and those that it has begun; all are in the group that `start` made."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        process.kill()
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A folder that is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"deqrun-break-{name}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def pairs(section: Section, tries: int, rng: random.Random) -> None:
+    """Two processes into one folder: one runs, one is told. Three into default names: all run."""
+    for turn in range(tries):
+        if section.time_is_up:
+            return
+        with scratch("pair") as folder:
+            command = ("train", *TINY, "tracker=none", "run=same")
+            ends = [ended(process) for process in [start(folder, *command, f"seed={seed}") for seed in (0, 1)]]
+            section.add(f"pair {turn}", _pair_fault(folder / "same", ends))
+        with scratch("triple") as folder:
+            unnamed = ("train", *TINY, "tracker=none")
+            ends = [ended(process) for process in [start(folder, *unnamed, f"seed={seed}") for seed in range(3)]]
+            section.add(f"triple {turn}", _triple_fault(folder, ends))
+
+
+def _pair_fault(folder: Path, ends: Sequence[Ended]) -> str:
+    codes = [end.code for end in ends]
+    if sorted(codes) != [0, 2]:
+        return f"exit codes {codes}"
+    winner, told = codes.index(0), ends[codes.index(2)]
+    record = read_run(folder)
+    if (record.summary.seed, record.config["seed"], len(record.epochs)) != (winner, winner, 1):
+        return f"mixed: config of seed {record.config['seed']}, summary of seed {record.summary.seed}"
+    known = ("is in use by another deqrun", "already holds a run")  # the latter where the first had ended by then
+    return "" if any(words in told.err for words in known) else told.fault([2], known[0])
+
+
+def _triple_fault(folder: Path, ends: Sequence[Ended]) -> str:
+    seeds = sorted(read_run(path.parent).summary.seed or 0 for path in folder.glob("outputs/train/*/*/config.yaml"))
+    if [end.code for end in ends] != [0, 0, 0] or seeds != [0, 1, 2]:
+        return f"exit codes {[end.code for end in ends]}, seeds kept {seeds}"
+    return ""
+
+
+def kills(section: Section, tries: int, rng: random.Random) -> None:
+    """SIGKILL at a random moment of a whole run, W&B's process included; resumed: complete, and the same numbers."""
+    with scratch("whole") as folder:
+        began = time.monotonic()
+        if fault := run(folder, "train", *WHOLE, "run=it").fault([0]):
+            section.add("the run that is not killed", fault)
+            return
+        lasts = time.monotonic() - began
+        whole = _numbers(folder / "it")
+        for turn in range(tries):
+            if section.time_is_up:
+                return
+            with scratch("kill") as other:
+                moment = rng.uniform(0, lasts)
+                section.add(f"kill {turn} after {moment:.1f} s", _killed_and_resumed(other, moment, whole))
+
+
+def _killed_and_resumed(folder: Path, moment: float, whole: dict[str, Any]) -> str:
+    process = start(folder, "train", *WHOLE, "run=it")
+    try:
+        process.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+    process.communicate()
+    begun = (folder / "it" / "config.yaml").is_file()
+    again = ["run=it", "resume=true"] if begun else [*WHOLE, "run=it"]
+    if fault := run(folder, "train", *again).fault([0]):
+        return fault
+    numbers = _numbers(folder / "it")
+    return next((f"{key} differs" for key in whole if numbers[key] != whole[key]), "")
+
+
+def _numbers(folder: Path) -> dict[str, Any]:
+    """All of a run that must not depend on where it was stopped."""
+    record = read_run(folder)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if "wandb" not in path.parts}
+    return {
+        "status": record.status.status,
+        "files": sorted(names),
+        "losses": [epoch.loss for epoch in record.epochs],
+        "test accuracy": record.summary.test_accuracy,
+        "accuracies": [(cell.key, cell.max_iter, cell.tol, cell.accuracy) for cell in record.sweep],
+        "epochs in W&B's newest log": _epochs_in_wandb(folder),
+    }
+
+
+def _epochs_in_wandb(folder: Path) -> list[tuple[int, int]]:
+    """(epoch, step) of each row of the newest offline log that has the axis `epoch`."""
+    log = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)[-1]
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    records = [json.loads(line) for line in printed.splitlines()]
+    rows = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [(row["epoch"], row["_step"]) for row in rows if "epoch" in row]
+
+
+KEYS = (
+    "train.epochs", "train.batch_size", "seed", "threads", "budget.max_iter", "budget.tol", "budget.patience",
+    "solver.memory", "solver.mixing", "optimizer.lr", "sweep.iterations", "sweep.tolerances", "device", "name",
+    "tracker.mode", "model.width", "gradient.budget.tol", "train.jacobian_weight",
+)  # fmt: skip
+BAD_VALUES = ("-1", "''", "[[", "{a:b}", "nan", "no such thing", "${b}", "1e999", "'", "1,2")
+BAD_COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("trian",), ("model=mlp",), ("train", "run="), ("train", "run=''"), ("train", "run=a${b}"), ("sweep",),
+    ("sweep", "run="), ("sweep", "run=nowhere"), ("train", "resume=true"), ("train", "run=nowhere", "resume=true"),
+    ("train", "run=~nobody-of-that-name/x"), ("train", "name=a/b"), ("train", "name=a\nb"), ("train", "name=ü/ö"),
+    ("train", "run=\udcff"), ("train", "run=" + "a" * 300), ("train", "run=foreign"), ("train", "run=file"),
+    ("train", "run=file/below"), ("train", "--multrun"), ("train", "--cfg", "jobs"), ("train", "--config-dir", "no"),
+    ("train", "-m", "seed=1,2", "run=x"), ("train", "study=nothing"), ("train", "model=mlp", "model=nothing"),
+    ("train", "+a.b=1"), ("train", "~solver"), ("train", "solver=[picard"), ("train", "=3"), ("train", "=", "="),
+    ("train", "train=3"), ("train", "solver._target_=os.system"), ("compare",), ("compare", "nowhere"),
+    ("compare", "foreign", "foreign"), ("compare", "--output"), ("report",), ("report", "run="), ("report", "nowhere"),
+    ("report", "run=foreign"), ("describe", "model=nothing"), ("describe", "run=foreign"), ("help", "nothing"),
+)  # fmt: skip
+
+
+def commands(section: Section, tries: int, rng: random.Random) -> None:
+    """Bad command lines: one sentence and exit code 2 each, and nothing is made. All run in one process, for speed."""
+    lines = [*BAD_COMMANDS, *(("train", "model=mlp", f"{key}={value}") for key in KEYS for value in BAD_VALUES)]
+    lines = lines[: tries or None]
+    with scratch("commands") as folder:
+        (folder / "foreign").mkdir()
+        (folder / "foreign" / "report.html").write_text("kept")
+        (folder / "file").write_text("")
+        before = sorted(folder.rglob("*"))
+        for line, end in zip(lines, _in_one_process(folder, lines), strict=True):
+            section.add(" ".join(line), end.fault([2]) or ("" if end.err.count("\n") == 1 else "not one sentence"))
+        left = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path not in before]
+        section.add("what is left behind", ", ".join(left))
+
+
+_LINES = """
+import contextlib, io, json, sys, traceback
+import deqrun.experiment.launch as launch
+from deqrun.cli import main
+def accept(*given): print("accepted")
+for name in ("run_train", "run_sweep", "run_compare", "run_describe"): setattr(launch, name, accept)
+for line in json.load(open(sys.argv[1])):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try: code = main(line)
+        except BaseException: code = 1; traceback.print_exc()
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
+def _in_one_process(folder: Path, lines: Sequence[Sequence[str]]) -> Iterator[Ended]:
+    """How each command line ends, with the experiments themselves left out."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as given:
+        json.dump([list(line) for line in lines], given)
+        given.flush()
+        done = subprocess.run(
+            [sys.executable, "-c", _LINES, given.name], cwd=folder, capture_output=True, text=True, timeout=900,
+            check=True,
+        )  # fmt: skip
+    for line in done.stdout.splitlines():
+        code, out, err = json.loads(line)
+        yield Ended(code, out, err)
+
+
+def environments(section: Section, tries: int, rng: random.Random) -> None:
+    """Places and states of a machine in which a run must end in order, or go on as if nothing was."""
+    for label, check in list(_environments())[: tries or None]:
+        if section.time_is_up:
+            return
+        section.add(label, check())
+
+
+def _environments() -> Iterator[tuple[str, Check]]:
+    """(what it is, how it is tried) of every environment."""
+    for size in (0, 20_000, 200_000):
+        yield f"no file larger than {size} bytes", lambda size=size: _limited(size)  # type: ignore[misc]
+    yield "a folder that may not be written", _read_only
+    yield "a disk of 300 kB", _small_disk
+    for label, closing in (("stdout", ">&-"), ("stderr", "2>&-"), ("all streams", "<&- >&- 2>&-")):
+        yield f"closed: {label}", lambda closing=closing: _in_shell(closing)  # type: ignore[misc]
+    yield "output onto a full disk", lambda: _in_shell(">/dev/full")
+    yield "errors onto a full disk", lambda: _in_shell("2>/dev/full")
+    yield "a reader that goes away", lambda: _in_shell("| head -1 >/dev/null; (exit ${PIPESTATUS[0]})")
+    for name in ("HOME", "PATH", "TERM", "LANG"):
+        yield f"no {name}", lambda name=name: _without(name)  # type: ignore[misc]
+    yield (
+        "a home folder that isn't there",
+        lambda: _with_environment(HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent"),
+    )
+    yield "LC_ALL=C, without UTF-8", lambda: _with_environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    yield (
+        "W&B online without a network",
+        lambda: _with_environment("tracker=wandb", "tracker.mode=online", WANDB_BASE_URL="http://127.0.0.1:9"),
+    )
+    for name in ("SIGHUP", "SIGTERM", "SIGINT"):
+        yield f"{name} while it runs", lambda name=name: _signalled(name)  # type: ignore[misc]
+
+
+def _limited(size: int) -> str:
+    with scratch("limit") as folder:
+        limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
+        end = run(folder, "train", *TINY, "tracker=none", "run=it", preexec_fn=limit)
+        if end.code == 0:
+            return ""
+        return end.fault([1, 2], "File too large") or _leftovers(folder)
+
+
+def _leftovers(folder: Path) -> str:
+    left = [path.name for path in folder.rglob(".*")]
+    return f"left behind: {', '.join(left)}" if left else ""
+
+
+def _read_only() -> str:
+    if os.geteuid() == 0:
+        return _on_mount("ro,size=1m")
+    with scratch("read-only") as folder:
+        folder.chmod(0o500)
+        end = run(folder, "train", *TINY, "tracker=none", "run=it")
+        folder.chmod(0o700)
+        return end.fault([2], "can't be made or written")
+
+
+def _small_disk() -> str:
+    return _on_mount("size=300k") if os.geteuid() == 0 else ""
+
+
+def _on_mount(options: str) -> str:
+    """A run on a file system of its own; nothing is tried where none may be mounted."""
+    with scratch("mount") as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", options, "deqrun-break", str(folder)]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            return ""
+        try:
+            end = run(folder, "train", *TINY, "tracker=none", "run=it")
+        finally:
+            subprocess.run(["umount", str(folder)], check=False)
+        return end.fault([1, 2], "full" if "ro" not in options else "can't be made or written")
+
+
+def _complete(folder: Path, end: Ended) -> str:
+    if fault := end.fault([0]):
+        return fault
+    status = read_run(folder / "it").status.status
+    page = (folder / "it" / "report.html").is_file()
+    return "" if status == "completed" and page else f"{status}, {'with' if page else 'without'} a report"
+
+
+def _in_shell(ending: str) -> str:
+    with scratch("shell") as folder:
+        line = f"{sys.executable} -m deqrun train {' '.join(TINY)} tracker=none run=it {ending}"
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False, timeout=180
+        )
+        return _complete(folder, Ended(done.returncode, done.stdout, done.stderr))
+
+
+def _without(name: str) -> str:
+    kept = {key: value for key, value in os.environ.items() if key != name}
+    with scratch("without") as folder:
+        command = [sys.executable, "-m", "deqrun", "train", *TINY, "run=it"]
+        done = subprocess.run(command, cwd=folder, env=kept, capture_output=True, text=True, check=False, timeout=180)
+        return _complete(folder, Ended(done.returncode, done.stdout, done.stderr))
+
+
+def _with_environment(*overrides: str, **variables: str) -> str:
+    with scratch("environment") as folder:
+        return _complete(
+            folder, run(folder, "train", *TINY, *(overrides or ("tracker=none",)), "run=it", env=variables)
+        )
+
+
+def _signalled(name: str) -> str:
+    with scratch("signal") as folder:
+        process = start(folder, "train", *TINY, "train.epochs=200", "tracker=none", "run=it")
+        deadline = time.monotonic() + 60
+        while not (folder / "it" / "train.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(getattr(signal, name))
+        fault = ended(process).fault([130], "resume=true")
+        return fault or ("" if read_run(folder / "it").status.status == "interrupted" else "status is not interrupted")
+
+
+SECTIONS: dict[str, Callable[[Section, int, random.Random], None]] = {
+    "pairs": pairs,
+    "kills": kills,
+    "commands": commands,
+    "environments": environments,
+}
+
+
+def main() -> int:
+    """Run the sections that were asked for; 1 where anything came out wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sections", nargs="*", help=f"of {', '.join(SECTIONS)}, each with =N for N tries; default: all")
+    parser.add_argument("--minutes", type=float, default=30.0, help="at most, of each section")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments at which runs are killed")
+    given = parser.parse_args()
+    asked = {name: int(number or SIZE[name]) for name, _, number in (text.partition("=") for text in given.sections)}
+    done = []
+    for name, tries in (asked or SIZE).items():
+        section = Section(name, 60 * given.minutes)
+        SECTIONS[name](section, tries, random.Random(given.seed))
+        section.seconds = time.monotonic() - section.began
+        done.append(section)
+    _print(done)
+    return 1 if any(section.wrong for section in done) else 0
+
+
+def _print(done: Sequence[Section]) -> None:
+    table = Table("section", "tried", "wrong", "seconds", "note")
+    for section in done:
+        table.add_row(section.name, str(section.tried), str(len(section.wrong)), f"{section.seconds:.0f}", section.note)
+    console = Console()
+    console.print(table)
+    for section in done:
+        for line in section.wrong:
+            console.print(f"{section.name}: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

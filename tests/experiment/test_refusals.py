@@ -1,0 +1,102 @@
+"""What a system refuses, a reader that goes away, and a terminal that closes: a sentence, or a run that goes on."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deqrun.claims import ending_as_interrupted
+from deqrun.report import read_run
+from tests.experiment.conftest import SMALL
+from tests.experiment.test_process import ROOT, deqrun, finish
+
+QUICK = [*SMALL, "train.epochs=1", "sweep=none"]
+
+
+def limited(size: int, folder: Path) -> tuple[int, str, str]:
+    """How a run ends that may write no file larger than this, as where a disk is full."""
+    done = subprocess.run(
+        [sys.executable, "-m", "deqrun", "train", *QUICK, "run=it"], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) -> None:
+    code, _, err = limited(20_000, tmp_path)  # less than a checkpoint
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith("deqrun: the file would be larger than allowed (File too large). What is done is kept; ")
+    assert "go on with: deqrun train run=" in err
+    record = read_run(tmp_path / "it")
+    assert (record.status.status, record.status.reason) == (
+        "failed", "the file would be larger than allowed (File too large).",
+    )  # fmt: skip
+    assert [path.name for path in (tmp_path / "it").rglob(".*")] == []
+    again, _, err = finish(deqrun("train", "run=it", "resume=true", folder=tmp_path))
+    assert (again, read_run(tmp_path / "it").status.status) == (0, "completed"), err
+
+
+def test_where_nothing_can_be_written_nothing_is_made(tmp_path: Path) -> None:
+    code, _, err = limited(0, tmp_path)
+    assert (code, err) == (2, "deqrun: it can't be made or written: File too large.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("ending", "code"),
+    [("| head -1; exit ${PIPESTATUS[0]}", 0), (">&- 2>&-", 0), ("2>&-", 0), (">/dev/full", 0), ("2>/dev/full", 0)],
+)
+def test_nobody_who_reads_is_no_reason_to_end(tmp_path: Path, ending: str, code: int) -> None:
+    line = f"{sys.executable} -m deqrun train {' '.join(QUICK)} run=it {ending}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (code, "")
+    assert read_run(tmp_path / "it").status.status == "completed"
+    assert (tmp_path / "it" / "report.html").is_file()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no terminals that hang up")
+def test_a_terminal_that_closes_interrupts_a_run(tmp_path: Path) -> None:
+    process = deqrun("train", *QUICK, "train.epochs=200", "run=it", folder=tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "it" / "train.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGHUP)
+    code, _, err = finish(process)
+    assert (code, err.count("\n")) == (130, 1)
+    assert "resume=true" in err
+    assert read_run(tmp_path / "it").status.status == "interrupted"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no terminals that hang up")
+def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ending_as_interrupted():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_IGN, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_run_says_where_it_is_and_that_it_starts_within_the_first_second_of_its_claim(tmp_path: Path) -> None:
+    process = deqrun("train", *QUICK, "run=it", folder=tmp_path)
+    status, deadline = tmp_path / "it" / "status.json", time.monotonic() + 60
+    while not status.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert '"starting"' in status.read_text()
+    assert not (tmp_path / "it" / "config.yaml").exists()
+    code, out, err = finish(process)
+    assert code == 0, err
+    assert out.splitlines()[:2] == [f"run     {tmp_path / 'it'}", "train   1,078 samples, 1 epoch, on cpu"]

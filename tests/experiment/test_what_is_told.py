@@ -1,0 +1,58 @@
+"""What a run says of itself: at once, where solves did not settle, and where a default does not reach the adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deqrun.experiment.launch import run_train
+from deqrun.experiment.sweep_grid import swept_grid
+from deqrun.report import read_run
+from deqrun.report.tables import training_cost
+from deqrun.settings import Settings
+
+SettingsOf = Callable[..., Settings]
+
+
+@pytest.mark.parametrize(("tol", "warned"), [("1e-9", True), ("1e-1", False), ("0", False)])
+def test_solves_that_end_far_above_the_tolerance_are_told(
+    settings_of: SettingsOf, tmp_path: Path, capsys: pytest.CaptureFixture[str], tol: str, warned: bool
+) -> None:
+    overrides = ("train.epochs=1", "sweep=none", f"budget.tol={tol}", "budget.max_iter=2")
+    run_train(settings_of(*overrides), tmp_path / "run", "cmd")
+    (epoch,) = read_run(tmp_path / "run").epochs
+    assert epoch.residual is not None
+    assert (epoch.residual > 10 * float(tol) > 0) is warned
+    err = capsys.readouterr().err
+    assert ("warning: the solves of training did not settle: in the last epoch" in err) is warned
+    assert (f"median residual was {epoch.residual:.0e}" in err) is warned
+
+
+def test_a_budget_that_does_not_reach_the_adjoint_is_told(
+    settings_of: SettingsOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, told in (("fast", True), ("default", False)):
+        run_train(settings_of("train.epochs=1", "sweep=none", f"budget={name}"), tmp_path / name, "cmd")
+        out = capsys.readouterr().out
+        assert out.startswith("train   1,078 samples, 1 epoch, on cpu\n")
+        line = "adjoint up to 24 steps to 0.001 (gradient.budget), while the solves have 8 to 0.01 (budget)\n"
+        assert (line in out) is told
+
+
+def test_the_training_budget_is_part_of_every_grid(settings_of: SettingsOf, tmp_path: Path) -> None:
+    overrides = ("train.epochs=1", "budget.max_iter=6", "budget.tol=1e-2")
+    settings = settings_of(*overrides, "sweep.iterations=[1,9]", "sweep.tolerances=[1e-1,1e-3]")
+    assert swept_grid(settings) == ([1, 6, 9], [1e-1, 1e-2, 1e-3])
+    small = settings_of(*overrides, "sweep.iterations=[1]", "sweep.tolerances=[1e-1]")
+    run_train(small, tmp_path / "run", "cmd")
+    nfe, residual = training_cost(read_run(tmp_path / "run"))
+    assert nfe is not None
+    assert residual is not None
+    assert 1 < nfe <= 7
+
+
+def test_a_training_tolerance_of_zero_does_not_enter_a_grid(settings_of: SettingsOf) -> None:
+    settings = settings_of("budget.tol=0", "sweep.tolerances=[1e-1,1e-3]")
+    assert swept_grid(settings)[1] == [1e-1, 1e-3]
