@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from deqrun import __version__
+from deqrun.command_line.check import run_check
 from deqrun.command_line.help import COMMANDS, page, welcome
 from deqrun.command_line.hydra_app import complete_or_install, run_app
 from deqrun.command_line.preflight import Plan, check_jobs, sources_of
@@ -63,6 +64,8 @@ def _dispatch(argv: list[str]) -> int:
         return _compare(arguments)
     if command == "describe":
         return _describe(arguments)
+    if command == "check":
+        return run_check(arguments)
     return run_app(command, arguments)
 
 

@@ -31,6 +31,7 @@ from deqrun.peer_settings import PeerSettings, require_explicit, with_peer
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
 from deqrun.study_settings import STUDY_KEYS
+from deqrun.trusted_code import how_to_allow, is_trusted
 from deqrun.yaml_text import read_yaml, write_yaml
 
 __all__ = [
@@ -220,10 +221,9 @@ class Settings(_Section):
     def _trusts_every_target(self) -> Settings:
         for where, component in self.components():
             trusted = component.target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
-            if not trusted and not self.allow_foreign_targets:
+            if not trusted and not self.allow_foreign_targets and not is_trusted(component.target):
                 raise ValueError(
-                    f"{where}._target_={component.target} is outside of deqrun and torch, "
-                    "and would run its code; if you trust it, give allow_foreign_targets=true"
+                    f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
                 )
         return self
 

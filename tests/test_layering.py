@@ -22,6 +22,7 @@ SETTINGS = {
     "config_sources",
     "sentences",
     "yaml_text",
+    "trusted_code",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
@@ -29,12 +30,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),
     "models": {"gradients", "solvers"},
     "analysis": {"gradients", "solvers", "models"},
+    "contracts": {"models", "datasets", "gradients"},
     "inference": set(),
     "report": {"inference", "models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
-    "experiment": {"report", "inference", "analysis", "models", "datasets", "gradients", "solvers", *SETTINGS},
-    "studies": {
-        "experiment",
+    "experiment": {
+        "contracts",
         "report",
         "inference",
         "analysis",
@@ -44,7 +45,19 @@ MAY_IMPORT: dict[str, set[str]] = {
         "solvers",
         *SETTINGS,
     },
-    "command_line": {"studies", "experiment", *SETTINGS},
+    "studies": {
+        "experiment",
+        "contracts",
+        "report",
+        "inference",
+        "analysis",
+        "models",
+        "datasets",
+        "gradients",
+        "solvers",
+        *SETTINGS,
+    },
+    "command_line": {"studies", "experiment", "contracts", *SETTINGS},
     "cli": {"command_line", "experiment", *SETTINGS},
     "__main__": {"cli"},
 }

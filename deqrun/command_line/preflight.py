@@ -35,6 +35,7 @@ from deqrun.config_sources import ConfigSources, open_sources, quoted
 from deqrun.sentences import unknown
 from deqrun.settings import Settings, UserError, load_settings
 from deqrun.studies.answering.study import Study
+from deqrun.trusted_code import admit
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Job:
 @contextmanager
 def sources_of(request: Request) -> Iterator[ConfigSources]:
     """The config sources of a command; for deqrun sweep, the trained run's own options among them."""
+    _admit_code(request)
     with open_sources(request.config_dir) as sources:
         typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
         sources = replace(sources, search=(*sources.search, *typed))
@@ -58,6 +60,12 @@ def sources_of(request: Request) -> Iterator[ConfigSources]:
         foreign = any(o.key_or_group == "allow_foreign_targets" and o.value() is True for o in overrides)
         with trained_options(_run_of(overrides), allow_foreign_targets=foreign):
             yield sources
+
+
+def _admit_code(request: Request) -> None:
+    """Put the folder of --config-dir on the import path, where the user allows its code to run."""
+    if request.config_dir is not None and request.runs and not request.flags.shell_completion:
+        admit(request.config_dir, allowed="allow_foreign_targets=true" in request.overrides)
 
 
 def _run_of(overrides: Sequence[Override]) -> Path | None:
@@ -141,7 +149,7 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
     if command == "sweep":
         return load_sweep_settings(cfg)
     settings = load_settings(cfg)
-    if command == "describe" and settings.run is not None:
+    if command in ("describe", "check") and settings.run is not None:
         return resumed(settings, overrides)  # a run is described as it was configured
     return resumed(settings, overrides) if settings.resume else settings
 
@@ -149,7 +157,7 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
 def check_jobs(plan: Plan) -> list[Settings | Study]:
     """What every job is, a run or a study, known to compose, to be in range, and to build. Raises UserError."""
     every_job = [_checked(plan, job) for job in plan.jobs()]
-    _check_builds(every_job)
+    _check_builds(every_job, plan.request.command)
     return every_job
 
 
@@ -167,16 +175,24 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     return settings
 
 
-def _check_builds(every_job: Sequence[Settings | Study]) -> None:
-    """Every component accepts its parameters; each distinct one is built once. This imports torch."""
+def _check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
+    """Every component accepts its parameters, and the user's own pass their checks; each distinct one is built once.
+
+    This imports torch.
+    """
     from deqrun.experiment.build import check_components
+    from deqrun.experiment.parts import require_cell, require_data
 
     seen: set[str] = set()
     for job in every_job:
         if isinstance(job, Study):
             _check_question(job)
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
+            if command in ("train", "sweep"):
+                require_data(settings, seen)
             check_components(settings, seen)
+            if command == "train":
+                require_cell(settings, seen)
 
 
 def _check_question(study: Study) -> None:
