@@ -195,6 +195,7 @@ class Settings(_Section):
     choices        the option taken of each config group, e.g. {'model': 'mdeq', 'solver': 'anderson'}
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
+    data_changed   what a sweep does where the run's data changed
     """
 
     name: RunName
@@ -215,6 +216,7 @@ class Settings(_Section):
     sweep: SweepSettings
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
+    data_changed: Literal["refuse", "match_classes"] = "refuse"
     peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
 
     @model_validator(mode="after")
@@ -265,7 +267,9 @@ class Settings(_Section):
 
         Left out is what does not bear on them: name, folder, tracker, device, threads, and how batches are loaded.
         """
-        apart: dict[str, Any] = dict.fromkeys(("name", "run", "resume", "tracker", "device", "threads"), True)
+        apart: dict[str, Any] = dict.fromkeys(
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True
+        )
         apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 

@@ -24,6 +24,7 @@ from deqrun.command_line.overrides import (
 )
 from deqrun.command_line.request import Request
 from deqrun.command_line.run_folders import (
+    is_complete,
     load_sweep_settings,
     require_free,
     require_run,
@@ -193,6 +194,22 @@ def _check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
             check_components(settings, seen)
             if command == "train":
                 require_cell(settings, seen)
+        if isinstance(job, Settings):
+            _check_data(job, command, seen)
+
+
+def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
+    """A run that is asked, or goes on, has the data that it was trained on. This imports torch."""
+    from deqrun.experiment.asked_data import require_own_data, require_same_data
+
+    text = f"recorded {settings.run} {settings.dataset} {settings.data_changed}"
+    if settings.run is None or text in seen:
+        return
+    seen.add(text)
+    if command == "sweep":
+        require_same_data(settings)
+    elif command == "train" and settings.resume and not is_complete(settings.run):
+        require_own_data(settings, settings.run, asked=False)
 
 
 def _check_question(study: Study) -> None:
@@ -204,6 +221,11 @@ def _check_question(study: Study) -> None:
             f"study={study.name} compares runs that it trains itself, and can't ask a single one; "
             f"give deqrun train study={study.name}."
         )
+    if study.asked is not None:
+        from deqrun.experiment.asked_data import require_own_data
+
+        settings = Settings.from_yaml(study.asked / "config.yaml", allow_foreign_targets=study.allow_foreign_targets)
+        require_own_data(settings, study.asked, asked=True)
 
 
 def check_shown(plan: Plan) -> None:

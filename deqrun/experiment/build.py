@@ -18,6 +18,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.experiment.data_changes import MatchedDataset
+from deqrun.experiment.data_record import read_record
 from deqrun.gradients import Gradient
 from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
 from deqrun.sentences import nearest, one_line, unknown
@@ -44,9 +46,31 @@ def build_sweep_solvers(settings: Settings) -> dict[str, Solver]:
     }
 
 
+_handed_over: list[tuple[Settings, Dataset]] = []
+
+
+def hand_over(settings: Settings, dataset: Dataset) -> None:
+    """Keep a data set that was read for a check, for the next `build_dataset` of the same settings."""
+    _handed_over[:] = [(settings, dataset)]
+
+
 def build_dataset(settings: Settings) -> Dataset:
-    """The data set; no data is loaded."""
-    return construct(settings.dataset, Dataset, "dataset", settings)
+    """The data set, matched with that of the run that is asked where `data_changed` says so.
+
+    No data is loaded but for a matched one, and one that a check has read is taken over.
+    """
+    if _handed_over and _handed_over[0][0].dataset == settings.dataset and _same_question(settings):
+        return _handed_over.pop()[1]
+    dataset = construct(settings.dataset, Dataset, "dataset", settings)
+    if settings.data_changed == "refuse" or settings.run is None:
+        return dataset
+    record = read_record(settings.run)
+    return dataset if record is None else MatchedDataset(dataset, record, settings.run)
+
+
+def _same_question(settings: Settings) -> bool:
+    kept = _handed_over[0][0]
+    return (kept.run, kept.data_changed) == (settings.run, settings.data_changed)
 
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
@@ -93,7 +117,7 @@ def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
     """The same settings with data of this difficulty; None: the run's own. Raises UserError where it has none."""
     if difficulty is None:
         return settings
-    name = build_dataset(settings).difficulty
+    name = construct(settings.dataset, Dataset, "dataset", settings).difficulty
     if name is None:
         raise UserError(
             f"sweep.difficulties=[{difficulty}] was given, but dataset={settings.choices.get('dataset')} has no "

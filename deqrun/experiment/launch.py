@@ -24,6 +24,7 @@ from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
+from deqrun.experiment.data_changes import data_digest
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
@@ -161,7 +162,7 @@ def _finish(
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
     began = time.perf_counter()
-    parts = SweepParts(run.path, fingerprint_of(settings.fingerprint(), deq))
+    parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
     trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
     seconds = time.perf_counter() - began

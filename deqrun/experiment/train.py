@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, save_checkpoint
+from deqrun.experiment.data_changes import keep_record
 from deqrun.experiment.draws import Draws
 from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.loading import loaded, shuffled
@@ -51,6 +52,7 @@ def train(
     data, validation = dataset.load("train"), dataset.load("validation")
     steps_per_epoch = math.ceil(len(data) / settings.batch_size)
     schedule = LambdaLR(optimizer, _learning_rate_factor(settings, steps_per_epoch * settings.epochs))
+    keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
     done = _resume(deq, optimizer, schedule, starts, folder)
     rows = [Epoch(**row) for row in done.epochs]
