@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from deqrun.command_line.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.command_line.completion import complete
 from deqrun.command_line.preflight import Plan, check_jobs, check_shown, settings_of, sources_of
 from deqrun.command_line.request import read_request
@@ -42,6 +43,8 @@ def run_app(command: str, argv: Sequence[str]) -> int:
     Raises UserError before anything is written where something that was typed is wrong.
     """
     request = read_request(command, argv)
+    if command == "sweep" and request.runs and (begun := begun_sweep(request)) is not None:
+        return go_on_with_sweep(request, begun)
     if request.flags.shell_completion:
         return complete_or_install(request.overrides, request.config_name)
     added: list[str] = []

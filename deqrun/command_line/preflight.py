@@ -201,15 +201,23 @@ def _check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
 def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
     """A run that is asked, or goes on, has the data that it was trained on. This imports torch."""
     from deqrun.experiment.asked_data import require_own_data, require_same_data
+    from deqrun.experiment.trained import require_sound
 
     text = f"recorded {settings.run} {settings.dataset} {settings.data_changed}"
     if settings.run is None or text in seen:
         return
     seen.add(text)
     if command == "sweep":
+        require_sound(settings, settings.run, resumes=False)
         require_same_data(settings)
     elif command == "train" and settings.resume and not is_complete(settings.run):
+        require_sound(settings, settings.run, resumes=True)
         require_own_data(settings, settings.run, asked=False)
+
+
+def check_settings(settings: Settings, command: str) -> None:
+    """What `check_jobs` checks, of settings that were not composed but read back. Raises UserError."""
+    _check_builds([settings], command)
 
 
 def _check_question(study: Study) -> None:
@@ -223,8 +231,10 @@ def _check_question(study: Study) -> None:
         )
     if study.asked is not None:
         from deqrun.experiment.asked_data import require_own_data
+        from deqrun.experiment.trained import require_sound
 
         settings = Settings.from_yaml(study.asked / "config.yaml", allow_foreign_targets=study.allow_foreign_targets)
+        require_sound(settings, study.asked, resumes=False)
         require_own_data(settings, study.asked, asked=True)
 
 

@@ -110,8 +110,8 @@ def read_record(folder: Path) -> DataRecord | None:
         return None
     try:
         content: Any = read_json(folder / FILE)
-        arrays = open_npz(folder / ROWS)
-        rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}
+        with open_npz(folder / ROWS) as arrays:
+            rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}
         splits = content["splits"]
         return DataRecord(
             str(content["dataset"]), tuple(map(str, content["classes"])),

@@ -83,7 +83,8 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
 
 def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
-    if config.is_file() and config.read_text(encoding="utf-8") != settings.to_yaml():
+    foreign = settings.allow_foreign_targets
+    if config.is_file() and Settings.from_yaml(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
         raise UserError(
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from deqrun.datasets import Dataset
-from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, save_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data_changes import keep_record
 from deqrun.experiment.draws import Draws
 from deqrun.experiment.evaluate import Evaluation, evaluate
@@ -24,6 +24,7 @@ from deqrun.experiment.objective import Batch, Forward, forward
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.starts import Starts
 from deqrun.experiment.trackers import Tracker
+from deqrun.experiment.trained import require_last_is_best, require_state
 from deqrun.models import DEQ
 from deqrun.report.records import Epoch
 from deqrun.settings import TrainSettings, UserError
@@ -116,8 +117,12 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
     if not path.exists():
         return Checkpoint(deq.state_dict(), {}, {}, 0, 0, 0, -1.0, math.inf, 0.0, [])
     done = load_checkpoint(path, next(deq.parameters()).device)
-    deq.load_state_dict(done.model)
-    optimizer.load_state_dict(done.optimizer)
+    put_weights(deq, done, path)
+    require_state(done, optimizer, path)
+    best = folder.checkpoints / "best.pt"
+    if done.epoch and not best.is_file():
+        require_last_is_best(done, folder.path)
+        save_checkpoint(best, replace(done, starts={}))
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
     return done

@@ -7,14 +7,15 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["available_memory", "open_npz", "read_json", "read_text", "require_honest_zip"]
+__all__ = ["NotReadable", "available_memory", "open_npz", "parse_json", "read_json", "read_text", "require_honest_zip"]
 
 MOST_TEXT = 512 * 2**20
 """Bytes of a text file; a record of a million epochs has half of them."""
@@ -95,22 +96,28 @@ def require_honest_zip(archive: zipfile.ZipFile, most: int) -> None:
     members = archive.infolist()
     size = sum(member.file_size for member in members)
     if len(members) > MOST_MEMBERS:
-        raise ValueError(f"it holds {len(members):,} files, and at most {MOST_MEMBERS:,} are read")
+        raise NotReadable(f"it holds {len(members):,} files, and at most {MOST_MEMBERS:,} are read")
     if size > most:
-        raise ValueError(f"it would unpack to {size:,} bytes, and {most:,} are the most that fit")
+        raise NotReadable(f"it would unpack to {size:,} bytes, and {most:,} are the most that fit")
 
 
-def open_npz(path: Path) -> Mapping[str, NDArray[Any]]:
+@contextmanager
+def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """The arrays of an npz file by their names, read when they are asked for; no pickle is opened.
 
-    Raises OSError, or ValueError where the file is none or would not fit into half of the memory.
+    Raises OSError, or `NotReadable` where the file is none, is damaged, or would not fit into half of the memory.
     """
     try:
         archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise NotReadable(str(error)) from error
+    with archive:
         require_honest_zip(archive, available_memory() // 2)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ValueError(f"it is not an npz file: {error}") from error
-    return _Arrays(archive)
+        yield _Arrays(archive)
+
+
+class NotReadable(ValueError):  # noqa: N818  (it names what is the case)
+    """A file that is not what it should be; the message is a clause that says why."""
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):
@@ -121,13 +128,14 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         self.names = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
 
     def __getitem__(self, name: str) -> NDArray[Any]:
+        member = self.names[name]
         try:
-            content = self.archive.read(self.names[name])
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-            raise ValueError(f"{name} in it is damaged: {error}") from error
+            content = self.archive.read(member)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
+            raise NotReadable(f"{name} can't be unpacked ({error})") from error
         return _array(name, content)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
     def __len__(self) -> int:
@@ -148,4 +156,4 @@ def _array(name: str, content: bytes) -> NDArray[Any]:
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return array
     except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{name} in it is no array: {' '.join(str(error).split())}") from error
+        raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error
