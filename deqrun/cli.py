@@ -18,6 +18,7 @@ from pathlib import Path
 
 from deqrun import __version__
 from deqrun.claims import claimed
+from deqrun.command_line.check import run_check
 from deqrun.command_line.help import COMMANDS, page, welcome
 from deqrun.command_line.hydra_app import complete_or_install, run_app, write_missing_report
 from deqrun.command_line.preflight import Plan, check_builds, check_jobs, sources_of
@@ -117,6 +118,8 @@ def _dispatch(argv: list[str]) -> int:
         return _describe(arguments)
     if command == "report":
         return _report(arguments)
+    if command == "check":
+        return run_check(arguments)
     return run_app(command, arguments)
 
 
@@ -193,7 +196,7 @@ def _describe(arguments: Sequence[str]) -> int:
         raise UserError("deqrun describe takes overrides and --config-dir; other flags are deqrun train's.")
     with sources_of(request) as sources:
         every_job = check_jobs(Plan(request, sources))
-        check_builds(every_job)
+        check_builds(every_job, "describe")
     from deqrun.experiment.launch import run_describe
 
     for settings in every_job:

@@ -32,6 +32,7 @@ from deqrun.peer_settings import PeerSettings, require_explicit, with_peer
 from deqrun.sentences import one_line, unknown
 from deqrun.settings_errors import explain
 from deqrun.study_settings import STUDY_KEYS
+from deqrun.trusted_code import how_to_allow, is_trusted
 from deqrun.yaml_text import read_yaml, write_yaml
 
 __all__ = [
@@ -200,6 +201,7 @@ class Settings(_Section):
     choices        the option taken of each config group, e.g. {'model': 'mdeq', 'solver': 'anderson'}
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
+    data_changed   what a sweep does where the run's data changed
     """
 
     name: RunName
@@ -220,16 +222,16 @@ class Settings(_Section):
     sweep: SweepSettings
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
+    data_changed: Literal["refuse", "match_classes"] = "refuse"
     peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
         for where, component in self.components():
             trusted = component.target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
-            if not trusted and not self.allow_foreign_targets:
+            if not trusted and not self.allow_foreign_targets and not is_trusted(component.target):
                 raise ValueError(
-                    f"{where}._target_={component.target} is outside of deqrun and torch, "
-                    "and would run its code; if you trust it, give allow_foreign_targets=true"
+                    f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
                 )
         return self
 
@@ -279,7 +281,9 @@ class Settings(_Section):
 
         Left out is what does not bear on them: name, folder, tracker, device, threads, and how batches are loaded.
         """
-        apart: dict[str, Any] = dict.fromkeys(("name", "run", "resume", "tracker", "device", "threads"), True)
+        apart: dict[str, Any] = dict.fromkeys(
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True
+        )
         apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 

@@ -21,8 +21,17 @@ _FLOAT = re.compile(
 )
 
 
+MOST_BYTES = 4 * 2**20
+"""Size of a file that is read at most; a run's config has four thousand."""
+
+
 class _Loader(yaml.SafeLoader):
-    pass
+    """Refuses aliases, which deqrun never writes: a few hundred bytes of them stand for more than fits into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read")
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -57,10 +66,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises OSError where it can't be opened and ValueError where it isn't a YAML mapping.
     """
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"it has {path.stat().st_size:,} bytes, and at most {MOST_BYTES:,} are read")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"it is not YAML: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ValueError(f"it is not YAML: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a mapping of keys to values")
     return {str(key): value for key, value in content.items()}

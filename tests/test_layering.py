@@ -22,6 +22,7 @@ SETTINGS = {
     "config_sources",
     "sentences",
     "yaml_text",
+    "trusted_code",
 }
 MAY_IMPORT: dict[str, set[str]] = {
     "solvers": set(),
@@ -29,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),
     "models": {"gradients", "solvers"},
     "analysis": {"gradients", "solvers", "models"},
+    "contracts": {"models", "datasets", "gradients"},
     "inference": set(),
     "report": {"inference", "models", "yaml_text"},
     **dict.fromkeys(SETTINGS, SETTINGS),
@@ -36,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streams": set(),
     "experiment": {
         "claims",
+        "contracts",
         "report",
         "inference",
         "analysis",
@@ -47,6 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "studies": {
         "claims",
+        "contracts",
         "experiment",
         "report",
         "inference",
@@ -57,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "solvers",
         *SETTINGS,
     },
-    "command_line": {"claims", "studies", "experiment", "report", *SETTINGS},
+    "command_line": {"claims", "contracts", "studies", "experiment", "report", *SETTINGS},
     "cli": {"claims", "streams", "command_line", "experiment", "report", *SETTINGS},
     "__main__": {"cli"},
 }

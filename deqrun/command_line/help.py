@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": "put several runs on one page and in one table",
     "report": "make the page and the charts of a run anew",
     "describe": "say what a configuration builds, without training it",
+    "check": "try a cell or a data set on a few samples, and say what is wrong",
 }
 
 WELCOME = """\
@@ -99,7 +100,7 @@ Flags
   -p, --package KEY      with --cfg: only this part, as in -p solver
   --resolve              with --cfg: interpolations filled in
   -i, --info [WHAT]      config, defaults, defaults-tree, plugins or searchpath
-  -cd, --config-dir DIR  a folder with more config groups of your own
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
   -sc install=bash       completion for your shell: bash, zsh or fish
   -h, --help             this page
 """
@@ -150,7 +151,7 @@ Config groups and keys are those of deqrun train
 {groups}
 
 Flags
-  -cd, --config-dir DIR  a folder with more config groups of your own
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
   -h, --help             this page
 
 Examples
@@ -161,7 +162,36 @@ Examples
   deqrun describe run=outputs/train/mine
 """
 
-PAGES = {"train": TRAIN, "sweep": SWEEP, "compare": COMPARE, "report": REPORT, "describe": DESCRIBE}
+CHECK = """\
+usage: deqrun check [group=option ...] [key=value ...] [--config-dir DIR]
+
+Tries a cell, a data set, or both on a few samples: shapes, dtypes, samples
+apart, one map per solve, derivatives, splits, labels. Prints a line for each;
+exit code 0, or 2 where one fails. Nothing is trained or written.
+
+Config groups and keys are those of deqrun train
+{groups}
+
+Flags
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
+  -h, --help             this page
+
+Examples
+  deqrun check model=mlp
+  deqrun check dataset=digits
+  deqrun check model=conv model.channels=16 dataset=digits
+  deqrun check dataset=prefix_sums dataset.length=32
+  deqrun check model=transformer train.jacobian_weight=0
+"""
+
+PAGES = {
+    "train": TRAIN,
+    "sweep": SWEEP,
+    "compare": COMPARE,
+    "report": REPORT,
+    "describe": DESCRIBE,
+    "check": CHECK,
+}
 SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
 
 

@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from deqrun.claims import claimed
+from deqrun.command_line.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.command_line.completion import complete
 from deqrun.command_line.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.command_line.request import Request, read_request
@@ -43,6 +44,8 @@ def run_app(command: str, argv: Sequence[str]) -> int:
     Raises UserError before anything is written where something that was typed is wrong.
     """
     request = read_request(command, argv)
+    if command == "sweep" and request.runs and (begun := begun_sweep(request)) is not None:
+        return go_on_with_sweep(request, begun)
     if request.flags.shell_completion:
         return complete_or_install(request.overrides, request.config_name)
     with sources_of(request) as sources:
@@ -62,10 +65,10 @@ def _run_jobs(plan: Plan) -> int:
         return _tell_complete(done)
     folder = plan.folder(plan.jobs[0].cfg)
     if folder is None:
-        check_builds(every_job)
+        check_builds(every_job, plan.request.command)
         return _in_hydra(plan.request, plan.naming())
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
-        check_builds(every_job)
+        check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
         return _in_hydra(plan.request, [*plan.naming(), place])
 

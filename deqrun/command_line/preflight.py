@@ -26,6 +26,7 @@ from deqrun.command_line.overrides import (
 from deqrun.command_line.request import Request
 from deqrun.command_line.run_folders import (
     OUTPUTS,
+    is_complete,
     load_sweep_settings,
     require_free,
     require_run,
@@ -37,6 +38,7 @@ from deqrun.config_sources import ConfigSources, open_sources, quoted
 from deqrun.sentences import unknown
 from deqrun.settings import Settings, UserError, load_settings
 from deqrun.studies.answering.study import Study
+from deqrun.trusted_code import admit
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Job:
 @contextmanager
 def sources_of(request: Request) -> Iterator[ConfigSources]:
     """The config sources of a command; for deqrun sweep, the trained run's own options among them."""
+    _admit_code(request)
     with open_sources(request.config_dir) as sources:
         typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
         sources = replace(sources, search=(*sources.search, *typed))
@@ -60,6 +63,12 @@ def sources_of(request: Request) -> Iterator[ConfigSources]:
         foreign = any(o.key_or_group == "allow_foreign_targets" and o.value() is True for o in overrides)
         with trained_options(_run_of(overrides), allow_foreign_targets=foreign):
             yield sources
+
+
+def _admit_code(request: Request) -> None:
+    """Put the folder of --config-dir on the import path, where the user allows its code to run."""
+    if request.config_dir is not None and request.runs and not request.flags.shell_completion:
+        admit(request.config_dir, allowed="allow_foreign_targets=true" in request.overrides)
 
 
 def _run_of(overrides: Sequence[Override]) -> Path | None:
@@ -157,7 +166,7 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
     if command == "sweep":
         return load_sweep_settings(cfg)
     settings = load_settings(cfg)
-    if command == "describe" and settings.run is not None:
+    if command in ("describe", "check") and settings.run is not None:
         return resumed(settings, overrides)  # a run is described as it was configured
     return resumed(settings, overrides) if settings.resume else settings
 
@@ -181,16 +190,48 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     return settings
 
 
-def check_builds(every_job: Sequence[Settings | Study]) -> None:
-    """Every component accepts its parameters; each distinct one is built once. This imports torch."""
+def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
+    """Every component accepts its parameters, and the user's own pass their checks; each distinct one is built once.
+
+    This imports torch.
+    """
     from deqrun.experiment.build import check_components
+    from deqrun.experiment.parts import require_cell, require_data
 
     seen: set[str] = set()
     for job in every_job:
         if isinstance(job, Study):
             _check_question(job)
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
+            if command in ("train", "sweep"):
+                require_data(settings, seen)
             check_components(settings, seen)
+            if command == "train":
+                require_cell(settings, seen)
+        if isinstance(job, Settings):
+            _check_data(job, command, seen)
+
+
+def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
+    """A run that is asked, or goes on, has the data that it was trained on. This imports torch."""
+    from deqrun.experiment.asked_data import require_own_data, require_same_data
+    from deqrun.experiment.trained import require_sound
+
+    text = f"recorded {settings.run} {settings.dataset} {settings.data_changed}"
+    if settings.run is None or text in seen:
+        return
+    seen.add(text)
+    if command == "sweep":
+        require_sound(settings, settings.run, resumes=False)
+        require_same_data(settings)
+    elif command == "train" and settings.resume and not is_complete(settings.run):
+        require_sound(settings, settings.run, resumes=True)
+        require_own_data(settings, settings.run, asked=False)
+
+
+def check_settings(settings: Settings, command: str) -> None:
+    """What `check_builds` checks, of settings that were not composed but read back. Raises UserError."""
+    check_builds([settings], command)
 
 
 def _check_question(study: Study) -> None:
@@ -202,6 +243,13 @@ def _check_question(study: Study) -> None:
             f"study={study.name} compares runs that it trains itself, and can't ask a single one; "
             f"give deqrun train study={study.name}."
         )
+    if study.asked is not None:
+        from deqrun.experiment.asked_data import require_own_data
+        from deqrun.experiment.trained import require_sound
+
+        settings = Settings.from_yaml(study.asked / "config.yaml", allow_foreign_targets=study.allow_foreign_targets)
+        require_sound(settings, study.asked, resumes=False)
+        require_own_data(settings, study.asked, asked=True)
 
 
 def check_shown(plan: Plan) -> None:

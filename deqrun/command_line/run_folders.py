@@ -18,6 +18,7 @@ from deqrun.claims import holds_only_traces
 from deqrun.config_sources import choices
 from deqrun.sentences import listing, one_line
 from deqrun.settings import Settings, UserError, sections_of, settings_from, sweep_solvers
+from deqrun.yaml_text import read_yaml
 
 OUTPUTS = Path("outputs")
 TRAINED = "trained"
@@ -108,6 +109,31 @@ def is_complete(folder: Path) -> bool:
     return isinstance(status, dict) and status.get("status") == "completed"
 
 
+def swept_run(folder: Path) -> Path | None:
+    """The run that a sweep's folder asks; None where the folder is no sweep's.
+
+    A sweep's config.yaml names the run that it asks, and it trains nothing.
+    """
+    if not is_run(folder) or (folder / "checkpoints").exists() or (folder / "train.jsonl").exists():
+        return None
+    try:
+        named = read_yaml(folder / "config.yaml").get("run")
+    except (OSError, ValueError):
+        return None
+    if not isinstance(named, str) or Path(named).resolve() == folder.resolve():
+        return None
+    return Path(named) if is_run(Path(named)) or Path(named).name != folder.resolve().name else None
+
+
+def require_no_sweep(folder: Path) -> None:
+    """Training goes on in a run's folder, not in a sweep's. Raises UserError with the command that goes on there."""
+    if (run := swept_run(folder)) is None:
+        return
+    if is_complete(folder):
+        raise UserError(f"run={folder} holds a sweep of {run}, which is complete, and no training; give run={run}.")
+    raise UserError(f"run={folder} holds a sweep of {run}, and no training; go on with: deqrun sweep run={folder}")
+
+
 def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     """The settings of a run that goes on: its own, and of the given ones only what may differ.
 
@@ -118,6 +144,7 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     folder = require_run(given.run, "run=")
     if given.resume:
         require_within(folder)
+    require_no_sweep(folder)
     saved = Settings.from_yaml(folder / "config.yaml", allow_foreign_targets=given.allow_foreign_targets)
     for override in overrides:
         if override.key_or_group not in FREE_ON_RESUME and not override.is_hydra_override():

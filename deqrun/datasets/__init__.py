@@ -1,6 +1,6 @@
 """Real and generated data, each with its three splits and what "correct" means for it."""
 
-from deqrun.datasets.dataset import IGNORED, SPLITS, Dataset, DataUnavailable, Split
+from deqrun.datasets.dataset import IGNORED, SPLITS, Dataset, DataUnavailable, Split, stratified_split
 from deqrun.datasets.digits import Digits
 
-__all__ = ["IGNORED", "SPLITS", "DataUnavailable", "Dataset", "Digits", "Split"]
+__all__ = ["IGNORED", "SPLITS", "DataUnavailable", "Dataset", "Digits", "Split", "stratified_split"]

@@ -44,6 +44,9 @@ class Dataset(ABC):
     num_classes    of each answer
     output_shape   positions that are answered: () is one label per sample, (length,) or (height, width) one each
     difficulty     the parameter that makes its samples harder, which a sweep may vary; None: it has none
+    classes        names of the classes in the order of their numbers; None: their numbers are their names
+    by_content     whether a sample's content alone says which split owns it, whatever the other parameters
+    repeats        whether samples come twice by nature, as where few inputs are possible
     """
 
     name: str
@@ -51,6 +54,9 @@ class Dataset(ABC):
     num_classes: int
     output_shape: tuple[int, ...] = ()
     difficulty: str | None = None
+    classes: tuple[str, ...] | None = None
+    by_content: bool = False
+    repeats: bool = False
 
     @abstractmethod
     def load(self, split: str) -> Split:

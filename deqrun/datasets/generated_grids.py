@@ -34,6 +34,8 @@ class GeneratedGrids(Dataset):
     data_seed                       seed of the grids, apart from the seed of the training
     """
 
+    by_content = True
+
     def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
         self.n_train = require_at_least("n_train", n_train, 1)
         self.n_validation = require_at_least("n_validation", n_validation, 1)

@@ -39,6 +39,8 @@ class GeneratedSequences(Dataset):
 
     words_per_row: int
 
+    by_content = True
+
     def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
         self.n_train = require_at_least("n_train", n_train, 1)
         self.n_validation = require_at_least("n_validation", n_validation, 1)

@@ -97,6 +97,10 @@ class ImageFolder(Images):
         return read_layout(self.root)
 
     @cached_property
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # known only from the folder
+        return self.layout.classes
+
+    @cached_property
     def num_classes(self) -> int:  # type: ignore[override]  # known only from the folder
         return len(self.layout.classes)
 

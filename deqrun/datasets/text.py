@@ -85,6 +85,10 @@ class Text(Dataset):
         return corpus
 
     @cached_property
+    def classes(self) -> tuple[str, ...]:  # type: ignore[override]  # known only from the text
+        return (*self.corpus.vocabulary, "any other")
+
+    @cached_property
     def num_classes(self) -> int:  # type: ignore[override]  # known only from the text
         return len(self.corpus.vocabulary) + 1
 

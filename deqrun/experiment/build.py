@@ -18,11 +18,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.experiment.data_changes import MatchedDataset
+from deqrun.experiment.data_record import read_record
 from deqrun.gradients import Gradient
 from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
 from deqrun.sentences import nearest, one_line, unknown
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, UserError
 from deqrun.solvers import Budget, Solver
+from deqrun.trusted_code import is_trusted
 
 
 def build_budget(settings: Settings) -> Budget:
@@ -43,9 +46,31 @@ def build_sweep_solvers(settings: Settings) -> dict[str, Solver]:
     }
 
 
+_handed_over: list[tuple[Settings, Dataset]] = []
+
+
+def hand_over(settings: Settings, dataset: Dataset) -> None:
+    """Keep a data set that was read for a check, for the next `build_dataset` of the same settings."""
+    _handed_over[:] = [(settings, dataset)]
+
+
 def build_dataset(settings: Settings) -> Dataset:
-    """The data set; no data is loaded."""
-    return construct(settings.dataset, Dataset, "dataset", settings)
+    """The data set, matched with that of the run that is asked where `data_changed` says so.
+
+    No data is loaded but for a matched one, and one that a check has read is taken over.
+    """
+    if _handed_over and _handed_over[0][0].dataset == settings.dataset and _same_question(settings):
+        return _handed_over.pop()[1]
+    dataset = construct(settings.dataset, Dataset, "dataset", settings)
+    if settings.data_changed == "refuse" or settings.run is None:
+        return dataset
+    record = read_record(settings.run)
+    return dataset if record is None else MatchedDataset(dataset, record, settings.run)
+
+
+def _same_question(settings: Settings) -> bool:
+    kept = _handed_over[0][0]
+    return (kept.run, kept.data_changed) == (settings.run, settings.data_changed)
 
 
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
@@ -69,7 +94,7 @@ def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell
     except DataUnavailable as error:  # a text's vocabulary is its file's
         raise UserError(str(error)) from error
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
-    if "output_shape" in inspect.signature(target).parameters:
+    if _takes_output_shape(target, dataset):
         shape["output_shape"] = tuple(dataset.output_shape)
     elif dataset.output_shape:
         raise UserError(
@@ -81,11 +106,18 @@ def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell
     return construct(model, Cell, "model", settings, **shape)
 
 
+def _takes_output_shape(target: Callable[..., Any], dataset: Dataset) -> bool:
+    """Whether a cell's constructor takes `output_shape`, by its name; or, where it is needed, among **kwargs."""
+    parameters = inspect.signature(target).parameters
+    others = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return "output_shape" in parameters or (others and bool(dataset.output_shape))
+
+
 def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
     """The same settings with data of this difficulty; None: the run's own. Raises UserError where it has none."""
     if difficulty is None:
         return settings
-    name = build_dataset(settings).difficulty
+    name = construct(settings.dataset, Dataset, "dataset", settings).difficulty
     if name is None:
         raise UserError(
             f"sweep.difficulties=[{difficulty}] was given, but dataset={settings.choices.get('dataset')} has no "
@@ -228,8 +260,14 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
     }
     try:
         return target(**arguments, **supplied)
+    except DataUnavailable as error:
+        raise UserError(str(error)) from error
     except (ValueError, TypeError) as error:
         raise UserError(one_line(f"{where}: {error}")) from error
+    except Exception as error:
+        if component.target.startswith(TRUSTED_PACKAGES):
+            raise
+        raise UserError(one_line(f"{where}: {component.target} can't be constructed ({_reason(error)})")) from error
 
 
 def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[..., Any]:
@@ -239,20 +277,42 @@ def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[...
     means must be a class that was defined in deqrun or torch. Raises UserError.
     """
     trusted = target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
-    if not (trusted or trust_all):
+    of_the_user = not trusted and is_trusted(target)
+    if not (trusted or trust_all or of_the_user):
         raise UserError(
             f"{where}._target_={target} is outside of deqrun and torch; allow_foreign_targets=true admits it."
         )
     try:
         found = pkgutil.resolve_name(target)
     except (ImportError, AttributeError, ValueError) as error:
+        if not trusted and (broken := _broken_import(target, error)):
+            raise UserError(f"{where}._target_={target} can't be imported ({broken}).") from error
         raise UserError(_not_found(target, where)) from error
+    except Exception as error:  # whatever a user's module does when it is imported
+        raise UserError(one_line(f"{where}._target_={target} can't be imported ({_reason(error)})")) from error
     defined_in = str(getattr(found, "__module__", "")).partition(".")[0]
-    if trust_all and callable(found):
+    if (trust_all and callable(found)) or (of_the_user and isinstance(found, type)):
         return found
+    if of_the_user:
+        raise UserError(f"{where}._target_={target} is not a class; name one, as in the configs.")
     if not isinstance(found, type) or defined_in not in TRUSTED_PACKAGES:
         raise UserError(f"{where}._target_={target} is not a class of deqrun or torch; name one, as in the configs.")
     return found
+
+
+def _reason(error: Exception) -> str:
+    """'SyntaxError: invalid syntax (mine.py, line 3)', on one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _broken_import(target: str, error: Exception) -> str:
+    """Why a user's module that exists can't be imported: another module that it imports is missing; '' otherwise."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if isinstance(error, ModuleNotFoundError) and missing is not None and not f"{target}.".startswith(f"{missing}."):
+        return _reason(error)
+    plain = isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError)
+    return _reason(error) if plain or isinstance(error, ValueError) else ""
 
 
 def _not_found(target: str, where: str) -> str:

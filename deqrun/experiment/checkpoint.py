@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from deqrun.report.files import write_whole
+from deqrun.report.safe_reading import available_memory, require_honest_zip
+from deqrun.settings import UserError
 
 
 @dataclass
@@ -42,12 +46,64 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
-    """Read a checkpoint onto `device`; ValueError, one sentence, if the file is none."""
+    """Read a checkpoint onto `device`; nothing in it is executed, and its size is known before it is read.
+
+    Raises UserError, one sentence, where the file is none, is damaged, or would not fit into the memory.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            require_honest_zip(archive, available_memory() // 2)
         content = torch.load(path, map_location=device, weights_only=True)
-        return Checkpoint(**content)
+        checkpoint = Checkpoint(**content)
+        _require_types(checkpoint)
+        return checkpoint
     except Exception as error:
-        raise ValueError(f"'{path}' is not a checkpoint of deqrun: {type(error).__name__}.") from error
+        raise UserError(
+            f"'{path}' is not a checkpoint of deqrun, or is damaged ({_reason(error)}); put it back from a copy, or "
+            "train a new run."
+        ) from error
+
+
+def _require_types(checkpoint: Checkpoint) -> None:
+    """ValueError where an entry is of another type than deqrun writes."""
+    for name in ("model", "optimizer", "schedule", "starts"):
+        if not isinstance(getattr(checkpoint, name), dict):
+            raise ValueError(f"{name} is no mapping")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint.model.values()):
+        raise ValueError("model holds more than tensors")
+    for name in ("epoch", "step", "best_epoch"):
+        if type(getattr(checkpoint, name)) is not int or getattr(checkpoint, name) < 0:
+            raise ValueError(f"{name} is no count")
+    for name in ("best_accuracy", "best_loss", "seconds"):
+        if not isinstance(getattr(checkpoint, name), (int, float)):
+            raise ValueError(f"{name} is no number")
+    if not isinstance(checkpoint.epochs, list) or not all(isinstance(row, dict) for row in checkpoint.epochs):
+        raise ValueError("epochs are no rows")
+
+
+def _reason(error: Exception) -> str:
+    """The kind of the error and, where the message is short, the message."""
+    text = " ".join(str(error).split()).rstrip(".")
+    plain = text and len(text) < 120 and isinstance(error, (ValueError, OSError, zipfile.BadZipFile))
+    return f"{type(error).__name__}: {text}" if plain else type(error).__name__
+
+
+def put_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
+    """Put a checkpoint's weights into the model. Raises UserError, before any is changed, where they don't fit."""
+    own, given = model.state_dict(), checkpoint.model
+    missing, more = [name for name in own if name not in given], [name for name in given if name not in own]
+    other = [name for name in own if name in given and own[name].shape != given[name].shape]
+    if not (missing or more or other):
+        model.load_state_dict(given)
+        return
+    clauses = [f"it has no {missing[0]}"] if missing else [f"the model has no {more[0]}"] if more else []
+    clauses += [
+        f"its {name} is {list(given[name].shape)} and the model's {list(own[name].shape)}" for name in other[:1]
+    ]
+    raise UserError(
+        f"'{path}' does not fit the model that config.yaml describes: {', and '.join(clauses)}; put back the "
+        "checkpoint or the config.yaml that belongs to it."
+    )
 
 
 def as_rows(epochs: list[Any]) -> list[dict[str, Any]]:

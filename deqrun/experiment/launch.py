@@ -23,6 +23,7 @@ from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
+from deqrun.experiment.data_changes import data_digest
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
@@ -86,7 +87,8 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
 
 def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
-    if config.is_file() and config.read_text(encoding="utf-8") != settings.to_yaml():
+    foreign = settings.allow_foreign_targets
+    if config.is_file() and Settings.from_yaml(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
         raise UserError(
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."
@@ -177,7 +179,7 @@ def _finish(
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
     began = time.perf_counter()
-    parts = SweepParts(run.path, fingerprint_of(settings.fingerprint(), deq))
+    parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
     trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
     seconds = time.perf_counter() - began

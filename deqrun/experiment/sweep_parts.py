@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 
 from deqrun.report.files import write_whole
 from deqrun.report.run_folder import read_rows, read_trajectories
+from deqrun.report.safe_reading import available_memory, require_honest_zip
 from deqrun.report.sweep_rows import BreadthRow
 from deqrun.report.trajectory import Trajectory, TrajectoryKey
+from deqrun.settings import UserError
 
 __all__ = ["SweepParts", "fingerprint_of", "trajectory_arrays"]
 
@@ -41,7 +44,12 @@ class SweepParts:
     def read(self, key: TrajectoryKey) -> Trajectory | None:
         """The trajectory, if it is finished."""
         path = self._path(key, "npz")
-        return read_trajectories(path)[key] if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return read_trajectories(path)[key]
+        except (ValueError, KeyError) as error:
+            raise UserError(self._damaged(path)) from error
 
     def write(self, key: TrajectoryKey, trajectory: Trajectory) -> None:
         """Keep a finished trajectory."""
@@ -52,7 +60,14 @@ class SweepParts:
     def read_solutions(self, key: TrajectoryKey) -> Tensor | None:
         """The states (n, *state_shape) that the solves ended with, if they were kept."""
         path = self._path(key, "pt")
-        found: Tensor | None = torch.load(path, weights_only=True) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            with zipfile.ZipFile(path) as archive:
+                require_honest_zip(archive, available_memory() // 2)
+            found: Tensor = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise UserError(self._damaged(path)) from error
         return found
 
     def write_solutions(self, key: TrajectoryKey, solutions: Tensor) -> None:
@@ -73,6 +88,9 @@ class SweepParts:
     def clear(self) -> None:
         """Remove all parts."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _damaged(self, path: Path) -> str:
+        return f"'{path}' is damaged; remove {self.folder}, and the sweep solves anew what it had solved."
 
     def _path(self, key: TrajectoryKey, suffix: str) -> Path:
         return self.folder / f"{key.path.replace('/', ',')}.{suffix}"

@@ -14,7 +14,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from deqrun.datasets import Dataset
-from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, save_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, put_weights, save_checkpoint
+from deqrun.experiment.data_changes import keep_record
 from deqrun.experiment.draws import Draws
 from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.loading import loaded, shuffled
@@ -23,6 +24,7 @@ from deqrun.experiment.objective import Batch, Forward, forward
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.starts import Starts
 from deqrun.experiment.trackers import Tracker
+from deqrun.experiment.trained import require_last_is_best, require_state
 from deqrun.models import DEQ
 from deqrun.report.records import Epoch
 from deqrun.settings import TrainSettings, UserError
@@ -51,6 +53,7 @@ def train(
     data, validation = dataset.load("train"), dataset.load("validation")
     steps_per_epoch = math.ceil(len(data) / settings.batch_size)
     schedule = LambdaLR(optimizer, _learning_rate_factor(settings, steps_per_epoch * settings.epochs))
+    keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
     done = _resume(deq, optimizer, schedule, starts, folder)
     rows = [Epoch(**row) for row in done.epochs]
@@ -116,8 +119,12 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
     if not path.exists():
         return Checkpoint(deq.state_dict(), {}, {}, 0, 0, 0, -1.0, math.inf, 0.0, [])
     done = load_checkpoint(path, next(deq.parameters()).device)
-    deq.load_state_dict(done.model)
-    optimizer.load_state_dict(done.optimizer)
+    put_weights(deq, done, path)
+    require_state(done, optimizer, path)
+    best = folder.checkpoints / "best.pt"
+    if done.epoch and not best.is_file():
+        require_last_is_best(done, folder.path)
+        save_checkpoint(best, replace(done, starts={}))
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
     return done

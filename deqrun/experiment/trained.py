@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset
-from deqrun.experiment.build import build_dataset, build_deq
-from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
+from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
+from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
 from deqrun.models import DEQ
+from deqrun.report import read_run
+from deqrun.report.records import Epoch
+from deqrun.sentences import one_line
 from deqrun.settings import Settings, UserError
 
 
@@ -25,12 +29,72 @@ def load_trained(settings: Settings, run: Path, device: torch.device) -> tuple[D
 
 
 def load_best(deq: DEQ, run: Path) -> Checkpoint:
-    """Put the checkpoint that validation chose into the model. Raises UserError where there is none."""
-    path = run / "checkpoints" / "best.pt"
+    """Put the checkpoint that validation chose into the model. Raises UserError where there is none, or it is damaged.
+
+    Where its file is missing and the last epoch is the one that validation chose, the last checkpoint has its weights.
+    """
+    device, path = next(deq.parameters()).device, run / "checkpoints" / "best.pt"
     if not path.is_file():
+        path = run / "checkpoints" / "last.pt"
+    if not path.is_file():
+        raise UserError(_no_checkpoint(run))
+    checkpoint = load_checkpoint(path, device)
+    if path.name == "last.pt":
+        require_last_is_best(checkpoint, run)
+    put_weights(deq, checkpoint, path)
+    return checkpoint
+
+
+def require_last_is_best(last: Checkpoint, run: Path) -> None:
+    """Raise UserError where best.pt is missing and last.pt has other weights than it had."""
+    if last.best_epoch != last.epoch:
         raise UserError(
-            f"'{run}' has no checkpoint to sweep yet; go on training it with: deqrun train run={run} resume=true"
+            f"'{run / 'checkpoints' / 'best.pt'}' is missing, and the weights of epoch {last.best_epoch}, which "
+            f"validation chose, are in no other file (last.pt has those of epoch {last.epoch}); put it back from a "
+            "copy, or train a new run."
         )
-    best = load_checkpoint(path, next(deq.parameters()).device)
-    deq.load_state_dict(best.model)
-    return best
+
+
+def _no_checkpoint(run: Path) -> str:
+    completed = read_run(run).status.status == "completed"
+    if completed:
+        return (
+            f"'{run}' has no checkpoints any more, though its training is complete; put checkpoints/ back from a copy, "
+            "or train a new run."
+        )
+    return f"'{run}' has no checkpoint to sweep yet; go on training it with: deqrun train run={run} resume=true"
+
+
+def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
+    """Refuse a run whose files can't be read or don't fit each other, before anything is made. Raises UserError."""
+    try:
+        read_run(run)
+    except ValueError as error:
+        raise UserError(one_line(error)) from error
+    if not (run / "checkpoints").is_dir():
+        return
+    with torch.random.fork_rng(devices=[]):
+        deq = build_deq(settings, build_dataset(settings))
+    if not resumes:
+        load_best(deq, run)
+        return
+    last = run / "checkpoints" / "last.pt"
+    if last.is_file():
+        checkpoint = load_checkpoint(last, torch.device("cpu"))
+        put_weights(deq, checkpoint, last)
+        if checkpoint.epoch and not (run / "checkpoints" / "best.pt").is_file():
+            require_last_is_best(checkpoint, run)
+        require_state(checkpoint, build_optimizer(settings, deq.parameters()), last)
+
+
+def require_state(checkpoint: Checkpoint, optimizer: Optimizer, path: Path) -> None:
+    """Put a checkpoint's optimizer state in place, and its rows. Raises UserError where one of them doesn't fit."""
+    try:
+        optimizer.load_state_dict(checkpoint.optimizer)
+        for row in checkpoint.epochs:
+            Epoch(**row)
+    except Exception as error:
+        raise UserError(
+            f"'{path}' does not fit the run ({type(error).__name__} in its optimizer or its rows); put it back from a "
+            "copy, or train a new run."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deqrun.gradients.attention import twice_differentiable
 from deqrun.gradients.gradient import Map, recording, rooted
 
 
@@ -12,9 +13,10 @@ def jacobian_penalty(f: Map, z: Tensor, generator: torch.Generator | None = None
     """‖εᵀJ‖² / numel(z) with ε ~ N(0, I): an unbiased estimate of ‖J‖_F² / numel(z), J = ∂f/∂z at z.
 
     Differentiable with respect to what f closes over; z is held constant. (Bai, Koltun & Kolter 2021,
-    arXiv 2106.14342, eq. 5; Hutchinson 1989.) Returns a scalar.
+    arXiv 2106.14342, eq. 5; Hutchinson 1989.) Attention in f takes its plain form here, which has a second derivative.
+    Returns a scalar.
     """
-    with recording():
+    with recording(), twice_differentiable():
         z_in = rooted(z)
         value = f(z_in)
         probe = torch.randn(value.shape, generator=generator, dtype=value.dtype, device=value.device)

@@ -1,6 +1,6 @@
 """The cells f(z; x), and the deep equilibrium model that solves them."""
 
-from deqrun.models.cell import BoundCell, Cell
+from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.conv import ConvCell
 from deqrun.models.deq import DEQ
 from deqrun.models.describe import CellDescription, PeerDescription, describe, describe_peer
@@ -25,6 +25,7 @@ __all__ = [
     "RecallCell",
     "TransformerCell",
     "UntiedCell",
+    "as_injection",
     "describe",
     "describe_peer",
     "untied_peer",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deqrun.models.validation import require_at_least, require_shape
 
-__all__ = ["BoundCell", "Cell"]
+__all__ = ["BoundCell", "Cell", "as_injection"]
 
 
 class Cell(nn.Module, ABC):
@@ -64,7 +64,7 @@ class Cell(nn.Module, ABC):
         """All that stays fixed within one solve: features of x and, in training, dropout masks.
 
         x is (batch, *input_shape). Every tensor of the tuple has the batch as its first dimension, so that
-        rows can be taken from it.
+        rows can be taken from it. A tensor alone is taken for a tuple of one, and `forward` gets that tuple.
         """
 
     def initial_state(self, injection: tuple[Tensor, ...]) -> Tensor:
@@ -77,7 +77,7 @@ class Cell(nn.Module, ABC):
 
     def bind(self, x: Tensor) -> BoundCell:
         """f(·; x) for one batch x (batch, *input_shape), its injection computed here; what a solver takes."""
-        return BoundCell(self, self.inject(x))
+        return BoundCell(self, as_injection(self.inject(x)))
 
     @abstractmethod
     def forward(self, z: Tensor, injection: tuple[Tensor, ...]) -> Tensor:
@@ -103,6 +103,11 @@ class Cell(nn.Module, ABC):
         The base class has no such weights, and does nothing.
         """
         return nullcontext()
+
+
+def as_injection(given: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
+    """The tuple of tensors that `inject` returned; a tensor alone is a tuple of one, a list a tuple."""
+    return (given,) if isinstance(given, Tensor) else tuple(given)
 
 
 class BoundCell:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deqrun.models.cell import Cell
+from deqrun.models.cell import Cell, as_injection
 
 __all__ = ["ParameterNames", "Part", "abstract_parts", "names_behind", "parameter_names"]
 
@@ -37,13 +37,13 @@ def abstract_parts(cell: Cell) -> Iterator[tuple[Cell, tuple[Part, Part, Part]]]
     abstract = copy.deepcopy(cell).to("meta", torch.float32).eval().requires_grad_(True)
     x = torch.zeros(1, *cell.input_shape, device="meta")
     z = torch.zeros(1, *cell.state_shape, device="meta")
-    injection = tuple(part.detach() for part in abstract.inject(x))
+    injection = tuple(part.detach() for part in as_injection(abstract.inject(x)))
     with torch.enable_grad(), abstract.fixed_weights():  # what is computed once per solve is no cost of an evaluation
         yield (
             abstract,
             (
                 lambda: (abstract(z, injection),),
-                lambda: abstract.inject(x),
+                lambda: as_injection(abstract.inject(x)),
                 lambda: (abstract.readout(z),),
             ),
         )

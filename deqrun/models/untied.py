@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from deqrun.models.cell import BoundCell, Cell
+from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.cell_parts import parameter_names
 from deqrun.models.validation import require_at_least
 from deqrun.solvers.layers import Layers
@@ -57,7 +57,7 @@ class UntiedCell(Cell):
     def inject(self, x: Tensor) -> tuple[Tensor, ...]:
         """The cell's injection, once; one after the other for all layers where their weights take part in it."""
         injecting = self._cells() if self.injected_each else [self._first]
-        return tuple(part for cell in injecting for part in cell.inject(x))
+        return tuple(part for cell in injecting for part in as_injection(cell.inject(x)))
 
     def initial_state(self, injection: tuple[Tensor, ...]) -> Tensor:
         return self._first.initial_state(self.injection_of(0, injection))

@@ -1,9 +1,7 @@
 """Reading a run folder. Nothing in it is executed: YAML builds plain values only and arrays without pickle."""
 
-import json
 import math
 import types
-import zipfile
 from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from functools import cache
@@ -13,6 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
+from deqrun.report.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
 from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.yaml_text import read_yaml
@@ -68,7 +67,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
     if not path.is_file():
         return kind()  # type: ignore[call-arg]
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
         raise ValueError(f"'{path}' is not JSON: {error}.") from error
     return _from_mapping(kind, content, f"'{path}'")
@@ -78,12 +77,12 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 return
@@ -131,15 +130,15 @@ def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
     if not path.is_file():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            stems = sorted({name.rpartition("/")[0] for name in arrays.files if name.count("/") in (3, 5)})
+        with open_npz(path) as arrays:
+            stems = sorted({name.rpartition("/")[0] for name in arrays if name.count("/") in (3, 5)})
             return {
                 TrajectoryKey.from_path(stem): _trajectory(arrays, stem, path)
                 for stem in stems
-                if all(f"{stem}/{part}" in arrays.files for part in ("residual", "nfe", "correct"))
+                if all(f"{stem}/{part}" in arrays for part in ("residual", "nfe", "correct"))
             }
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"'{path}' is not an npz file: {error}.") from error
+    except NotReadable as error:
+        raise ValueError(f"'{path}' is not an npz file, or is damaged: {error}.") from error
 
 
 def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
@@ -153,13 +152,13 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
             f"{correct.shape}; "
             "all three are (T+1, n)."
         )
-    timed = f"{stem}/seconds" in arrays.files
+    timed = f"{stem}/seconds" in arrays
     seconds = np.asarray(arrays[f"{stem}/seconds"], dtype=np.float64) if timed else np.full(len(residual), np.nan)
-    status = np.asarray(arrays[f"{stem}/status"], dtype=np.uint8) if f"{stem}/status" in arrays.files else None
-    jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays.files else None
+    status = np.asarray(arrays[f"{stem}/status"], dtype=np.uint8) if f"{stem}/status" in arrays else None
+    jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays else None
     if jvps is not None and jvps.shape != nfe.shape:
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, jvps {jvps.shape}; both are (T+1, n).")
-    signals = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in SIGNALS if f"{stem}/{name}" in arrays.files}
+    signals = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in SIGNALS if f"{stem}/{name}" in arrays}
     if any(signal.shape != nfe.shape for signal in signals.values()):
         shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")

@@ -33,7 +33,7 @@ def complete(deqrun: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("deqrun ", ["train", "sweep", "compare", "report", "describe"]),
+        ("deqrun ", ["train", "sweep", "compare", "report", "describe", "check"]),
         ("deqrun tr", ["train"]),
         ("deqrun train solver=pi", ["solver=picard"]),
         ("deqrun train budget=d", ["budget=deep", "budget=default"]),

@@ -55,8 +55,9 @@ def test_every_command_has_examples_and_each_works(
         expanded = [str(path) for word in arguments for path in (sorted(Path().glob(word)) if "*" in word else [word])]
         outcome = deqrun(*expanded)
         assert outcome.code == 0, outcome.err
-    assert {name for name, _ in launches.calls} == {f"run_{command}"}
-    assert len(launches.calls) >= 5
+    if command != "check":  # which launches nothing
+        assert {name for name, _ in launches.calls} == {f"run_{command}"}
+        assert len(launches.calls) >= 5
 
 
 def test_help_lists_every_group_and_option_that_there_is(deqrun: Deqrun) -> None:

@@ -1,0 +1,159 @@
+"""Reading files that a stranger may have made: their sizes are known before anything is read or allocated."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NotReadable", "available_memory", "open_npz", "parse_json", "read_json", "read_text", "require_honest_zip"]
+
+MOST_TEXT = 512 * 2**20
+"""Bytes of a text file; a record of a million epochs has half of them."""
+
+MOST_MEMBERS = 100_000
+"""Files in an archive; a sweep of a thousand trajectories has ten thousand."""
+
+
+def available_memory() -> int:
+    """Bytes that can be had without swapping, of the machine or of the container, whichever is less."""
+    found = [_available_of_machine(), *_left_in_container()]
+    return min(value for value in found if value > 0)
+
+
+def _available_of_machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**40  # not known: no limit
+
+
+def _left_in_container() -> list[int]:
+    """What cgroups, version 2 and 1, leave; empty where there is no limit."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            most, now = int(Path(limit).read_text(encoding="ascii")), int(Path(used).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        if most < 2**60:
+            return [max(1, most - now + _cached(Path(limit).parent / "memory.stat"))]
+    return []
+
+
+def _cached(stat: Path) -> int:
+    """Bytes of files in memory that a container gives back when it needs them."""
+    try:
+        lines = dict(line.split() for line in stat.read_text(encoding="ascii").splitlines())
+        return int(lines.get("inactive_file", lines.get("total_inactive_file", 0)))
+    except (OSError, ValueError):
+        return 0
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; ValueError, half a sentence, where it is too large or not UTF-8."""
+    size = path.stat().st_size
+    if size > MOST_TEXT:
+        raise ValueError(f"'{path}' has {size:,} bytes, and at most {MOST_TEXT:,} are read")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"'{path}' is not text in UTF-8 at byte {error.start:,}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError where it is none."""
+    return parse_json(read_text(path))
+
+
+def parse_json(text: str) -> Any:
+    """The content of a JSON text; ValueError where it is none, or is nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def require_honest_zip(archive: zipfile.ZipFile, most: int) -> None:
+    """ValueError where an archive would unpack to more than `most` bytes, or holds too many files."""
+    members = archive.infolist()
+    size = sum(member.file_size for member in members)
+    if len(members) > MOST_MEMBERS:
+        raise NotReadable(f"it holds {len(members):,} files, and at most {MOST_MEMBERS:,} are read")
+    if size > most:
+        raise NotReadable(f"it would unpack to {size:,} bytes, and {most:,} are the most that fit")
+
+
+@contextmanager
+def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of an npz file by their names, read when they are asked for; no pickle is opened.
+
+    Raises OSError, or `NotReadable` where the file is none, is damaged, or would not fit into half of the memory.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+        raise NotReadable(str(error)) from error
+    with archive:
+        require_honest_zip(archive, available_memory() // 2)
+        yield _Arrays(archive)
+
+
+class NotReadable(ValueError):  # noqa: N818  (it names what is the case)
+    """A file that is not what it should be; the message is a clause that says why."""
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """Arrays of an archive whose headers say no more than their files hold."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self.archive = archive
+        self.names = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        member = self.names[name]
+        try:
+            content = self.archive.read(member)
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
+            raise NotReadable(f"{name} can't be unpacked ({error})") from error
+        return _array(name, content)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _array(name: str, content: bytes) -> NDArray[Any]:
+    """The array of an npy file's bytes, whose header is known to say as many as there are."""
+    file = io.BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header[version](file)
+        count = int(np.prod(shape, dtype=object)) if shape else 1
+        if dtype.hasobject or count < 0 or count * dtype.itemsize != len(content) - file.tell():
+            raise ValueError("its header does not fit its content")
+        file.seek(0)
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+    except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+        raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error
