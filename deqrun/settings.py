@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
-from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -233,14 +232,6 @@ class Settings(_Section):
                 raise ValueError(
                     f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _has_finite_parameters(self) -> Settings:
-        for where, component in self.components():
-            for key, value in component.parameters.items():
-                if isinstance(value, float) and not isfinite(value):
-                    raise ValueError(f"{where}.{key}={value} is not allowed; it must be a finite number")
         return self
 
     @model_validator(mode="after")

@@ -26,7 +26,9 @@ try:
     with claimed(folder, fresh=fresh) as own:
         print("has", own, flush=True)
         (own / "mine").open("x").close()
-        time.sleep(seconds)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not folder.with_suffix(".stop").exists():
+            time.sleep(0.01)
 except UserError as error:
     print("refused", error, flush=True)
 """
@@ -43,6 +45,16 @@ def said(process: subprocess.Popen[str]) -> str:
     return out.strip()
 
 
+def said_by_four(folder: Path) -> list[str]:
+    """What four processes say that are started at once; the one that has the folder holds it until all have spoken."""
+    four = [claiming(folder, 120) for _ in range(4)]
+    deadline = time.monotonic() + 60
+    while sum(process.poll() is None for process in four) > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    folder.with_suffix(".stop").touch()
+    return [said(process) for process in four]
+
+
 def leave_claim(folder: Path, owner: Owner) -> None:
     folder.mkdir(exist_ok=True)
     (folder / CLAIM).write_text(json.dumps(asdict(owner)))
@@ -57,7 +69,7 @@ def dead() -> Owner:
 
 
 def test_of_processes_that_claim_one_folder_one_has_it(tmp_path: Path) -> None:
-    lines = [said(process) for process in [claiming(tmp_path / "one", 5) for _ in range(4)]]
+    lines = said_by_four(tmp_path / "one")
     having = [line for line in lines if line.startswith("has")]
     assert len(having) == 1
     refused = [line for line in lines if line.startswith("refused")]
@@ -92,7 +104,7 @@ def test_of_processes_that_take_over_a_dead_ones_claim_one_has_it(tmp_path: Path
     for turn in range(3):
         folder = tmp_path / str(turn)
         leave_claim(folder, dead)
-        lines = [said(process) for process in [claiming(folder, 3) for _ in range(4)]]
+        lines = said_by_four(folder)
         assert sorted(line.split()[0] for line in lines) == ["has", "refused", "refused", "refused"]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
@@ -171,6 +172,13 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
     return resumed(settings, overrides) if settings.resume else settings
 
 
+def _require_finite(settings: Settings) -> None:
+    for where, component in settings.components():
+        for key, value in component.parameters.items():
+            if isinstance(value, float) and not isfinite(value):
+                raise UserError(f"{where}.{key}={value} is not allowed; it must be a finite number.")
+
+
 def check_jobs(plan: Plan) -> list[Settings | Study]:
     """What every job is, a run or a study, known to compose and to be in range. Imports no torch. Raises UserError."""
     return [_checked(plan, job) for job in plan.jobs]
@@ -185,6 +193,7 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
                 require_free_for_study(Path(str(cfg.run)), cfg.resume is True)
             return study
     settings = settings_of(command, cfg, job.overrides)
+    _require_finite(settings)
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
     return settings

@@ -19,8 +19,8 @@ FONT = "Inter, 'Helvetica Neue', Arial, 'Liberation Sans', sans-serif"
 WIDTH, HEIGHT = 640, 320
 BAND = 0.14
 """Opacity of a band around a line."""
-SCALE = 1.5
-"""Pixels of a PNG for each unit of the chart; six PNGs of a small run take 1.0 s at 2, and 0.5 s at 1.5."""
+SCALE = 2
+"""Pixels of a PNG for each unit of the chart."""
 
 # The colours of Okabe and Ito (2008), told apart with every common colour vision deficiency; black is kept
 # for rules.
