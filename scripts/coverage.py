@@ -281,7 +281,7 @@ def recall(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
             along = np.stack([base, base, end], axis=1)
             best = np.zeros(seeds, dtype=int)
             found.append(recall_and_overthinking.Thought("a", has, progressive, 16, 1, best, along))
-    truth = {"worth of recall at": gain, "worth of progressive": 0.0, "worth of recall over": gain}
+    truth = {"worth of recall at": gain, "worth of progressive": 0.0, "recall alone over": gain}
     for loss in ("progressive", "plain"):
         truth |= {f"no recall, {loss} loss: lost": gain, f"recall, {loss} loss: lost": 0.0}
     return recall_and_overthinking.conclude(found), truth

@@ -26,6 +26,9 @@ from deqrun.studies.answering.context import Context, StudyRun
 from deqrun.studies.answering.question import Question
 from deqrun.studies.answering.wording import enumeration, percents, point_texts
 
+ALONE = "recall alone over the progressive loss alone"
+"""The claim that compares the two effects."""
+
 DRAWN = 80
 """Points of a curve at most."""
 
@@ -134,7 +137,8 @@ def effects(own: Sequence[Thought]) -> dict[str, Estimate]:
             gains[word] = np.mean([b.right[:, -1].astype(float) - a.right[:, -1] for a, b in pairs], axis=0)  # (S, n)
     found = {word: claim(gain, DIFFERENCE) for word, gain in gains.items()}
     if len(gains) == 2:
-        found["recall over progressive loss"] = claim(gains["recall"] - gains["progressive loss"], (-2.0, 2.0))
+        # The two differ by (recall alone) less (progressive loss alone): all that they share cancels.
+        found[ALONE] = claim(gains["recall"] - gains["progressive loss"], DIFFERENCE)
     return found
 
 
@@ -150,8 +154,10 @@ def conclude(found: Sequence[Thought]) -> Conclusion:
     lost = {one.words: one.lost for one in own}
     worth = effects(own)
     sides = told_by_name({**lost, **worth})
-    key = [KeyFigure(f"worth of {word} at the end" if "over" not in word else f"worth of {word}", one, "points",
-                     told=sides[word]) for word, one in worth.items()]  # fmt: skip
+    key = [
+        KeyFigure(word if word == ALONE else f"worth of {word} at the end", one, "points", told=sides[word])
+        for word, one in worth.items()
+    ]
     ordered = sorted(lost, key=lambda name: -lost[name].mean)
     key += [KeyFigure(f"{name}: lost by going on", lost[name], "points", told=sides[name]) for name in ordered]
     return Conclusion(_verdict(sides, list(lost), worth), tuple(key[:6]), len(sides))
@@ -170,7 +176,7 @@ def _verdict(sides: dict[str, Told], recipes: Sequence[str], worth: dict[str, Es
         return f"Not shown: neither recall nor the progressive loss is told to help at the end; {overthink}."
     which = enumeration(helps).capitalize()
     more = {Told.ABOVE: ", recall more than the loss", Told.BELOW: ", the loss more than recall"}
-    compared = more.get(sides.get("recall over progressive loss", Told.NOT), "")
+    compared = more.get(sides.get(ALONE, Told.NOT), "")
     return f"{which} {'keeps' if len(helps) == 1 else 'keep'} accuracy at the end{compared}; {overthink}."
 
 

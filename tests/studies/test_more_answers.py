@@ -114,7 +114,7 @@ def test_recall_that_keeps_the_answer() -> None:
     recall, loss = worth["worth of recall at the end"], worth["worth of progressive loss at the end"]
     assert (recall.of.mean, recall.told, recall.value) == (pytest.approx(0.75), Told.ABOVE, "+75.0 points")
     assert (loss.of.mean, loss.told) == (0, Told.NOT)
-    assert worth["worth of recall over progressive loss"].of.mean == pytest.approx(0.75)
+    assert worth["recall alone over the progressive loss alone"].of.mean == pytest.approx(0.75)
     assert worth["no recall, plain loss: lost by going on"].of.mean == pytest.approx(0.75)
     assert conclusion.verdict == (
         "Recall keeps accuracy at the end, recall more than the loss; 2 of 4 recipes are told to overthink."
