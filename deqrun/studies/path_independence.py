@@ -157,7 +157,8 @@ def _verdict(side: Told, rho: Estimate, length: int) -> str:
 
 
 def _figure(nets: Sequence[Net], length: int) -> Any:
-    drawn = [Point(words(net.kind), net.gap, net.harder, note=net.label) for net in nets]
+    drawn = [Point("network", net.gap, net.harder, note=net.label) for net in nets]
+    drawn += [Point("recipe, mean", 10**one.gap, one.harder, note=words(one.kind)) for one in recipes(nets)]
     caption = (
         f"{len(nets)} networks of {len(recipes(nets))} recipes. Alignment: cosine of the ends from the own start and "
         "from another sample's end; −1 where a solve diverges."
