@@ -21,6 +21,7 @@ from deqrun.claims import claimed
 from deqrun.command_line.check import run_check
 from deqrun.command_line.help import COMMANDS, page, welcome
 from deqrun.command_line.hydra_app import complete_or_install, run_app, write_missing_report
+from deqrun.command_line.new import run_new
 from deqrun.command_line.preflight import Plan, check_builds, check_jobs, sources_of
 from deqrun.command_line.request import read_request
 from deqrun.command_line.run_folders import OUTPUTS, find_runs, is_run, require_run
@@ -118,6 +119,8 @@ def _dispatch(argv: list[str]) -> int:
         return _describe(arguments)
     if command == "report":
         return _report(arguments)
+    if command == "new":
+        return run_new(arguments)
     if command == "check":
         return run_check(arguments)
     return run_app(command, arguments)

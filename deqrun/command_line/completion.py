@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from deqrun.command_line.help import COMMANDS
+from deqrun.command_line.new_templates import TEMPLATES
 from deqrun.command_line.run_folders import find_runs
 from deqrun.settings import UserError
 
@@ -37,7 +38,9 @@ def complete(query: str, hydra: HydraCompletion) -> int:
     separator = "\n" if query == "query=fish" else " "
     if len(words) <= 2:
         return _offer([name for name in COMMANDS if name.startswith(command)], separator)
-    if command not in COMMANDS or command == "compare":
+    if command == "new" and len(words) == 3:
+        return _offer([kind for kind in TEMPLATES if kind.startswith(last)], separator)
+    if command not in COMMANDS or command in ("compare", "new"):
         return 0  # the shell offers file names
     if last.startswith("-") and command == "report":
         return _offer([flag for flag in ("--help",) if flag.startswith(last)], separator)

@@ -15,6 +15,7 @@ COMMANDS = {
     "report": "make the page and the charts of a run anew",
     "describe": "say what a configuration builds, without training it",
     "check": "try a cell or a data set on a few samples, and say what is wrong",
+    "new": "write a working example of a cell, data set, solver or study",
 }
 
 WELCOME = """\
@@ -184,6 +185,26 @@ Examples
   deqrun check model=transformer train.jacobian_weight=0
 """
 
+NEW = """\
+usage: deqrun new cell|dataset|solver|study NAME [--output DIR]
+
+Writes a working example of a part of your own, with its option and a test, into
+the current folder, and says which command to run next. Nothing is overwritten.
+
+Config groups and keys: none; the option is read with --config-dir DIR.
+
+Options
+  --output DIR   where to write; default the current folder
+  -h, --help     this page
+
+Examples
+  deqrun new cell my_cell
+  deqrun new dataset my_data
+  deqrun new solver my_solver
+  deqrun new study my_study
+  deqrun new cell another_cell --output mine
+"""
+
 PAGES = {
     "train": TRAIN,
     "sweep": SWEEP,
@@ -191,6 +212,7 @@ PAGES = {
     "report": REPORT,
     "describe": DESCRIBE,
     "check": CHECK,
+    "new": NEW,
 }
 SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
 

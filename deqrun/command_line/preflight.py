@@ -205,6 +205,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     This imports torch.
     """
     from deqrun.experiment.build import check_components
+    from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.parts import require_cell, require_data
 
     seen: set[str] = set()
@@ -213,7 +214,9 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
             _check_question(job)
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
             if command in ("train", "sweep"):
+                require_threads(job.threads or settings.threads)
                 require_data(settings, seen)
+                require_memory(settings, seen)
             check_components(settings, seen)
             if command == "train":
                 require_cell(settings, seen)

@@ -65,6 +65,10 @@ class Dataset(ABC):
         Raises DataUnavailable where the data is not there, ValueError on another split's name.
         """
 
+    def memory(self) -> int:
+        """Bytes that the samples of all splits take at least, told before they are read; 0 where that isn't known."""
+        return 0
+
     def encode(self, inputs: Tensor) -> Tensor:
         """What the model sees, (batch, *input_shape) float32, of stored inputs (batch, …), on their device."""
         return inputs

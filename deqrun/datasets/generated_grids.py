@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from itertools import count
 
@@ -42,6 +43,10 @@ class GeneratedGrids(Dataset):
         self.n_test = require_at_least("n_test", n_test, 1)
         self.data_seed = require_at_least("data_seed", data_seed, 0)
         self._loaded: dict[str, Split] = {}
+
+    def memory(self) -> int:
+        samples = self.n_train + self.n_validation + self.n_test
+        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
 
     def load(self, split: str) -> Split:
         require_split(split)

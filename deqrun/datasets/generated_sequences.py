@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import count
@@ -47,6 +48,10 @@ class GeneratedSequences(Dataset):
         self.n_test = require_at_least("n_test", n_test, 1)
         self.data_seed = require_at_least("data_seed", data_seed, 0)
         self._rows: dict[str, NDArray[np.uint8]] = {}
+
+    def memory(self) -> int:
+        samples = self.n_train + self.n_validation + self.n_test
+        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
 
     def load(self, split: str) -> Split:
         require_split(split)

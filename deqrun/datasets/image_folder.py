@@ -104,6 +104,10 @@ class ImageFolder(Images):
     def num_classes(self) -> int:  # type: ignore[override]  # known only from the folder
         return len(self.layout.classes)
 
+    def memory(self) -> int:
+        pictures = sum(len(files) for part in self.layout.parts.values() for _, _, files in os.walk(part))
+        return pictures * math.prod(self.input_shape)
+
     def _read(self) -> dict[str, Split]:
         splits = {name: self._decoded(folder) for name, folder in self.layout.parts.items()}
         whole = splits["train"]
@@ -238,4 +242,6 @@ def _per_channel(
         raise ValueError(
             f"{name}={list(given)} has {len(given)} numbers: allowed is one for each of {channels} channels."
         )
+    if not all(math.isfinite(value) for value in given):
+        raise ValueError(f"{name}={list(given)} is not allowed: intensities are finite numbers, as 0.5.")
     return tuple(float(value) for value in given)

@@ -78,7 +78,7 @@ def train(
                 made = forward(deq, dataset, Batch(x, y, index), settings, step, draws, starts)
                 made.objective.backward()
             norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
-            _stop_unless_finite(made, norm, step, epoch)
+            _stop_unless_finite(made, norm, x, step, epoch)
             optimizer.step()
             schedule.step()
             meter.add(made, norm)
@@ -145,10 +145,15 @@ def _advance(
     return after
 
 
-def _stop_unless_finite(made: Forward, norm: Tensor, step: int, epoch: int) -> None:
+def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch: int) -> None:
     objective_finite, norm_finite = math.isfinite(float(made.objective.detach())), math.isfinite(float(norm))
     if objective_finite and norm_finite:
         return
+    if not bool(x.isfinite().all()):
+        raise UserError(
+            f"The inputs of step {step} (epoch {epoch}) are not finite, so that no loss can be; put the data right: "
+            "deqrun check dataset=… says which sample it is."
+        )
     adjoint = f"; its adjoint: {made.solution.adjoint.summary()}" if made.solution.adjoint else ""
     raise TrainingStopped(
         f"The {'gradient' if objective_finite else 'loss'} is not finite at step {step} (epoch {epoch}); "

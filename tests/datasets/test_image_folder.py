@@ -287,3 +287,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     (tmp_path / "pictures" / "a" / "bad.png").unlink()
     assert main(command.split()) == 0
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+def test_intensities_that_are_no_numbers_are_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key}=\[nan\] is not allowed: intensities are finite numbers"):
+        ImageFolder(channels=1, **{key: [float("nan")]})

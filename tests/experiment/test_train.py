@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from deqrun.experiment.objective import Batch, Forward, forward
 from deqrun.experiment.records import RunFolder
 from deqrun.experiment.starts import Starts
 from deqrun.experiment.trackers import make_tracker
-from deqrun.settings import Settings
+from deqrun.settings import Settings, UserError
 
 SettingsOf = Callable[..., Settings]
 
@@ -121,3 +122,14 @@ def test_the_best_checkpoint_holds_no_starts(settings_of: SettingsOf, tmp_path: 
     assert torch.equal(last.starts["ends"], done.starts["ends"])
     assert bool(last.starts["known"].all())
     assert replace(last, starts={}).epochs == best.epochs
+
+
+def test_inputs_that_are_not_finite_are_not_blamed_on_the_learning_rate() -> None:
+    made = SimpleNamespace(objective=torch.tensor(float("nan")))
+    x = torch.tensor([[1.0], [float("nan")]])
+    with pytest.raises(UserError) as stopped:
+        training._stop_unless_finite(made, torch.tensor(0.0), x, 7, 2)  # type: ignore[arg-type]
+    assert str(stopped.value) == (
+        "The inputs of step 7 (epoch 2) are not finite, so that no loss can be; put the data right: "
+        "deqrun check dataset=… says which sample it is."
+    )
