@@ -234,11 +234,11 @@ def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
         return
     seen.add(text)
     if command == "sweep":
+        require_same_data(settings)  # first: with other classes the weights don't fit either
         require_sound(settings, settings.run, resumes=False)
-        require_same_data(settings)
     elif command == "train" and settings.resume and not is_complete(settings.run):
-        require_sound(settings, settings.run, resumes=True)
         require_own_data(settings, settings.run, asked=False)
+        require_sound(settings, settings.run, resumes=True)
 
 
 def check_settings(settings: Settings, command: str) -> None:

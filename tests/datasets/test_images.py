@@ -365,7 +365,8 @@ def test_the_command_line_says_it_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     assert main(["train", "dataset=cifar10", "model=conv", "tracker=none", "threads=1"]) == 2
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out.startswith("run ")  # the folder that it would have been: nothing is left of it
+    assert not (tmp_path / "outputs").exists()
     assert err == (
         f"deqrun: The data set cifar10 was not found in {tmp_path / 'data'} (looked for cifar-10-batches-py); fetch it "
         "with dataset.download=true, or name the folder that holds it with dataset.root=FOLDER.\n"

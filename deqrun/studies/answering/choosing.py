@@ -22,7 +22,7 @@ def chosen_without(score_SK: ArrayLike) -> NDArray[np.intp]:
     score = np.atleast_2d(np.asarray(score_SK, dtype=np.float64))
     if len(score) == 1:
         return score.argmax(axis=1)
-    return np.asarray(((score.sum(axis=0) - score) / (len(score) - 1)).argmax(axis=1))
+    return np.array([np.delete(score, seed, axis=0).mean(axis=0).argmax() for seed in range(len(score))])
 
 
 def named(names: Sequence[str], chosen: NDArray[np.intp]) -> list[str]:
