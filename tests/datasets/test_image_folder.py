@@ -227,7 +227,7 @@ def test_statistics_are_imagenets_unless_given(tmp_path: Path) -> None:
         ({"validation_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         ({"mean": [0.5]}, r"mean=\[0.5\] has 1 numbers: allowed is one for each of 3 channels"),
         ({"std": [0.5, 0.0, 0.5]}, r"std=\[0.5, 0.0, 0.5\] is not allowed: deviations are above 0"),
-        ({"std": [0.5, float("nan"), 0.5]}, "deviations are above 0"),
+        ({"std": [0.5, float("nan"), 0.5]}, "intensities are finite numbers"),
     ],
 )
 def test_parameters_outside_of_their_ranges_are_told(parameters: dict[str, object], sentence: str) -> None:
