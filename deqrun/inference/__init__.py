@@ -13,7 +13,7 @@ simulates what each interval covers and how often a claim is false. Imports no t
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
-from deqrun.inference.samples import mean_interval, median_interval, p_value, share_interval, student_interval, wilson
+from deqrun.inference.samples import mean_interval, median_interval, p_value, share_interval, wilson
 from deqrun.inference.units import (
     DIFFERENCE,
     SHARE,
@@ -25,7 +25,6 @@ from deqrun.inference.units import (
     of_these_models,
     resampled,
     shares_of_seeds,
-    together,
 )
 
 __all__ = [
@@ -51,8 +50,6 @@ __all__ = [
     "resampled",
     "share_interval",
     "shares_of_seeds",
-    "student_interval",
-    "together",
     "told",
     "told_by_name",
     "wilson",

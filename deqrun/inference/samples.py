@@ -125,17 +125,6 @@ def median_interval(values: ArrayLike, unit: Unit = Unit.SAMPLES, versus: float 
     return Estimate(float(median), low, high, n, unit, p=p, versus=versus)
 
 
-def student_interval(values: ArrayLike) -> Estimate:
-    """Mean of `values` (S,), one of each seed, with its 95 % interval mean ± t · s/√S (Student 1908).
-
-    One value alone has the interval [−inf, inf]. Raises ValueError where there are no values.
-    """
-    sample = checked(values, "student_interval")
-    mean, error, freedom = spread(sample, None)
-    half = student(freedom, LEVEL) * error
-    return Estimate(mean, mean - half, mean + half, sample.size, Unit.SEEDS, sample.size)
-
-
 def checked(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """The values, flat. Raises ValueError where there are none."""
     sample = np.asarray(values, dtype=np.float64).ravel()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -177,30 +176,6 @@ def resampled(mean: float, drawn: NDArray[np.float64]) -> Ends:
     return ends
 
 
-def together(estimates: Sequence[Estimate]) -> Estimate:
-    """One claim of the recipe from its seeds' own estimates, where only these are kept.
-
-    Samples are taken as shared by all seeds: their part is the mean of the seeds' half-widths. Of fewer than
-    LEAST_SEEDS seeds the claim is of these models.
-    """
-    own = [one.mean for one in estimates]
-    first = estimates[0]
-    mean = _mean(np.array(own))
-    if not all(math.isfinite(value) for one in estimates for value in (one.mean, one.low, one.high)):
-        unit = Unit.SEEDS if len(own) >= LEAST_SEEDS else first.unit
-        return Estimate(mean, -math.inf, math.inf, first.n, unit, len(own), 1.0, first.versus, tuple(own))
-    below, above = (float(np.mean([abs(getattr(one, end) - one.mean) for one in estimates])) for end in ("low", "high"))
-
-    def over_samples(level: float) -> tuple[float, float]:
-        scale = normal(level) / normal(LEVEL)
-        return mean - scale * below, mean + scale * above
-
-    if len(own) >= LEAST_SEEDS:
-        return of_seeds(own, over_samples, first.n, versus=first.versus)
-    p = p_value(mean, over_samples, first.versus)
-    return replace(first, mean=mean, low=mean - below, high=mean + above, seeds=len(own), p=p, own=tuple(own))
-
-
 def _mean(own: NDArray[np.float64]) -> float:
     """The mean over seeds; infinite where one is, NaN where one has no value."""
     return float(np.nan if np.isnan(own).any() else own.mean() if np.isfinite(own).all() else own[~np.isfinite(own)][0])
@@ -273,5 +248,4 @@ __all__ = [
     "of_these_models",
     "resampled",
     "shares_of_seeds",
-    "together",
 ]

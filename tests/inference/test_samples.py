@@ -16,7 +16,6 @@ from deqrun.inference import (
     median_interval,
     p_value,
     share_interval,
-    student_interval,
     wilson,
 )
 
@@ -81,16 +80,6 @@ def test_too_few_values_for_a_mean() -> None:
     assert (one.mean, one.low, one.high, one.p) == (5.0, -math.inf, math.inf, 1.0)
     with pytest.raises(ValueError, match="at least one"):
         mean_interval([])
-
-
-def test_students_interval_of_three_seeds() -> None:
-    found = student_interval([1.0, 2.0, 3.0])
-    assert (found.mean, found.high - found.mean) == (2.0, pytest.approx(4.302652730 / 3**0.5))
-    assert (found.n, found.unit, found.seeds, found.decides) == (3, Unit.SEEDS, 3, False)
-    one = student_interval([5.0])
-    assert (one.mean, one.low, one.high, one.seeds) == (5.0, -math.inf, math.inf, 1)
-    with pytest.raises(ValueError, match="at least one"):
-        student_interval([])
 
 
 def test_order_and_sign_of_the_samples() -> None:

@@ -24,7 +24,6 @@ from deqrun.inference import (
     of_these_models,
     resampled,
     share_interval,
-    together,
     told,
 )
 from deqrun.inference.units import RARE_SEED
@@ -55,7 +54,6 @@ def test_of_what_a_claim_is(seeds: int, unit: Unit, decides: bool) -> None:
         claim(VALUES[:seeds]),
         claim_statistic(lambda drawn: drawn.mean(axis=1), VALUES[:seeds]),
         claim_median(VALUES[:seeds]),
-        together([mean_interval(row) for row in VALUES[:seeds]]),
     ):
         assert (found.unit, found.seeds, found.n, found.decides) == (unit, seeds, 60, decides)
 
@@ -176,7 +174,6 @@ def test_each_seed_keeps_its_own_value(seeds: int) -> None:
     means = pytest.approx(tuple(values.mean(axis=1)))
     assert claim(values).own == means
     assert claim_statistic(lambda drawn: drawn.mean(axis=1), values).own == means
-    assert together([mean_interval(row) for row in values]).own == means
     assert claim(values * weights, None, weights).own == pytest.approx(
         tuple(np.average(values, axis=1, weights=weights))
     )
@@ -287,26 +284,6 @@ def test_a_seed_whose_median_never_comes() -> None:
 
 
 # --- seeds of which only their estimates are kept
-
-
-def test_estimates_of_seeds_together() -> None:
-    own = [Estimate(mean, mean - 0.1, mean + 0.2, 50, versus=0.5) for mean in (0.6, 0.7, 0.8, 0.9, 1.0)]
-    found = together(own)
-    seeds = half_width(np.array([0.6, 0.7, 0.8, 0.9, 1.0]))
-    assert (found.mean, found.n, found.versus) == (pytest.approx(0.8), 50, 0.5)
-    assert found.low == pytest.approx(0.8 - math.hypot(seeds, 0.1))
-    assert found.high == pytest.approx(0.8 + math.hypot(seeds, 0.2))
-    assert told([found]) == [Told.ABOVE]
-    two = together(own[:2])
-    assert (two.mean, two.low, two.high, two.seeds) == pytest.approx((0.65, 0.55, 0.85, 2))
-    assert two.p == pytest.approx(2 * stats.norm.sf(0.15 / (0.1 / stats.norm.ppf(0.975))), rel=1e-6)
-
-
-def test_together_is_the_recipe_where_seeds_have_their_own_samples_intervals() -> None:
-    """With the same samples part in each seed both ways agree, up to Student's beside the normal quantile."""
-    values = VALUES[:1] + np.array([[0.0], [0.1], [0.3], [0.2], [-0.1]])
-    found, whole = together([mean_interval(row) for row in values]), of_the_recipe(values)
-    assert numbers_of(found)[:3] == pytest.approx(numbers_of(whole)[:3])
 
 
 # --- what must not matter
