@@ -15,7 +15,7 @@ import vl_convert
 from markupsafe import Markup, escape
 
 from deqrun.report import numbers
-from deqrun.report.charts.style import vega_lite_version
+from deqrun.report.charts.pngs import vega_lite_version
 from deqrun.report.files import write_whole
 
 _NUMBER = re.compile(r"n = [\d,]+|[+\N{MINUS SIGN}]?\d[\d.,]*(?:e-\d+| %)")

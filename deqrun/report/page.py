@@ -1,13 +1,14 @@
 """One self-contained page of a run, and one of a comparison: no network, no server, all charts inside."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deqrun.report.charts import (
     Figure,
-    png,
+    Renderer,
     specification,
     sweep_figures,
     training_figures,
@@ -54,11 +55,13 @@ def write_report(folder: Path | str, status: RunStatus | None = None) -> Path:
     A run still in training gets a page of what there is. Raises ValueError where the folder is no run.
     """
     folder = Path(folder)
-    record = read_run(folder)
-    record = record if status is None else replace(record, status=status)
-    charts = drawn([record])
-    _write_figures(folder / "figures", charts)
-    return write_whole(folder / "report.html", report_html(record, charts))
+    with Renderer() as renderer:  # before the records are read: it starts meanwhile
+        record = read_run(folder)
+        record = record if status is None else replace(record, status=status)
+        charts = drawn([record])
+        with _figures_written(folder / "figures", charts, renderer):
+            page = report_html(record, charts)
+    return write_whole(folder / "report.html", page)
 
 
 def write_comparison(folders: Sequence[Path | str], output: Path | str) -> Path:
@@ -68,13 +71,15 @@ def write_comparison(folders: Sequence[Path | str], output: Path | str) -> Path:
     """
     if not folders:
         raise ValueError("No run folder was given; a comparison takes one or more.")
-    records = [read_run(folder) for folder in folders]
     output = Path(output)
-    charts = drawn(records)
-    _write_figures(output / "figures", charts)
-    write_whole(output / "compare.md", comparison_markdown(records))
-    write_whole(output / "compare.txt", plain_text(comparison_table(records)))
-    return write_whole(output / "compare.html", comparison_html(records, charts))
+    with Renderer() as renderer:
+        records = [read_run(folder) for folder in folders]
+        charts = drawn(records)
+        with _figures_written(output / "figures", charts, renderer):
+            write_whole(output / "compare.md", comparison_markdown(records))
+            write_whole(output / "compare.txt", plain_text(comparison_table(records)))
+            page = comparison_html(records, charts)
+    return write_whole(output / "compare.html", page)
 
 
 def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
@@ -125,9 +130,14 @@ def _render(template: str, charts: Drawn, **values: Any) -> str:
     )
 
 
-def _write_figures(folder: Path, charts: Drawn) -> None:
-    for figure in charts.sweep + ([charts.overview] if charts.overview else []):
-        write_whole(folder / f"{figure.name}.png", png(figure))
+@contextmanager
+def _figures_written(folder: Path, charts: Drawn, renderer: Renderer) -> Iterator[None]:
+    """Within: the PNGs are drawn beside what else is made; they are written at the end."""
+    figures = charts.sweep + ([charts.overview] if charts.overview else [])
+    with renderer.drawing(figures) as pictures:
+        yield
+    for figure, picture in zip(figures, pictures.result(), strict=True):
+        write_whole(folder / f"{figure.name}.png", picture)
 
 
 def _config_text(record: RunRecord) -> str:

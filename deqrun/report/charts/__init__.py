@@ -11,13 +11,15 @@ from deqrun.report.charts.budget import accuracy_against_budget
 from deqrun.report.charts.difficulty import accuracy_by_difficulty
 from deqrun.report.charts.frontier import accuracy_against_evaluations
 from deqrun.report.charts.halting import accuracy_by_halting
+from deqrun.report.charts.pngs import Renderer, png
 from deqrun.report.charts.residual import residual_against_evaluations
-from deqrun.report.charts.style import Figure, png, specification
+from deqrun.report.charts.style import Figure, specification
 from deqrun.report.charts.training import training_figures, training_overview
 from deqrun.report.records import RunRecord
 
 __all__ = [
     "Figure",
+    "Renderer",
     "accuracy_against_budget",
     "accuracy_against_evaluations",
     "accuracy_by_difficulty",

@@ -1,6 +1,5 @@
 """How every chart looks: colours by name, one configuration, and its two forms, Vega-Lite for a page and PNG."""
 
-import json
 import math
 import textwrap
 import zlib
@@ -10,7 +9,6 @@ from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any
 
 import altair as alt
-import vl_convert
 from altair.utils.schemapi import debug_mode
 
 INK = "#222222"
@@ -162,14 +160,3 @@ def specification(chart: AnyChart, *, container: bool = False) -> dict[str, Any]
     if container:
         spec["width"] = "container"
     return spec
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as PNG, drawn without a browser or a network."""
-    spec = json.dumps(specification(titled(figure)), allow_nan=False)
-    return vl_convert.vegalite_to_png(spec, vl_version=vega_lite_version(), scale=SCALE, allowed_base_urls=[])
-
-
-def vega_lite_version() -> str:
-    """The Vega-Lite version that altair writes, as 'major.minor'."""
-    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from deqrun.report.charts import (
+    Renderer,
     accuracy_against_budget,
     accuracy_against_evaluations,
     png,
@@ -174,6 +176,20 @@ def test_png_is_twice_the_charts_size_and_the_page_has_the_same_chart(record: Ru
     fixed, fluid = specification(figure.chart), specification(figure.chart, container=True)
     assert (fixed.pop("width"), fluid.pop("width")) == (640, "container")
     assert json.dumps(fixed) == json.dumps(fluid)
+
+
+@pytest.mark.parametrize("command", [None, ["/nonexistent"], ["false"], ["head", "-c", "9"], ["cat"]], ids=str)
+def test_the_process_that_draws_gives_the_pictures_drawn_here(
+    record: RunRecord, command: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes of the process: it draws, it can't be started, it ends at once, it answers with something else."""
+    figures = sweep_figures([record])[:2]
+    start = subprocess.Popen
+    if command is not None:
+        monkeypatch.setattr(subprocess, "Popen", lambda _, **pipes: start(command, **pipes))
+    with Renderer() as renderer, renderer.drawing(figures) as pictures:
+        pass
+    assert pictures.result() == [png(figure) for figure in figures]
 
 
 def test_more_rows_than_altairs_limit_are_drawn(record: RunRecord) -> None:
