@@ -30,7 +30,7 @@ from torch import Tensor
 
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.gradients import Gradient, Implicit, OneStep, Unrolled, equilibrium
-from deqrun.report.files import write_whole
+from deqrun.records.files import write_whole
 from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver, solve
 
 try:

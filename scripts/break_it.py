@@ -29,7 +29,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deqrun.report import read_run
+from deqrun.records.reading import read_run
 
 TINY = ("model=mlp", "model.width=16", "threads=1", "train.epochs=1", "train.batch_size=512", "sweep=none")
 """The smallest run that trains, tests and reports."""

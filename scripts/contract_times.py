@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from deqrun.config_sources import open_sources
-from deqrun.experiment.parts import cell_findings, data_findings
+from deqrun.experiment.own_parts import cell_findings, data_findings
 from deqrun.settings import Settings, load_settings
+from deqrun.settings.sources import open_sources
 
 CELLS = (
     ("conv", "digits"), ("mdeq", "digits"), ("mdeq_large", "digits"), ("mlp", "digits"), ("monotone", "digits"),

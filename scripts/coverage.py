@@ -23,7 +23,7 @@ from deqrun.analysis.fates import Fate
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, mean_interval, share_interval
 from deqrun.report import numbers
 from deqrun.report.answer import Conclusion, KeyFigure
-from deqrun.studies import (
+from deqrun.studies.questions import (
     adaptive_compute,
     anderson_vs_picard,
     depth_vs_breadth,
@@ -39,7 +39,7 @@ from deqrun.studies import (
     recall_and_overthinking,
     tolerance_transfer,
 )
-from deqrun.studies.answering.timing import median_ratio
+from deqrun.studies.timing import median_ratio
 
 Draw = np.random.Generator
 Truth = dict[str, float]

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from deqrun.inference import shares_of_seeds
-from deqrun.report import read_run
-from deqrun.report.records import RunRecord
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunRecord
 
 
 def main() -> None:

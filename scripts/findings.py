@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from deqrun.report.files import write_whole
-from deqrun.studies.answering.question import questions
+from deqrun.records.files import write_whole
+from deqrun.studies.question import questions
 
 HEAD = """\
 # Findings

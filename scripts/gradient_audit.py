@@ -16,18 +16,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deqrun.analysis.gradient_audit import AuditRow, GradientAudit, audit
 from deqrun.datasets import Digits
-from deqrun.gradients import (
-    AuditRow,
-    Gradient,
-    GradientAudit,
-    Implicit,
-    OneStep,
-    Phantom,
-    Unrolled,
-    audit,
-    equilibrium,
-)
+from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled, equilibrium
 from deqrun.models import MLPCell
 from deqrun.solvers import Anderson, Budget, solve
 

@@ -17,15 +17,15 @@ from collections.abc import Callable
 import torch
 from bench_timing import interleaved
 
-from deqrun.config_sources import open_sources
 from deqrun.datasets import Dataset, Split
 from deqrun.datasets.images import CIFAR10
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
-from deqrun.experiment.draws import Draws
-from deqrun.experiment.loading import loaded, shuffled
-from deqrun.experiment.objective import Batch, forward
-from deqrun.experiment.starts import Starts
+from deqrun.experiment.training.draws import Draws
+from deqrun.experiment.training.loading import loaded, shuffled
+from deqrun.experiment.training.objective import Batch, forward
+from deqrun.experiment.training.starts import Starts
 from deqrun.settings import Settings, load_settings
+from deqrun.settings.sources import open_sources
 
 IMAGES, BATCH, STEP_BATCH = 45_000, 128, 32
 

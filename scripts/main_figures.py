@@ -22,10 +22,10 @@ from torch import Tensor
 from deqrun.analysis.cost import saved_for_backward
 from deqrun.datasets import Digits, Split
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.sweep import cells, trace
+from deqrun.experiment.sweep.trace import cells, trace
 from deqrun.gradients import Implicit, equilibrium
 from deqrun.models import DEQ, BoundCell, ConvCell, MDEQCell
-from deqrun.report.trajectory import TrajectoryKey
+from deqrun.records.trajectory import TrajectoryKey
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
 
 ITERATIONS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from deqrun.experiment.build import build_cell, build_dataset
 from deqrun.models import describe
-from deqrun.report import read_run
-from deqrun.report.records import RunRecord
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunRecord
 from deqrun.report.tables import interval_text, training_cost
-from deqrun.settings import Settings
+from deqrun.settings import read_settings
 
 PEERS = {
     "DEQ": ["peer=none"],
@@ -64,7 +64,7 @@ def _row(name: str, record: RunRecord) -> str:
 def _multiply_adds(record: RunRecord, evaluations: float) -> float:
     if record.summary.net_multiply_adds is not None:
         return record.summary.net_multiply_adds
-    settings = Settings.from_yaml(record.folder / "config.yaml")
+    settings = read_settings(record.folder / "config.yaml")
     return describe(build_cell(settings, build_dataset(settings))).answer_multiply_adds(evaluations)
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from deqrun.experiment.build import build_dataset, build_deq
 from deqrun.experiment.checkpoint import load_checkpoint
 from deqrun.models import DEQ
-from deqrun.settings import Settings
+from deqrun.settings import read_settings
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solution, Solver, solve
 from tests.problems import PROBLEMS
 
@@ -143,7 +143,7 @@ def trained(folder: Path, overrides: list[str]) -> tuple[DEQ, Tensor, float]:
         again = ["resume=true"] if (folder / "config.yaml").is_file() else [*overrides, "sweep=none", "tracker=none"]
         command = [sys.executable, "-m", "deqrun", "train", f"run={folder}", *again]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    settings = Settings.from_yaml(folder / "config.yaml")
+    settings = read_settings(folder / "config.yaml")
     dataset = build_dataset(settings)
     model = build_deq(settings, dataset)
     best = load_checkpoint(folder / "checkpoints" / "best.pt", torch.device("cpu"))

@@ -28,11 +28,11 @@ from deqrun.analysis.halting import BOUNDS, RULES
 from deqrun.datasets import Dataset, Digits
 from deqrun.datasets.prefix_sums import PrefixSums
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.halting import halting_rows
-from deqrun.experiment.sweep import cells, trace
+from deqrun.experiment.sweep.halting import halting_rows
+from deqrun.experiment.sweep.trace import cells, trace
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, MLPCell, RecallCell
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver
 
 BUDGETS = list(range(1, 65))

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from deqrun.datasets.copy_memory import CopyMemory
 from deqrun.inference import shares_of_seeds
-from deqrun.report import read_run
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import SweepCell
+from deqrun.records.reading import read_run
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord
 
 FRESH = ("tracker=none", "threads=1")
 

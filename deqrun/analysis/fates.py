@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.solvers import Solution, limit_cycles
+from deqrun.analysis.cycles import limit_cycles
+from deqrun.solvers import Solution
 
 __all__ = ["Fate", "Fates", "Overthinking", "fates", "first_converged", "first_correct", "overthinking"]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.generated_sequences import GeneratedSequences, long_tensor
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["CopyMemory"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["CHUNK", "GeneratedGrids"]
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
 from deqrun.datasets.splits_by_content import owned, split_of_bits
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["GeneratedSequences", "distinct_rows"]
 

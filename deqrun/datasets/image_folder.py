@@ -17,10 +17,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
+from deqrun.arguments import require_at_least, require_share
 from deqrun.datasets.dataset import DataUnavailable, Split, stratified_split
 from deqrun.datasets.images import Images
 from deqrun.datasets.torchvision_import import torchvision_datasets
-from deqrun.datasets.validation import require_at_least, require_share
 
 __all__ = ["ImageFolder", "Layout", "read_layout"]
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_share
 from deqrun.datasets.augmentation import crop_flip, require_augmentation
 from deqrun.datasets.dataset import Dataset, DataUnavailable, Split, require_split, stratified_split
 from deqrun.datasets.fetching import folder_aside, impatient, move_files
 from deqrun.datasets.torchvision_import import torchvision_datasets
-from deqrun.datasets.validation import require_share
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "Images", "TorchvisionImages"]
 

@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import IGNORED, SPLITS
 from deqrun.datasets.generated_grids import CHUNK, GeneratedGrids
 from deqrun.datasets.maze_generation import Trees, carve, draw_endpoints, passages, paths, pixel_of_node
 from deqrun.datasets.splits_by_content import split_of_rows
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["Mazes"]
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import IGNORED
 from deqrun.datasets.generated_sequences import GeneratedSequences, long_tensor
 from deqrun.datasets.splits_by_content import WORD
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["PrefixSums"]
 

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import IGNORED, SPLITS
 from deqrun.datasets.generated_grids import CHUNK, GeneratedGrids
 from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
 from deqrun.datasets.sudoku_solver import rules
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["MOST_HOLES", "SPLIT_KEY", "Sudoku"]
 

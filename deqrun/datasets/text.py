@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import SPLITS, Dataset, DataUnavailable, Split, require_split
-from deqrun.datasets.validation import require_at_least
 
 __all__ = ["Corpus", "Text"]
 

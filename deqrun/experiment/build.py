@@ -18,14 +18,14 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset, DataUnavailable
-from deqrun.experiment.data_changes import MatchedDataset
-from deqrun.experiment.data_record import read_record
+from deqrun.errors import UserError, nearest, one_line, unknown
+from deqrun.experiment.data.changes import MatchedDataset
+from deqrun.experiment.data.record import read_record
 from deqrun.gradients import Gradient
 from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
-from deqrun.sentences import nearest, one_line, unknown
-from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, UserError
+from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
+from deqrun.settings.trust import is_trusted
 from deqrun.solvers import Budget, Solver
-from deqrun.trusted_code import is_trusted
 
 
 def build_budget(settings: Settings) -> Budget:

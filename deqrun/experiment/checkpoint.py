@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from deqrun.report.files import write_whole
-from deqrun.report.safe_reading import available_memory, require_honest_zip
-from deqrun.settings import UserError
+from deqrun.errors import UserError
+from deqrun.records.files import write_whole
+from deqrun.records.safe_reading import available_memory, require_honest_zip
 
 
 @dataclass

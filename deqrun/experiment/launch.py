@@ -17,27 +17,28 @@ import torch
 from rich.console import Console
 
 from deqrun import __version__
-from deqrun.claims import claimed, ending_as_interrupted, holds_only_traces
-from deqrun.config_sources import quoted
 from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
-from deqrun.experiment.data_changes import data_digest
+from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.records import RunFolder
-from deqrun.experiment.sweep_grid import sweep, sweep_cells, sweep_halting
-from deqrun.experiment.sweep_parts import SweepParts, fingerprint_of
+from deqrun.experiment.sweep.grid import sweep, sweep_cells, sweep_halting
+from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, tracked
-from deqrun.experiment.train import train
 from deqrun.experiment.trained import load_best
+from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
-from deqrun.report import read_run, write_comparison, write_report
-from deqrun.report.records import RunStatus, Summary
+from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunStatus, Summary
+from deqrun.records.writing import RunFolder
+from deqrun.report import write_comparison, write_report
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
-from deqrun.sentences import one_line, refusal
-from deqrun.settings import ComponentSettings, Interrupted, Settings, Unwritable, UserError
+from deqrun.settings import ComponentSettings, Settings, read_settings
+from deqrun.settings.sources import quoted
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
@@ -88,7 +89,7 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
 def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
     foreign = settings.allow_foreign_targets
-    if config.is_file() and Settings.from_yaml(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
+    if config.is_file() and read_settings(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
         raise UserError(
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."

@@ -8,10 +8,11 @@ import os
 import torch
 
 from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, build_own_cell
 from deqrun.models import Cell
-from deqrun.report.safe_reading import available_memory
-from deqrun.settings import TRUSTED_PACKAGES, Settings, UserError
+from deqrun.records.safe_reading import available_memory
+from deqrun.settings import TRUSTED_PACKAGES, Settings
 
 __all__ = ["THREADS_PER_CORE", "cores", "require_memory", "require_threads"]
 

@@ -20,9 +20,9 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from deqrun.report.records import Epoch, Summary
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import Epoch, Summary
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import TrackerSettings
 
 

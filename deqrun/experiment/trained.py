@@ -8,13 +8,13 @@ import torch
 from torch.optim import Optimizer
 
 from deqrun.datasets import Dataset
+from deqrun.errors import UserError, one_line
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
 from deqrun.models import DEQ
-from deqrun.report import read_run
-from deqrun.report.records import Epoch
-from deqrun.sentences import one_line
-from deqrun.settings import Settings, UserError
+from deqrun.records.reading import read_run
+from deqrun.records.run import Epoch
+from deqrun.settings import Settings
 
 
 def load_trained(settings: Settings, run: Path, device: torch.device) -> tuple[DEQ, Dataset]:

@@ -9,26 +9,20 @@
 2.0
 """
 
-from deqrun.gradients.audit import AuditRow, GradientAudit, audit
 from deqrun.gradients.equilibrium import equilibrium
 from deqrun.gradients.gradient import Gradient
 from deqrun.gradients.implicit import Implicit
 from deqrun.gradients.jacobian import jacobian_penalty
 from deqrun.gradients.one_step import OneStep
 from deqrun.gradients.phantom import Phantom
-from deqrun.gradients.reference import AuditReference
 from deqrun.gradients.unrolled import Unrolled
 
 __all__ = [
-    "AuditReference",
-    "AuditRow",
     "Gradient",
-    "GradientAudit",
     "Implicit",
     "OneStep",
     "Phantom",
     "Unrolled",
-    "audit",
     "equilibrium",
     "jacobian_penalty",
 ]

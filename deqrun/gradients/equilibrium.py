@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map
 from deqrun.gradients.implicit import Implicit
-from deqrun.gradients.validation import require_instance
 from deqrun.solvers import Budget, Solution, Solver
 from deqrun.solvers.loop import Observer
 

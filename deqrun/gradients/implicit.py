@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map, recording, refuse_second_derivative, rooted
-from deqrun.gradients.validation import require_instance
 from deqrun.solvers import Anderson, Budget, Solution, Solver, solve
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count, require_damping
 from deqrun.gradients.account import Account
 from deqrun.gradients.gradient import Gradient, Map, forget_casts, recording, relax, state_dtype, substitute
-from deqrun.gradients.validation import require_count, require_damping
 from deqrun.solvers import Budget, Solution, Solver, solve
 from deqrun.solvers.loop import Observer
 

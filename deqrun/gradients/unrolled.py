@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from deqrun.arguments import require_count, require_damping
 from deqrun.gradients.account import Account
 from deqrun.gradients.gradient import Gradient, Map, forget_casts, relax, state_dtype
-from deqrun.gradients.validation import require_count, require_damping
 from deqrun.solvers import Budget, Perturbed, Solution, Solver
 from deqrun.solvers.layers import depth_of, value_at
 from deqrun.solvers.loop import Observer

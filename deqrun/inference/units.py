@@ -9,16 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deqrun.inference.estimate import LEAST_SEEDS, LEVEL, Estimate, Unit
-from deqrun.inference.samples import (
-    median_interval,
-    normal,
-    p_value,
-    share_interval,
-    spread,
-    student,
-    wilson,
-    within,
-)
+from deqrun.inference.samples import median_interval, normal, p_value, share_interval, spread, student, wilson, within
 
 RESAMPLES = 400
 """Of the bootstrap over samples, for statistics without a formula."""

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deqrun.models.validation import require_at_least, require_shape
+from deqrun.arguments import require_at_least, require_shape
 
 __all__ = ["BoundCell", "Cell", "as_injection"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least, require_divisor, require_image, require_odd, require_pool
 from deqrun.models.cell import Cell
-from deqrun.models.validation import require_at_least, require_divisor, require_image, require_odd, require_pool
 
 __all__ = ["ConvCell"]
 

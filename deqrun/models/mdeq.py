@@ -10,15 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least, require_divisor, require_fraction, require_image, require_same_length
 from deqrun.models.cell import Cell
 from deqrun.models.mdeq_layers import Fusion, Head, ResidualBlock, Resolution, Stem
-from deqrun.models.validation import (
-    require_at_least,
-    require_divisor,
-    require_fraction,
-    require_image,
-    require_same_length,
-)
 from deqrun.models.weight_norm import weight_norm_fixed
 
 __all__ = ["SMALLEST_RESOLUTION", "MDEQCell"]

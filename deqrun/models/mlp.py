@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least, require_choice
 from deqrun.models.cell import Cell
-from deqrun.models.validation import require_at_least, require_choice
 
 __all__ = ["ACTIVATIONS", "MLPCell"]
 

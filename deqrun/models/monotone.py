@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least, require_image, require_odd, require_pool, require_positive
 from deqrun.models.cell import BoundCell, Cell
 from deqrun.models.monotone_operators import MonotoneConvolution, MonotoneMatrix, MonotoneOperator, full_precision
-from deqrun.models.validation import require_at_least, require_image, require_odd, require_pool, require_positive
 from deqrun.solvers import Constants
 
 __all__ = ["BoundMonotoneCell", "MonotoneAdjoint", "MonotoneCell", "MonotoneConvCell", "MonotoneMap"]

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least, require_choice, require_odd, require_output, require_positions
 from deqrun.models.cell import Cell
-from deqrun.models.validation import require_at_least, require_choice, require_odd, require_output, require_positions
 
 __all__ = ["NORMS", "STARTS", "RecallCell"]
 

@@ -10,9 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deqrun.models.cell import Cell
-from deqrun.models.relative_attention import RelativeAttention, linear
-from deqrun.models.validation import (
+from deqrun.arguments import (
     require_at_least,
     require_divisor,
     require_fraction,
@@ -20,6 +18,8 @@ from deqrun.models.validation import (
     require_output,
     require_positions,
 )
+from deqrun.models.cell import Cell
+from deqrun.models.relative_attention import RelativeAttention, linear
 from deqrun.models.weight_norm import weight_norm_fixed
 
 __all__ = ["TransformerCell"]

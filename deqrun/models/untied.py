@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from deqrun.arguments import require_at_least
 from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.cell_parts import parameter_names
-from deqrun.models.validation import require_at_least
 from deqrun.solvers.layers import Layers
 
 __all__ = ["BoundLayers", "Match", "UntiedCell", "untied_peer"]

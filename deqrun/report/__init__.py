@@ -5,21 +5,5 @@ Everything here is a view of the files in a run folder; nothing is measured, and
 
 from deqrun.report.findings import Finding, findings
 from deqrun.report.page import write_comparison, write_report
-from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
-from deqrun.report.run_folder import read_run
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory
 
-__all__ = [
-    "Epoch",
-    "Finding",
-    "RunRecord",
-    "RunStatus",
-    "Summary",
-    "SweepCell",
-    "Trajectory",
-    "findings",
-    "read_run",
-    "write_comparison",
-    "write_report",
-]
+__all__ = ["Finding", "findings", "write_comparison", "write_report"]

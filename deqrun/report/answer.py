@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from deqrun.inference import Estimate, Told, Unit
+from deqrun.records.files import write_whole
 from deqrun.report import numbers
 from deqrun.report.charts import Figure, png, specification
-from deqrun.report.files import write_whole
 from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import Column
 

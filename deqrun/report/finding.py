@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from deqrun.inference import Estimate, Told
+from deqrun.records.rows import SweepCell
 from deqrun.report import numbers
-from deqrun.report.sweep_rows import SweepCell
 
 
 @dataclass(frozen=True)

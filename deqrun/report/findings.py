@@ -10,12 +10,12 @@ import math
 import numpy as np
 
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, told
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord
+from deqrun.records.trajectory import Trajectory
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-from deqrun.report.records import RunRecord
 from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory
 
 SHARED_TOLERANCE = 0.9
 """Two solvers are compared at a tolerance that at least this share of the samples reaches with both."""

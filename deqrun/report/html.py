@@ -14,9 +14,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup, escape
 
+from deqrun.records.files import write_whole
 from deqrun.report import numbers
 from deqrun.report.charts.pngs import vega_lite_version
-from deqrun.report.files import write_whole
 
 _NUMBER = re.compile(r"n = [\d,]+|[+\N{MINUS SIGN}]?\d[\d.,]*(?:e-\d+| %)")
 TEMPLATES = Path(__file__).parent / "templates"

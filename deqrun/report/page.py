@@ -6,22 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from deqrun.report.charts import (
-    Figure,
-    Renderer,
-    specification,
-    sweep_figures,
-    training_figures,
-    training_overview,
-)
+from deqrun.records.files import write_whole
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunRecord, RunStatus
+from deqrun.report.charts import Figure, Renderer, specification, sweep_figures, training_figures, training_overview
 from deqrun.report.charts.data import labels
 from deqrun.report.charts.style import run_colours, unchecked
-from deqrun.report.files import write_whole
 from deqrun.report.findings import findings
 from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import differences, grouped, headline, origin, subtitle, sweep_columns
-from deqrun.report.records import RunRecord, RunStatus
-from deqrun.report.run_folder import read_run
 from deqrun.report.tables import (
     COMPARISON_HEADINGS,
     COMPARISON_NOTE,

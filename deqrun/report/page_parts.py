@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.findings import Finding
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import SweepCell
 from deqrun.report.tables import interval_text, training_cost
 
 

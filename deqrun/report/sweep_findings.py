@@ -6,11 +6,11 @@ As in `findings`, what is chosen is chosen on validation, and what is reported o
 import numpy as np
 
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval
+from deqrun.records.rows import BreadthRow, HaltingRow
+from deqrun.records.run import RunRecord
+from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import BreadthRow, HaltingRow
-from deqrun.report.trajectory import TrajectoryKey
 
 RULES = {
     "residual": "on the residual",

@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.data import labels
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import SweepCell
 
 if TYPE_CHECKING:  # the description is made beside the models, which need torch; this package doesn't
     from deqrun.models import CellDescription, PeerDescription

@@ -9,7 +9,6 @@
 
 from deqrun.solvers.anderson import Anderson
 from deqrun.solvers.broyden import Broyden
-from deqrun.solvers.cycles import Cycles, limit_cycles
 from deqrun.solvers.layers import Layers
 from deqrun.solvers.loop import solve
 from deqrun.solvers.newton import NewtonKrylov
@@ -25,7 +24,6 @@ __all__ = [
     "Broyden",
     "Budget",
     "Constants",
-    "Cycles",
     "ForwardBackward",
     "Layers",
     "NewtonKrylov",
@@ -39,6 +37,5 @@ __all__ = [
     "SolverState",
     "SplitMap",
     "Status",
-    "limit_cycles",
     "solve",
 ]

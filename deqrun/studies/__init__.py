@@ -1,5 +1,1 @@
-"""Studies: each module asks one question of finished runs; `answering` trains the runs and writes the answer.
-
-A module NAME.py of this package holds `QUESTION`, a `deqrun.studies.answering.question.Question`, and
-configs/study/NAME.yaml says which runs it is asked of.
-"""
+"""Studies: make the runs that a question is asked of, ask it, and write the answer."""

@@ -11,14 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as torch_kl
 
-from deqrun.analysis.signals import (
-    Reading,
-    SignalRecorder,
-    answers_agree,
-    entropy_change,
-    kl_divergence,
-    state_change,
-)
+from deqrun.analysis.signals import Reading, SignalRecorder, answers_agree, entropy_change, kl_divergence, state_change
 from deqrun.solvers import Budget, Picard, solve
 from tests.problems import RowMap
 

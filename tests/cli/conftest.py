@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from deqrun.cli import main
-from deqrun.config_sources import open_sources
 from deqrun.settings import Settings, load_settings
+from deqrun.settings.sources import open_sources
 
 
 @dataclass

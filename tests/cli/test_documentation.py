@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from deqrun.config_sources import open_sources
 from deqrun.settings import Settings
-from deqrun.settings_errors import DERIVED
-from deqrun.study_settings import STUDY_KEYS
+from deqrun.settings.explain import DERIVED
+from deqrun.settings.sources import open_sources
+from deqrun.settings.study import STUDY_KEYS
 from tests.cli.conftest import Launches, Outcome
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deqrun import __version__
-from deqrun.command_line.help import COMMANDS
+from deqrun.cli.help import COMMANDS
 from tests.cli.conftest import Launches, Outcome
 
 Deqrun = Callable[..., Outcome]

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from deqrun.config_sources import open_sources
-from deqrun.settings import Settings, UserError, load_settings, settings_from
+from deqrun.errors import UserError
+from deqrun.settings import Settings, load_settings, settings_from
+from deqrun.settings.sources import open_sources
 from tests.cli.conftest import Launches, Outcome
 
 Deqrun = Callable[..., Outcome]

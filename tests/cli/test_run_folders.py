@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deqrun.claims import STARTING
-from deqrun.command_line.run_folders import DRAWS_THE_SPLIT, find_runs
-from deqrun.settings import Settings
+from deqrun.cli.run_folders import DRAWS_THE_SPLIT, find_runs
+from deqrun.records.claims import STARTING
+from deqrun.settings import read_settings
 from tests.cli.conftest import Launches, Outcome
 
 Deqrun = Callable[..., Outcome]
@@ -35,7 +35,7 @@ def test_a_run_goes_on_with_its_own_settings(deqrun: Deqrun, launches: Launches,
     run = made_run("model=conv", "solver=picard", "solver.damping=0.5", "train.epochs=9", "seed=3", "tracker=none")
     assert deqrun("train", f"run={run}", "resume=true").code == 0
     [(name, (settings, folder, _))] = launches.calls
-    saved = Settings.from_yaml(run / "config.yaml")
+    saved = read_settings(run / "config.yaml")
     assert (name, folder) == ("run_train", run.resolve())
     assert settings == saved.model_copy(update={"run": run, "resume": True})
 
@@ -112,7 +112,7 @@ def test_a_sweep_asks_the_run_as_it_was_trained(
     outcome = deqrun("sweep", f"run={run}", "sweep.iterations=[8,2,2]", "sweep.solvers=[picard,anderson]")
     assert (outcome.code, outcome.err) == (0, "")
     [(name, (settings, asked, folder, command))] = launches.calls
-    saved = Settings.from_yaml(run / "config.yaml")
+    saved = read_settings(run / "config.yaml")
     assert (name, asked) == ("run_sweep", run)
     assert (settings.model, settings.dataset, settings.seed) == (saved.model, saved.dataset, 3)
     assert settings.solver.parameters == {"damping": 0.5}

@@ -65,7 +65,7 @@ def test_a_run_folder_cannot_allow_it(
 
 @pytest.mark.parametrize(
     "target",
-    ["torch.os.system", "torch.hub.load", "torch.load", "deqrun.cli.main", "deqrun.command_line.run_folders.Path"],
+    ["torch.os.system", "torch.hub.load", "torch.load", "deqrun.cli.main", "deqrun.cli.run_folders.Path"],
 )
 def test_a_name_that_only_begins_with_torch_or_deqrun_is_not_enough(refused: Refused, target: str) -> None:
     assert f"solver._target_={target} is not a class of deqrun or torch" in refused(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from deqrun.cli import main
-from deqrun.settings import Interrupted, UserError
+from deqrun.errors import Interrupted, UserError
 from tests.cli.conftest import Launches, Outcome
 
 Deqrun = Callable[..., Outcome]
@@ -167,7 +167,7 @@ def test_every_job_of_a_multirun_is_checked_before_the_first_starts(
 def test_of_very_many_jobs_each_value_is_checked_once(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deqrun.command_line.overrides.JOBS_CHECKED", 4)
+    monkeypatch.setattr("deqrun.cli.overrides.JOBS_CHECKED", 4)
     sentence = refused("train", "-m", "model=mlp", "seed=range(0,1000000)", "train.epochs=2,1,0")
     assert "train.epochs=0 is out of range" in sentence
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deqrun import trusted_code
+from deqrun.settings import trust as trusted_code
 from tests.cli.conftest import Launches, Outcome
 
 Deqrun = Callable[..., Outcome]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deqrun.config_sources import open_sources
 from deqrun.contracts import CELL_CHECKS, Finding, check_cell
-from deqrun.experiment.parts import cell_findings
+from deqrun.experiment.own_parts import cell_findings
 from deqrun.settings import load_settings
+from deqrun.settings.sources import open_sources
 from tests.cli.conftest import Outcome, deqrun, launches, refused, workspace  # noqa: F401  (fixtures)
 from tests.contracts.wrong_cells import FAULTS, RIGHT, Right
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.config_sources import open_sources
 from deqrun.contracts import DATA_CHECKS
-from deqrun.experiment.parts import data_findings
+from deqrun.experiment.own_parts import data_findings
 from deqrun.settings import load_settings
+from deqrun.settings.sources import open_sources
 from tests.cli.conftest import Outcome, deqrun, launches, refused, workspace  # noqa: F401  (fixtures)
 from tests.contracts.wrong_data import FAULTS, NaNInput, Right
 

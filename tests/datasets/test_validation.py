@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deqrun.datasets.validation import require_at_least, require_share
+from deqrun.arguments import require_at_least, require_share
 
 
 def test_allowed_values_are_handed_on() -> None:

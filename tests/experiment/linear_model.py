@@ -10,9 +10,9 @@ import yaml
 from torch import Tensor, nn
 
 from deqrun.datasets import Dataset, Split
-from deqrun.experiment.draws import Draws
-from deqrun.experiment.objective import Batch, Forward, forward
-from deqrun.experiment.starts import Starts
+from deqrun.experiment.training.draws import Draws
+from deqrun.experiment.training.objective import Batch, Forward, forward
+from deqrun.experiment.training.starts import Starts
 from deqrun.gradients import Gradient, Unrolled
 from deqrun.models import DEQ, Cell
 from deqrun.settings import TrainSettings

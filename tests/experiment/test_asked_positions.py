@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from deqrun.datasets.text import Text
-from deqrun.experiment.breadth import solve_starts
-from deqrun.experiment.sweep import trace
-from deqrun.experiment.sweep_starts import SweepStart
+from deqrun.experiment.sweep.breadth import solve_starts
+from deqrun.experiment.sweep.starts import SweepStart
+from deqrun.experiment.sweep.trace import trace
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ
 from deqrun.solvers import Budget, Picard, solve

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from deqrun.config_sources import ConfigSources, open_sources
+from deqrun.errors import UserError
 from deqrun.experiment import build
 from deqrun.gradients import Implicit, OneStep
-from deqrun.settings import ComponentSettings, Settings, UserError, load_settings
+from deqrun.settings import ComponentSettings, Settings, load_settings
+from deqrun.settings.sources import ConfigSources, open_sources
 from deqrun.solvers import Anderson, Budget, Picard
 
 

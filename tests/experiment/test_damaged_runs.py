@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from deqrun.cli import main
-from deqrun.report import safe_reading
+from deqrun.records import safe_reading
 
 QUICK = ["sweep.iterations=[1]", "sweep.tolerances=[0.1]", "sweep.solvers=[picard]", "sweep.starts=[zeros]"]
 

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from deqrun.datasets import Digits
+from deqrun.errors import Interrupted
 from deqrun.experiment import launch
-from deqrun.experiment import train as training
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, describe_model
 from deqrun.experiment.launch import run_train
+from deqrun.experiment.training import train as training
 from deqrun.models import UntiedCell
-from deqrun.report import read_run
-from deqrun.report.records import RunRecord
-from deqrun.settings import Interrupted, Settings
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunRecord
+from deqrun.settings import Settings
 from tests.experiment.test_resume import Stop, assert_same_run
 
 SettingsOf = Callable[..., Settings]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.report import read_run
+from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from deqrun.cli import main
-from deqrun.config_sources import open_sources
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer, check_components
-from deqrun.report import read_run
+from deqrun.records.reading import read_run
 from deqrun.settings import Settings, load_settings
+from deqrun.settings.sources import open_sources
 from tests.datasets.image_files import write_cifar10
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.claims import ending_as_interrupted
-from deqrun.report import read_run
+from deqrun.records.claims import ending_as_interrupted
+from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 from tests.experiment.test_process import ROOT, deqrun, finish
 

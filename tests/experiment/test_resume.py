@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from deqrun.experiment import train as training
+from deqrun.errors import Interrupted
 from deqrun.experiment.launch import run_train
-from deqrun.report import read_run
-from deqrun.report.records import Epoch, RunRecord
-from deqrun.settings import Interrupted, Settings
+from deqrun.experiment.training import train as training
+from deqrun.records.reading import read_run
+from deqrun.records.run import Epoch, RunRecord
+from deqrun.settings import Settings
 
 SettingsOf = Callable[..., Settings]
 

@@ -16,15 +16,16 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from deqrun.errors import Interrupted, UserError
 from deqrun.experiment import launch
-from deqrun.experiment import train as training
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.trackers import NoTracker, Patience, SafeTracker, accuracy_rows, make_tracker, residual_rows
-from deqrun.report import read_run
-from deqrun.report.records import Epoch, RunRecord
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
-from deqrun.settings import Interrupted, Settings, UserError
+from deqrun.experiment.training import train as training
+from deqrun.records.reading import read_run
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import Epoch, RunRecord
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.settings import Settings
 from tests.experiment.test_resume import Stop
 
 SettingsOf = Callable[..., Settings]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from deqrun.report import read_run
+from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 from tests.experiment.test_process import deqrun, finish
 

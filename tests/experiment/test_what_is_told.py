@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from deqrun.experiment.launch import run_train
-from deqrun.experiment.sweep_grid import swept_grid
-from deqrun.report import read_run
+from deqrun.experiment.sweep.grid import swept_grid
+from deqrun.records.reading import read_run
 from deqrun.report.tables import training_cost
 from deqrun.settings import Settings
 

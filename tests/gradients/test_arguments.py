@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled, audit, equilibrium
+from deqrun.analysis.gradient_audit import audit
+from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled, equilibrium
 from deqrun.solvers import Anderson, Budget, Picard
 
 W = torch.eye(2, dtype=torch.float64).mul(0.5).requires_grad_()

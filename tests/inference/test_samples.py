@@ -8,16 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deqrun.inference import (
-    DIFFERENCE,
-    SHARE,
-    Unit,
-    mean_interval,
-    median_interval,
-    p_value,
-    share_interval,
-    wilson,
-)
+from deqrun.inference import DIFFERENCE, SHARE, Unit, mean_interval, median_interval, p_value, share_interval, wilson
 
 VALUES = np.random.default_rng(0).normal(0.3, 1.0, size=40)
 

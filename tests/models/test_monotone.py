@@ -21,16 +21,7 @@ from torch import Tensor, nn
 from deqrun.gradients import Implicit
 from deqrun.models import DEQ, Cell, MonotoneCell, MonotoneConvCell, describe
 from deqrun.models.monotone import MonotoneMap
-from deqrun.solvers import (
-    Anderson,
-    Budget,
-    ForwardBackward,
-    PeacemanRachford,
-    Picard,
-    Solver,
-    Status,
-    solve,
-)
+from deqrun.solvers import Anderson, Budget, ForwardBackward, PeacemanRachford, Picard, Solver, Status, solve
 from tests.models.cells import inputs, states
 from tests.problems import newton
 

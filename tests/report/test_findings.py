@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord, Summary
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.report.findings import Finding, accuracy_change, enough_cell, findings
-from deqrun.report.records import RunRecord, Summary
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
-from tests.report.conftest import repeated
+from tests.records.conftest import repeated
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from deqrun.records.run import RunRecord
 from deqrun.report.html import embedded_json, unbroken
 from deqrun.report.page import comparison_html, report_html, write_comparison, write_report
 from deqrun.report.page_parts import differences, flattened
-from deqrun.report.records import RunRecord
-from tests.report.synthetic_run import write_synthetic_run
+from tests.records.synthetic_run import write_synthetic_run
 
 NASTY = "</script><script>alert(1)</script><!-- & \"x\" 'y' {{ 7 * 7 }} \N{LINE SEPARATOR}"
 

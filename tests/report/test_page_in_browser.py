@@ -15,7 +15,7 @@ from deqrun.report import write_comparison, write_report
 from deqrun.report.answer import Answer, AnswerTable, AskedRun, Conclusion, KeyFigure, Origin, write_answer
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, cloud, curves, values
 from deqrun.report.page_parts import Column
-from tests.report.synthetic_run import write_synthetic_run
+from tests.records.synthetic_run import write_synthetic_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.run import RunRecord
+from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report.charts import accuracy_by_difficulty, accuracy_by_halting, breadth_figures, specification
 from deqrun.report.findings import findings
 from deqrun.report.page_parts import sweep_columns
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
-from deqrun.report.trajectory import TrajectoryKey
-from tests.report.conftest import repeated
+from tests.records.conftest import repeated
 
 
 def sentences(record: RunRecord, title: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from deqrun.models import MLPCell, UntiedCell, describe, describe_peer
-from deqrun.report.records import RunRecord
+from deqrun.records.run import RunRecord
 from deqrun.report.tables import (
     best_solver,
     comparison_markdown,

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from deqrun.analysis.cycles import limit_cycles
 from deqrun.analysis.fates import first_converged
 from deqrun.analysis.signals import state_change
-from deqrun.experiment.sweep import cells
+from deqrun.experiment.sweep.trace import cells
 from deqrun.gradients import Unrolled, equilibrium
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
-from deqrun.solvers import Anderson, Budget, ForwardBackward, PeacemanRachford, Solver, Status, limit_cycles, solve
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.solvers import Anderson, Budget, ForwardBackward, PeacemanRachford, Solver, Status, solve
 from deqrun.solvers.norms import power_of_two, row_norms
 from tests.problems import LinearSymmetric, Problem, RowMap
 from tests.solvers.conftest import SOLVERS, SolverCase

@@ -15,8 +15,8 @@ from deqrun.cli import main
 from deqrun.inference import Estimate
 from deqrun.report.answer import Answer, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.studies.answering.context import Context
-from deqrun.studies.answering.question import Question
+from deqrun.studies.context import Context
+from deqrun.studies.question import Question
 
 TINY = """\
 # @package _global_
@@ -59,11 +59,11 @@ class Counting:
 
 
 def put_in_place(counting: Counting, patch: pytest.MonkeyPatch) -> None:
-    """The question `counting`, as if it were a module of deqrun.studies."""
-    module = ModuleType("deqrun.studies.counting")
+    """The question `counting`, as if it were a module of deqrun.studies.questions."""
+    module = ModuleType("deqrun.studies.questions.counting")
     module.QUESTION = Question("How many runs?", counting.answer, of_any_run=True)  # type: ignore[attr-defined]
-    patch.setitem(sys.modules, "deqrun.studies.counting", module)
-    patch.setattr("deqrun.studies.answering.question.questions", lambda: ["counting", "demanding"])
+    patch.setitem(sys.modules, "deqrun.studies.questions.counting", module)
+    patch.setattr("deqrun.studies.question.questions", lambda: ["counting", "demanding"])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deqrun.settings import Interrupted, UserError
+from deqrun.errors import Interrupted, UserError
 
 
 def write_square(path: Path, number: int) -> None:

@@ -12,16 +12,16 @@ from scipy import stats
 
 from deqrun.analysis.fates import Fate
 from deqrun.datasets import Digits
+from deqrun.errors import UserError
 from deqrun.gradients import Implicit
 from deqrun.inference import DIFFERENCE, SHARE, Told, Unit, claim
 from deqrun.models import DEQ
 from deqrun.models.conv import ConvCell
 from deqrun.models.mlp import MLPCell
-from deqrun.report import Trajectory
+from deqrun.records.trajectory import Trajectory
 from deqrun.report.answer import Conclusion, KeyFigure
-from deqrun.settings import UserError
 from deqrun.solvers import Budget, Picard
-from deqrun.studies import (
+from deqrun.studies.questions import (
     anderson_vs_picard,
     does_anderson_prevent_divergence,
     does_it_converge,

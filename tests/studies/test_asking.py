@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from deqrun.settings import UserError
-from deqrun.studies.answering.asking import check_ask
+from deqrun.errors import UserError
+from deqrun.studies.asking import check_ask
 from tests.studies.conftest import Counting, Outcome
 
 

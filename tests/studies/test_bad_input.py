@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.config_sources import open_sources
-from deqrun.studies.answering.question import load_question, questions
-from deqrun.study_settings import load_study_settings
+from deqrun.settings.sources import open_sources
+from deqrun.settings.study import load_study_settings
+from deqrun.studies.question import load_question, questions
 from tests.studies.conftest import Counting
 
 Refused = Callable[..., str]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deqrun.studies.answering.choosing import chosen_without, named
+from deqrun.studies.choosing import chosen_without, named
 
 
 def test_each_seed_is_told_by_the_others_choice() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from deqrun.config_sources import open_sources
 from deqrun.settings import load_settings
-from deqrun.studies.answering.confounders import confounders
-from deqrun.studies.answering.context import StudyRun
+from deqrun.settings.sources import open_sources
+from deqrun.studies.confounders import confounders
+from deqrun.studies.context import StudyRun
 
 
 def runs(*typed: list[str]) -> list[StudyRun]:

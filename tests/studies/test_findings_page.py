@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.studies.answering.question import questions
+from deqrun.studies.question import questions
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 MINUS = "\N{MINUS SIGN}"
@@ -67,7 +67,7 @@ SECTIONS = sections()
 
 
 def test_every_study_has_its_answer() -> None:
-    asked = {import_module(f"deqrun.studies.{name}").QUESTION.asks for name in questions()}
+    asked = {import_module(f"deqrun.studies.questions.{name}").QUESTION.asks for name in questions()}
     assert {section.question for section in SECTIONS} == asked
 
 

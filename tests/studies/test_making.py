@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from deqrun.report import read_run
-from deqrun.settings import UserError
-from deqrun.studies.answering.make import _shared_out
-from deqrun.studies.answering.study import Study
+from deqrun.errors import UserError
+from deqrun.records.reading import read_run
+from deqrun.studies.make import _shared_out
+from deqrun.studies.study import Study
 from tests.studies.conftest import Counting, Outcome, answered
 
 Deqrun = Callable[..., Outcome]
@@ -123,7 +123,7 @@ def test_how_cores_are_shared_out(
     made: Path, monkeypatch: pytest.MonkeyPatch, jobs: int | None, threads: int | None, own_cores: int, variants: int,
     expected: tuple[int, int],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("deqrun.studies.answering.make.cores", lambda: own_cores)
+    monkeypatch.setattr("deqrun.studies.make.cores", lambda: own_cores)
     study = Study.from_yaml(made / "study.yaml")
     assert study.jobs == 1
     study = replace(study, jobs=jobs, threads=threads, device="cpu", variants=study.variants[:1] * variants)
@@ -199,7 +199,7 @@ def test_an_error_of_a_run_says_which_and_how_to_go_on(
     def fails(*arguments: object) -> None:
         raise UserError("The loss is not finite.")
 
-    monkeypatch.setattr("deqrun.studies.answering.make.run_train", fails)
+    monkeypatch.setattr("deqrun.studies.make.run_train", fails)
     outcome = deqrun("train", "study=tiny", "run=here")
     assert outcome.code == 2
     assert "study=tiny: run slow: The loss is not finite. Go on with: deqrun train run=" in outcome.err

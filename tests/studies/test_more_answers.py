@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from deqrun.inference import DIFFERENCE, Told, Unit, claim
-from deqrun.studies import (
+from deqrun.studies.questions import (
     adaptive_compute,
     depth_vs_breadth,
     easy_to_hard,

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from deqrun.report import read_run
+from deqrun.records.reading import read_run
 from tests.studies.conftest import answered
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from deqrun.settings import Interrupted, UserError
-from deqrun.studies.answering.context import Context
-from deqrun.studies.answering.side_by_side import Task, cores, run_side_by_side
+from deqrun.errors import Interrupted, UserError
+from deqrun.studies.context import Context
+from deqrun.studies.side_by_side import Task, cores, run_side_by_side
 from tests.studies import tasks
 from tests.studies.conftest import Outcome, answered
 

@@ -18,7 +18,7 @@ from deqrun.report.answer import (
     answer_markdown,
     answer_text,
 )
-from deqrun.studies.answering.question import questions
+from deqrun.studies.question import questions
 from tests.studies.worlds import OTHERS, WORLDS
 
 ORIGIN = Origin("some", "small", "Does it?", "deqrun train study=some", "deqrun 0")

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import Fate
-from deqrun.experiment.breadth import AGGREGATIONS
+from deqrun.experiment.sweep.breadth import AGGREGATIONS
+from deqrun.records.rows import HaltingRow
 from deqrun.report.answer import Answer
-from deqrun.report.sweep_rows import HaltingRow
-from deqrun.studies import (
+from deqrun.studies.questions import (
     adaptive_compute,
     anderson_vs_picard,
     depth_vs_breadth,
@@ -32,7 +32,7 @@ from deqrun.studies import (
     recall_and_overthinking,
     tolerance_transfer,
 )
-from deqrun.studies.answering.timing import median_ratio
+from deqrun.studies.timing import median_ratio
 
 N = 200
 

@@ -6,6 +6,7 @@ solvers.
 
 from collections.abc import Sequence
 
+from deqrun.records.run import RunRecord
 from deqrun.report.charts.breadth import breadth_figures
 from deqrun.report.charts.budget import accuracy_against_budget
 from deqrun.report.charts.difficulty import accuracy_by_difficulty
@@ -15,7 +16,6 @@ from deqrun.report.charts.pngs import Renderer, png
 from deqrun.report.charts.residual import residual_against_evaluations
 from deqrun.report.charts.style import Figure, specification
 from deqrun.report.charts.training import training_figures, training_overview
-from deqrun.report.records import RunRecord
 
 __all__ = [
     "Figure",

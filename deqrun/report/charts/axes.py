@@ -7,9 +7,9 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.rows import HaltingRow
 from deqrun.report.charts.data import BudgetPoint, FrontierPoint
 from deqrun.report.charts.style import NEAR
-from deqrun.report.sweep_rows import HaltingRow
 
 ROOM = 1.25
 """Factor left free beyond the smallest and the largest value."""

@@ -5,10 +5,10 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.rows import BreadthRow
+from deqrun.records.run import RunRecord
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, Figure, data
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import BreadthRow
 
 AGGREGATIONS = {
     "mean": "the mean of their read-outs",

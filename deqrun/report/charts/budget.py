@@ -5,12 +5,12 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.data import BudgetPoint, budget_points, labels
 from deqrun.report.charts.keys import Keys, scope, starts_of
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data, near_best
-from deqrun.report.records import RunRecord
 
 
 def accuracy_against_budget(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:

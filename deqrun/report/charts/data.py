@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import SweepCell
-from deqrun.report.trajectory import Trajectory
+from deqrun.records.rows import SweepCell
+from deqrun.records.run import RunRecord
+from deqrun.records.trajectory import Trajectory
 
 MAX_POINTS = 160
 """A residual curve has at most this many points: beyond it the eye sees no more, and the page only grows."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.budget import cell_tooltip
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
-from deqrun.report.records import RunRecord
 
 
 def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") -> Figure | None:

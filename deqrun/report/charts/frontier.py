@@ -5,12 +5,12 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.data import FrontierPoint, frontier_points, labels
 from deqrun.report.charts.keys import Keys, scope, starts_of
 from deqrun.report.charts.style import HEIGHT, INK, WIDTH, Figure, data, near_best
-from deqrun.report.records import RunRecord
 
 
 def accuracy_against_evaluations(

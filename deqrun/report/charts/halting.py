@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from deqrun.records.rows import HaltingRow
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, AnyChart, Figure, data, near_best
-from deqrun.report.records import RunRecord
-from deqrun.report.sweep_rows import HaltingRow
 
 RULES = ("residual", "change", "kl", "entropy", "stable")
 """In the order of the legend; colours are those of runs, as no chart shows both."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report.charts.data import labels
 from deqrun.report.charts.style import run_colours, solver_colours, solver_dashes, solver_shapes
-from deqrun.report.records import RunRecord
 
 SHORT_LABEL = 18
 """Legends whose longest label has more characters stand in one column, to fit a narrow page."""

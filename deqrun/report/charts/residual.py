@@ -6,12 +6,12 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import LogAxis
 from deqrun.report.charts.data import ResidualPoint, labels, residual_points
 from deqrun.report.charts.keys import Keys, scope, starts_of
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
-from deqrun.report.records import RunRecord
 
 
 def residual_against_evaluations(records: Sequence[RunRecord], split: str = "test") -> Figure | None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.run import RunRecord
 from deqrun.report.charts.axes import LogAxis
 from deqrun.report.charts.data import PANELS, TrainingPoint, labels, training_points
 from deqrun.report.charts.keys import SHORT_LABEL
 from deqrun.report.charts.style import INK, MUTED, AnyChart, Figure, data, run_colours
-from deqrun.report.records import RunRecord
 
 PANEL_WIDTH, PANEL_HEIGHT = 300, 190
 FEW_EPOCHS = 40

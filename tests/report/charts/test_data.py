@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deqrun.records.run import RunRecord, Summary
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.report.charts.data import (
     MAX_POINTS,
     budget_points,
@@ -20,8 +22,6 @@ from deqrun.report.charts.data import (
     residual_points,
     training_points,
 )
-from deqrun.report.records import RunRecord, Summary
-from deqrun.report.trajectory import Trajectory, TrajectoryKey
 
 
 def known_after(trajectory: Trajectory, column: int, spent: int) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deqrun.records.run import RunRecord
+from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report.charts import (
     Renderer,
     accuracy_against_budget,
@@ -21,8 +23,6 @@ from deqrun.report.charts import (
     training_overview,
 )
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.records import RunRecord
-from deqrun.report.trajectory import TrajectoryKey
 
 
 def rows(spec: dict[str, Any]) -> list[dict[str, Any]]:

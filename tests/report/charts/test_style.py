@@ -6,14 +6,7 @@ import math
 
 import pytest
 
-from deqrun.report.charts.style import (
-    SOLVER_COLOURS,
-    data,
-    run_colours,
-    solver_colours,
-    solver_dashes,
-    solver_shapes,
-)
+from deqrun.report.charts.style import SOLVER_COLOURS, data, run_colours, solver_colours, solver_dashes, solver_shapes
 
 # Linear transformations from linear RGB to what a dichromat sees: Viénot, Brettel and Mollon (1999), eqs. for
 # protanopes and deuteranopes, folded into one matrix each.

@@ -1,0 +1,50 @@
+"""`deqrun sweep run=FOLDER` where the folder is that of an interrupted sweep: it goes on, as it began."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from deqrun.cli.preflight import check_settings, sources_of
+from deqrun.cli.request import Request
+from deqrun.cli.run_folders import is_complete, require_run, swept_run
+from deqrun.errors import UserError
+from deqrun.records.claims import claimed
+from deqrun.settings import read_settings
+
+__all__ = ["begun_sweep", "go_on_with_sweep"]
+
+FREE = ("run", "allow_foreign_targets")
+"""Keys that may be typed when a sweep goes on."""
+
+
+def begun_sweep(request: Request) -> Path | None:
+    """The folder in `run=`, if it is a sweep's. Raises UserError where that sweep is complete."""
+    typed = [text for text in request.flags.overrides if text.startswith("run=")]
+    folder = Path(typed[-1].removeprefix("run=").strip("'\"")) if typed else None
+    if folder is None or (run := swept_run(folder)) is None:
+        return None
+    if is_complete(folder):
+        raise UserError(f"run={folder} is a sweep of {run}, which is complete; to ask that run again, give run={run}.")
+    return folder
+
+
+def go_on_with_sweep(request: Request, folder: Path) -> int:
+    """Go on with the sweep in `folder`; what is typed besides must not say what it asks. Raises UserError."""
+    typed = dict(text.partition("=")[::2] for text in request.overrides)
+    for key, value in typed.items():
+        if key not in FREE:
+            raise UserError(f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
+                            f"{key} out, or ask its run anew.")  # fmt: skip
+    with sources_of(request):
+        settings = read_settings(
+            folder / "config.yaml", allow_foreign_targets=typed.get("allow_foreign_targets") == "true"
+        )
+        assert settings.run is not None
+        require_run(settings.run, f"run={folder} is a sweep of ")
+        with claimed(folder):
+            check_settings(settings, "sweep")
+            from deqrun.experiment.launch import run_sweep
+
+            run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}"]))
+    return 0

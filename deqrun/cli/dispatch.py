@@ -1,0 +1,208 @@
+"""The `deqrun` command: which command it is, and how errors are presented.
+
+Exit codes: 0 done; 2 something that was typed is wrong (one sentence on stderr, nothing written); 130 interrupted; 1
+the system refused to write (one sentence), or anything unexpected, with its traceback. Help, completion and `--cfg`
+import no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from datetime import datetime
+from pathlib import Path
+
+from deqrun import __version__
+from deqrun.cli.check import run_check
+from deqrun.cli.help import COMMANDS, page, welcome
+from deqrun.cli.hydra_bridge import complete_or_install, run_app, write_missing_report
+from deqrun.cli.new import run_new
+from deqrun.cli.preflight import Plan, check_builds, check_jobs, sources_of
+from deqrun.cli.request import read_request
+from deqrun.cli.run_folders import OUTPUTS, find_runs, is_run, require_run
+from deqrun.cli.streams import open_closed_streams, outlived_streams
+from deqrun.cli.studies import is_study
+from deqrun.errors import Interrupted, Unwritable, UserError, one_line, unknown
+from deqrun.records.claims import claimed
+from deqrun.settings import Settings
+from deqrun.settings.sources import open_sources
+
+WRITING = ("train", "sweep", "compare", "report")
+"""Commands that write into folders, which a reader that goes away does not end."""
+
+UNEXPECTED = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run deqrun with these arguments (default: those of the process); the exit code."""
+    open_closed_streams()
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    runs = bool(arguments) and arguments[0] in WRITING and not {"-h", "--help"} & set(arguments)
+    with outlived_streams() if runs else nullcontext():
+        code = _ended(arguments)
+    return code
+
+
+def _ended(arguments: list[str]) -> int:
+    """Run deqrun; how it ended, as a sentence where it was not at its end, and as an exit code."""
+    try:
+        _require_text(arguments)
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        return _told(one_line(error), USAGE_ERROR)
+    except Interrupted as interrupted:
+        return _told(one_line(interrupted), INTERRUPTED)
+    except Unwritable as refused:
+        return _told(one_line(refused), UNEXPECTED)
+    except KeyboardInterrupt:
+        return _told("interrupted.", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        return _without_output(BROKEN_PIPE)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return _told(
+                f"{error.filename} is too long a name for a file or a folder; give a shorter one.", USAGE_ERROR
+            )
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        return _told("the output can't be written: the disk is full.", _without_output(UNEXPECTED))
+
+
+def _told(sentence: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"deqrun: {sentence}", file=sys.stderr, flush=True)
+    return code
+
+
+def _without_output(code: int) -> int:
+    """Send to nowhere what is still to be printed: Python would try again at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError:
+            shown = argument.encode("utf-8", "backslashreplace").decode()
+            raise UserError(f"{shown} is not text in UTF-8; give names and folders that are.") from None
+        if argument != argument.replace("\n", "").replace("\r", ""):
+            raise UserError(f"{argument!r} has a line break in it; give every value on one line.")
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return _help_or_welcome(argv[1:])
+    if "--version" in argv:
+        print(f"deqrun {__version__}")
+        return 0
+    if argv[0] in ("-sc", "--shell-completion"):
+        return complete_or_install(argv[1:])
+    command, *arguments = argv
+    if command not in COMMANDS:
+        raise UserError(_no_command(command))
+    if "-h" in arguments or "--help" in arguments:
+        return _help_or_welcome([command])
+    if command == "compare":
+        return _compare(arguments)
+    if command == "describe":
+        return _describe(arguments)
+    if command == "report":
+        return _report(arguments)
+    if command == "new":
+        return run_new(arguments)
+    if command == "check":
+        return run_check(arguments)
+    return run_app(command, arguments)
+
+
+def _help_or_welcome(commands: Sequence[str]) -> int:
+    if not commands:
+        print(welcome(), end="")
+        return 0
+    if commands[0] not in COMMANDS:
+        raise UserError(_no_command(commands[0]))
+    with open_sources() as sources:
+        print(page(commands[0], sources), end="")
+    return 0
+
+
+def _no_command(given: str) -> str:
+    if "=" in given or given.startswith("-"):
+        return f"{given} needs a command before it, one of {', '.join(COMMANDS)}, as in deqrun train {given}."
+    return unknown(given, "a command of deqrun", COMMANDS)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(one_line(f"deqrun compare: {message}; deqrun compare --help shows examples"))
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_intermixed_args(arguments)
+    folders = [run for folder in given.folders for run in _runs_in(folder)]
+    folders = list({folder.resolve(): folder for folder in folders}.values())
+    if len(folders) < 2:
+        raise UserError(f"deqrun compare needs at least two runs and was given {len(folders)}; name two or more.")
+    output = given.output or OUTPUTS / "compare" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
+    if given.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output} exists, and nothing is overwritten; give a folder that does not exist.")
+    with claimed(output, fresh=given.output is None, of_a_run=False) as own:
+        from deqrun.experiment.launch import run_compare
+
+        run_compare(folders, own)
+    return 0
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder, if it is a run; else the runs that it holds, as the folder of a multirun does."""
+    if is_run(folder) or not folder.is_dir():
+        return [require_run(folder, "")]
+    return find_runs(folder) or [require_run(folder, "")]
+
+
+def _report(arguments: Sequence[str]) -> int:
+    """Make the report of one run anew."""
+    given = [argument.removeprefix("run=") for argument in arguments]
+    if len(given) != 1 or not given[0].strip() or (given[0] == arguments[0] and given[0].startswith("-")):
+        shown = " ".join(arguments) or "nothing"
+        raise UserError(f"deqrun report takes one run=DIR, the folder of a run, and was given {shown}.")
+    if given[0] == arguments[0] and "=" in given[0]:
+        raise UserError(unknown(given[0], "a key of deqrun report", ["run"], given[0].partition("=")[0]))
+    folder = Path(os.path.expanduser(given[0]))
+    if is_study(folder):
+        raise UserError(
+            f"{folder} holds a study, whose report is made with its answer: deqrun train run={folder} resume=true; "
+            "deqrun report takes one of the runs in its runs/."
+        )
+    page = write_missing_report(require_run(folder, "run="))
+    print(f"report  {page}")
+    return 0
+
+
+def _describe(arguments: Sequence[str]) -> int:
+    request = read_request("describe", arguments)
+    if not request.runs or request.flags.shell_completion:
+        raise UserError("deqrun describe takes overrides and --config-dir; other flags are deqrun train's.")
+    with sources_of(request) as sources:
+        every_job = check_jobs(Plan(request, sources))
+        check_builds(every_job, "describe")
+    from deqrun.experiment.launch import run_describe
+
+    for settings in every_job:
+        assert isinstance(settings, Settings)  # a study's own settings are described, not its runs
+        run_describe(settings)
+    return 0

@@ -1,0 +1,233 @@
+"""What `deqrun` and `deqrun COMMAND --help` print: 80 columns, and examples that work as they stand."""
+
+from __future__ import annotations
+
+import textwrap
+
+from deqrun.settings.sources import ConfigSources
+
+WIDTH = 80
+
+COMMANDS = {
+    "train": "train a model, sweep its test-time budget, write the report",
+    "sweep": "ask a trained model again with other budgets or solvers",
+    "compare": "put several runs on one page and in one table",
+    "report": "make the page and the charts of a run anew",
+    "describe": "say what a configuration builds, without training it",
+    "check": "try a cell or a data set on a few samples, and say what is wrong",
+    "new": "write a working example of a cell, data set, solver or study",
+}
+
+WELCOME = """\
+deqrun trains deep equilibrium models once and then asks them how much thinking
+they need at test time: more iterations, or fewer, and when they stop helping.
+
+Try first
+  deqrun train study=demo    a small model on real digits: a few minutes, no
+                             download, no account; ends with a report.html
+  deqrun train --help        everything that can be changed
+
+Commands
+{commands}
+
+deqrun COMMAND --help explains each; deqrun --version says which version it is.
+Completion for bash: eval "$(deqrun -sc install=bash)"
+"""
+
+TRAIN = """\
+usage: deqrun train [-m] [group=option ...] [key=value ...] [flags]
+
+Trains a deep equilibrium model, sweeps the test-time budget of the checkpoint
+that validation chose, and writes records, figures and report.html into
+outputs/train/<date>/<time>-<name>. Everything has a default: deqrun train runs.
+
+Config groups, as in model=conv
+{groups}
+
+Keys that are changed most, as in train.epochs=10
+  train.epochs, train.batch_size    passes over the data; samples per step
+  optimizer.lr                      peak learning rate
+  budget.max_iter, budget.tol       what one solve may spend in training
+  solver.memory                     any parameter of the solver; model.* alike
+  solver@gradient.solver            solver of the backward pass
+  peer.layers, peer.match           of an explicit net: peer=tied, peer=untied
+  sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
+  seed, device, threads, name       device is auto, cpu or cuda
+  tracker.mode                      offline, online or disabled
+  run=DIR, resume=true              the run's folder; go on with the run in it
+
+Examples
+  deqrun train study=demo
+  deqrun train model=conv train.epochs=5 sweep=quick
+  deqrun train solver=picard solver.damping=0.8 budget=deep
+  deqrun train -m solver=picard,anderson seed=0,1,2
+  deqrun train run=outputs/train/mine model=mlp seed=3
+{flags}
+Overriding, multirun and resuming are explained in docs/cli.md; studies, which
+train several runs and end in an answer, in docs/studies.md.
+"""
+
+SWEEP = """\
+usage: deqrun sweep run=DIR [group=option ...] [key=value ...] [flags]
+
+Asks a trained model again: other iteration budgets, other tolerances, other
+solvers. Nothing is retrained. The model is rebuilt from the config.yaml in DIR;
+results go into outputs/sweep/<date>/<time>-<name of the run>.
+
+Config groups, as in sweep=quick
+{groups}
+
+Keys that are changed most
+  run=DIR                      the run folder; must be given
+  sweep.iterations=[1,2,4]     budgets, in solver steps
+  sweep.tolerances=[1e-2]      residuals at which a sample is done
+  sweep.solvers=[anderson]     which solvers to ask with
+  solver.memory                any parameter of the solver of the run
+  dataset.root=DIR             where the data lies on this machine
+  device, threads              device is auto, cpu or cuda
+
+Examples, for the run in outputs/train/mine
+  deqrun sweep run=outputs/train/mine
+  deqrun sweep run=outputs/train/mine sweep=quick
+  deqrun sweep run=outputs/train/mine sweep.iterations=[32,64,128,256]
+  deqrun sweep run=outputs/train/mine sweep.solvers=[picard,anderson]
+  deqrun sweep -m run=outputs/train/mine solver.mixing=0.5,1.0
+{flags}"""
+
+FLAGS = """
+Flags
+  -m, --multirun         one job for every combination of comma-separated values
+  -c, --cfg job          print the configuration instead of running
+  -p, --package KEY      with --cfg: only this part, as in -p solver
+  --resolve              with --cfg: interpolations filled in
+  -i, --info [WHAT]      config, defaults, defaults-tree, plugins or searchpath
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
+  -sc install=bash       completion for your shell: bash, zsh or fish
+  -h, --help             this page
+"""
+
+COMPARE = """\
+usage: deqrun compare DIR DIR [DIR ...] [--output DIR]
+
+Puts several runs side by side: one page, one table. A DIR is a run folder, or a
+folder that holds some, such as that of a multirun. Reads only; nothing is run.
+
+Config groups and keys: none; the runs say what they were.
+
+Options
+  --output DIR   where to write; default outputs/compare/<date>/<time>
+  -h, --help     this page
+
+Examples
+  deqrun compare outputs/train/A outputs/train/B
+  deqrun compare outputs/train/A outputs/train/B outputs/train/C
+  deqrun compare outputs/train/2030-01-31/12-00-00-multirun
+  deqrun compare outputs/train/2030-01-31/*
+  deqrun compare outputs/train/A outputs/train/B --output outputs/compare/A-B
+"""
+
+REPORT = """\
+usage: deqrun report run=DIR
+
+Makes report.html and figures/ of a run anew, from the records in its folder.
+Nothing is trained or solved, and nothing else in the folder changes.
+
+Config groups and keys: none but run; the run says what it was.
+
+Options
+  run=DIR        the run folder; must be given
+  -h, --help     this page
+
+Examples
+  deqrun report run=outputs/train/mine
+"""
+
+DESCRIBE = """\
+usage: deqrun describe [group=option ...] [key=value ...] [--config-dir DIR]
+
+Says what a configuration builds: the cell, its parameters, the size of its
+state, the cost of one evaluation, the solvers. Nothing is trained or written.
+
+Config groups and keys are those of deqrun train
+{groups}
+
+Flags
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
+  -h, --help             this page
+
+Examples
+  deqrun describe
+  deqrun describe model=mdeq_large dataset=cifar10
+  deqrun describe model=mlp model.width=512
+  deqrun describe solver=picard gradient=one_step
+  deqrun describe run=outputs/train/mine
+"""
+
+CHECK = """\
+usage: deqrun check [group=option ...] [key=value ...] [--config-dir DIR]
+
+Tries a cell, a data set, or both on a few samples: shapes, dtypes, samples
+apart, one map per solve, derivatives, splits, labels. Prints a line for each;
+exit code 0, or 2 where one fails. Nothing is trained or written.
+
+Config groups and keys are those of deqrun train
+{groups}
+
+Flags
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
+  -h, --help             this page
+
+Examples
+  deqrun check model=mlp
+  deqrun check dataset=digits
+  deqrun check model=conv model.channels=16 dataset=digits
+  deqrun check dataset=prefix_sums dataset.length=32
+  deqrun check model=transformer train.jacobian_weight=0
+"""
+
+NEW = """\
+usage: deqrun new cell|dataset|solver|study NAME [--output DIR]
+
+Writes a working example of a part of your own, with its option and a test, into
+the current folder, and says which command to run next. Nothing is overwritten.
+
+Config groups and keys: none; the option is read with --config-dir DIR.
+
+Options
+  --output DIR   where to write; default the current folder
+  -h, --help     this page
+
+Examples
+  deqrun new cell my_cell
+  deqrun new dataset my_data
+  deqrun new solver my_solver
+  deqrun new study my_study
+  deqrun new cell another_cell --output mine
+"""
+
+PAGES = {
+    "train": TRAIN,
+    "sweep": SWEEP,
+    "compare": COMPARE,
+    "report": REPORT,
+    "describe": DESCRIBE,
+    "check": CHECK,
+    "new": NEW,
+}
+SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
+
+
+def welcome() -> str:
+    """What deqrun says on its own: what it is and what to try first."""
+    return WELCOME.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
+
+
+def page(command: str, sources: ConfigSources) -> str:
+    """The help of one command, its config groups as they are found."""
+    groups = {name: options for name, options in sources.groups.items() if command != "sweep" or name in SWEEP_GROUPS}
+    lines = "\n".join(_group_line(name, options) for name, options in groups.items())
+    return PAGES[command].format(groups=lines, flags=FLAGS)
+
+
+def _group_line(name: str, options: list[str]) -> str:
+    return textwrap.fill(", ".join(options), WIDTH, initial_indent=f"  {name:<10} ", subsequent_indent=" " * 13)

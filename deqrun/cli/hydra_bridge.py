@@ -1,0 +1,281 @@
+"""deqrun train and deqrun sweep as Hydra apps: checked first, then run, one job or many."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
+from deqrun.cli.completion import complete
+from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
+from deqrun.cli.request import Request, read_request
+from deqrun.cli.run_folders import is_complete, is_run, trained_options
+from deqrun.cli.studies import require_free_for_study, study_of
+from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
+from deqrun.records.claims import claimed
+from deqrun.settings import Settings
+from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
+
+
+class _Ended(BaseException):
+    """A job's own end, carried past Hydra, which would print a trace and go on with the next job."""
+
+    def __init__(self, reason: UserError | Interrupted | Unwritable) -> None:
+        self.reason = reason
+
+
+def run_app(command: str, argv: Sequence[str]) -> int:
+    """Run `deqrun train` or `deqrun sweep` with these arguments; the exit code.
+
+    Raises UserError before anything is written where something that was typed is wrong.
+    """
+    request = read_request(command, argv)
+    if command == "sweep" and request.runs and (begun := begun_sweep(request)) is not None:
+        return go_on_with_sweep(request, begun)
+    if request.flags.shell_completion:
+        return complete_or_install(request.overrides, request.config_name)
+    with sources_of(request) as sources:
+        plan = Plan(request, sources)
+        if request.runs:
+            return _run_jobs(plan)
+        if not request.flags.hydra_help:
+            check_shown(plan)
+        return _in_hydra(request, [])
+
+
+def _run_jobs(plan: Plan) -> int:
+    """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
+    every_job = check_jobs(plan)
+    done = _already_complete(plan)
+    if done is not None:
+        return _tell_complete(done)
+    folder = plan.folder(plan.jobs[0].cfg)
+    if folder is None:
+        check_builds(every_job, plan.request.command)
+        return _in_hydra(plan.request, plan.naming())
+    with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
+        check_builds(every_job, plan.request.command)
+        place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
+        return _in_hydra(plan.request, [*plan.naming(), place])
+
+
+def _tell_complete(folder: Path) -> int:
+    """Say that a run or a study is complete; where a run's page is missing it is made anew."""
+    page = folder / "report.html"
+    if not page.is_file() and is_run(folder):
+        write_missing_report(folder)
+    print(f"{folder} is complete: nothing is left to train. Its report is {page}.")
+    return 0
+
+
+def write_missing_report(folder: Path) -> Path:
+    """Make the page and the figures of a run anew, from its records. Raises UserError where they can't be read."""
+    with claimed(folder, of_a_run=False):
+        from deqrun.report import write_report
+
+        try:
+            return write_report(folder)
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
+        except OSError as error:
+            raise Unwritable(refusal(error) or one_line(error)) from error
+
+
+def _in_hydra(request: Request, added: Sequence[str]) -> int:
+    with _without_global_hydra():
+        job = ask_job if request.asks_run else _JOBS[request.command]
+        return _hydra_main(request.config_name, request.for_hydra(added), job)
+
+
+def _already_complete(plan: Plan) -> Path | None:
+    """The folder of a run or a study that was to go on but has come to its end."""
+    if plan.request.command != "train" or all(override.key_or_group != "resume" for override in plan.overrides):
+        return None
+    configs = [job.cfg for job in plan.jobs]
+    resumed = [Path(str(cfg.run)) for cfg in configs if cfg.resume is True and cfg.run is not None]
+    return resumed[0] if resumed and is_complete(resumed[0]) else None
+
+
+def complete_or_install(arguments: Sequence[str], config_name: str = "train") -> int:
+    """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints what a shell evaluates."""
+    query = next((argument for argument in arguments if argument.startswith("query=")), None)
+    if query is None:
+        return _hydra_main(config_name, ["-sc", *arguments], train_job)
+
+    def hydra_completion(config_name: str, line: str, hydra_arguments: list[str]) -> int:
+        before = os.environ.get("COMP_LINE", "")
+        os.environ["COMP_LINE"] = line
+        try:
+            with trained_options(None) if config_name == "sweep" else ExitStack():
+                return _hydra_main(config_name, hydra_arguments, train_job)
+        finally:
+            os.environ["COMP_LINE"] = before
+
+    return complete(query, hydra_completion)
+
+
+def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig], None]) -> int:
+    """Hand over to Hydra. What a job raises comes out as it was raised, its trace cut to the job's own."""
+    configs = str(packaged_configs())
+    main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
+    with _as_called(argv):
+        try:
+            main(job)()
+        except _Ended as end:
+            raise end.reason from end.reason.__cause__
+        except UserError:
+            raise
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 0
+        except HydraException as error:
+            raise UserError(one_line(error)) from error
+        except Exception as error:
+            trace = _of_the_job(error.__traceback__, job.__name__)
+            if trace is None and isinstance(error, OSError):
+                raise UserError(one_line(f"the output folder can't be made: {error}")) from error
+            raise error.with_traceback(trace or error.__traceback__) from error.__cause__
+    return 0
+
+
+def _of_the_job(trace: TracebackType | None, name: str) -> TracebackType | None:
+    """The trace from the job's own frame on; None where no job had begun."""
+    while trace is not None and trace.tb_frame.f_code.co_name != name:
+        trace = trace.tb_next
+    return trace
+
+
+@contextmanager
+def _as_called(argv: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv, prints errors itself unless told not to, and leaves its last config and handlers."""
+    root = logging.getLogger()
+    level_before, handlers_before = root.level, root.handlers[:]
+    argv_before, config_before = sys.argv, HydraConfig.instance().cfg
+    full_error_before = os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = ["deqrun", *argv], "1"
+    try:
+        yield
+    finally:
+        sys.argv, HydraConfig.instance().cfg = argv_before, config_before
+        root.setLevel(level_before)
+        root.handlers[:] = handlers_before
+        if full_error_before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error_before
+
+
+@contextmanager
+def _without_global_hydra() -> Iterator[None]:
+    """hydra.main wants to initialise Hydra itself."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def train_job(cfg: DictConfig) -> None:
+    """One training run, or one study; called by Hydra, in whatever process its launcher chose."""
+    with _ends():
+        if _made_study("train", cfg):
+            return
+        settings, folder = _settings_and_folder("train", cfg)
+        with claimed(folder):
+            if is_run(folder) and not settings.resume:
+                raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
+            print(f"run     {folder}", flush=True)
+            from deqrun.experiment.launch import run_train
+
+            run_train(settings, folder, _command("train"))
+
+
+def sweep_job(cfg: DictConfig) -> None:
+    """One sweep of a trained run; called by Hydra."""
+    with _ends():
+        settings, folder = _settings_and_folder("sweep", cfg)
+        assert settings.run is not None
+        with claimed(folder):
+            print(f"sweep   {folder}", flush=True)
+            from deqrun.experiment.launch import run_sweep
+
+            run_sweep(settings, settings.run, folder, _command("sweep"))
+
+
+def ask_job(cfg: DictConfig) -> None:
+    """A study's question, put to a trained run; called by Hydra."""
+    with _ends():
+        _made_study("sweep", cfg)
+
+
+def _made_study(command: str, cfg: DictConfig) -> bool:
+    """Make the study that the config describes; False where it describes a plain run."""
+    node = HydraConfig.get()
+    overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
+    with current_sources(cfg) as sources:
+        study = study_of(command, cfg, overrides, sources, _added_folders())
+    if study is None:
+        return False
+    folder = Path(node.runtime.output_dir)
+    with claimed(folder):
+        require_free_for_study(folder, cfg.resume is True)
+        print(f"study   {folder}", flush=True)
+        from deqrun.studies.make import make_study
+
+        make_study(study, folder, _command(command, () if command == "sweep" else ("run=", "resume=")))
+    return True
+
+
+_JOBS = {"train": train_job, "sweep": sweep_job}
+
+
+@contextmanager
+def _ends() -> Iterator[None]:
+    """What the user caused ends the program; in a multirun only an interruption ends the later jobs too."""
+    try:
+        yield
+    except (Interrupted, Unwritable) as end:
+        raise _Ended(end) from end
+    except UserError as error:
+        with suppress(OSError):
+            folder = Path(HydraConfig.get().runtime.output_dir)
+            for made in (folder, *folder.parents[: len(folder.parts) - len(Path.cwd().parts) - 1]):
+                made.rmdir()  # which succeeds only where nothing was written into it
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Ended(error) from error
+
+
+def _settings_and_folder(command: str, cfg: DictConfig) -> tuple[Settings, Path]:
+    node = HydraConfig.get()
+    overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
+    if node.mode == RunMode.MULTIRUN:
+        print(f"job {node.job.num}: {' '.join(node.overrides.task)}", flush=True)
+    return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)
+
+
+def _command(command: str, but: tuple[str, ...] = ()) -> str:
+    """The command line that repeats this job; `but` for overrides that begin so."""
+    words = [word for word in HydraConfig.get().overrides.task if not but or not word.startswith(but)]
+    return shlex.join(["deqrun", command, *words, *_added_folders()])
+
+
+def _added_folders() -> list[str]:
+    """The --config-dir flags of this command line."""
+    sources = HydraConfig.get().runtime.config_sources
+    added = [source.path for source in sources if source.provider == "command-line"]
+    return [word for path in added for word in ("--config-dir", path)]

@@ -1,0 +1,268 @@
+"""Everything that can be known to be wrong before a folder is made, and what is then known to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from deqrun.cli.overrides import check_additions, check_choices, diagnose, dotted_keys, job_overrides, parse
+from deqrun.cli.request import Request
+from deqrun.cli.run_folders import (
+    OUTPUTS,
+    is_complete,
+    load_sweep_settings,
+    require_free,
+    require_run,
+    resumed,
+    trained_options,
+)
+from deqrun.cli.studies import require_free_for_study, study_of
+from deqrun.errors import UserError, unknown
+from deqrun.settings import Settings, load_settings, read_settings
+from deqrun.settings.sources import ConfigSources, open_sources, quoted
+from deqrun.settings.trust import admit
+from deqrun.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Job:
+    """The overrides of one job, and what they compose to."""
+
+    overrides: list[Override]
+    cfg: DictConfig
+
+
+@contextmanager
+def sources_of(request: Request) -> Iterator[ConfigSources]:
+    """The config sources of a command; for deqrun sweep, the trained run's own options among them."""
+    _admit_code(request)
+    with open_sources(request.config_dir) as sources:
+        typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
+        sources = replace(sources, search=(*sources.search, *typed))
+        if request.command != "sweep" or request.asks_run:
+            yield sources
+            return
+        overrides = parse(request.overrides, sources)
+        foreign = any(o.key_or_group == "allow_foreign_targets" and o.value() is True for o in overrides)
+        with trained_options(_run_of(overrides), allow_foreign_targets=foreign):
+            yield sources
+
+
+def _admit_code(request: Request) -> None:
+    """Put the folder of --config-dir on the import path, where the user allows its code to run."""
+    if request.config_dir is not None and request.runs and not request.flags.shell_completion:
+        admit(request.config_dir, allowed="allow_foreign_targets=true" in request.overrides)
+
+
+def _run_of(overrides: Sequence[Override]) -> Path | None:
+    given = [override for override in overrides if override.key_or_group == "run"]
+    if not given or given[-1].value() is None:
+        return None
+    return require_run(Path(str(given[-1].value())), "run=")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command is going to do: one job, or those of a multirun."""
+
+    request: Request
+    sources: ConfigSources
+
+    @cached_property
+    def overrides(self) -> list[Override]:
+        """The overrides as typed. Raises UserError where one can't be read."""
+        return parse(self.request.overrides, self.sources)
+
+    @cached_property
+    def unswept(self) -> DictConfig | None:
+        """The config before its sweeps are spread out; None where it doesn't compose, of which each job tells."""
+        try:
+            return self.sources.compose(self.request.config_name, self.request.overrides, multirun=True)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            return None
+
+    @property
+    def multirun(self) -> bool:
+        """Whether several jobs are to run: by the -m flag, or because the config says so."""
+        asked = self.unswept is not None and self.unswept.hydra.mode == RunMode.MULTIRUN
+        return self.request.flags.multirun or asked
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """Every job; each group, option and key that was typed exists. Imports no torch. Raises UserError."""
+        if not self.multirun:
+            return [self._job(self.request.overrides, self.unswept)]
+        of_one_run = [override for override in self.overrides if override.key_or_group in ("run", "resume")]
+        if of_one_run and self.request.command == "train":
+            key = of_one_run[0].key_or_group
+            raise UserError(f"{key}= is for one run, and -m makes a folder for each job; leave one of them out.")
+        return [self._job(texts) for texts in job_overrides([*self._sweeper_params(), *self.overrides])]
+
+    def _job(self, texts: Sequence[str], composed: DictConfig | None = None) -> Job:
+        name, overrides = self.request.config_name, parse(texts, self.sources)
+        check_choices(overrides, self.sources)
+        swept = any(override.is_sweep_override() for override in overrides)
+        try:
+            cfg = self.sources.compose(name, texts) if composed is None or swept else composed
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise UserError(diagnose(name, overrides, self.sources, error)) from error
+        check_additions(name, overrides, self.sources)
+        return Job(overrides, cfg)
+
+    def _sweeper_params(self) -> list[Override]:
+        """Values to sweep over that the config itself names, as a study may."""
+        params = self.unswept.hydra.sweeper.get("params") if self.unswept is not None else None
+        return parse([f"{key}={value}" for key, value in (params or {}).items()], self.sources)
+
+    def naming(self) -> list[str]:
+        """The override by which the folders of a multirun's jobs are named after what differs between them."""
+        if not self.multirun:
+            return []
+        overrides = [override for override in self.overrides if not override.is_hydra_override()]
+        swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
+        fixed = sorted({override.key_or_group for override in overrides} - swept)
+        return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(quoted, fixed))}]"]
+
+    @property
+    def names_folder(self) -> bool:
+        """Whether the command line names the folder that is written into."""
+        keys = {"hydra.sweep.dir"} if self.multirun else {"hydra.run.dir"}
+        if self.request.command == "train" and not self.multirun:
+            keys.add("run")
+        given = [override.value() for override in self.overrides if override.key_or_group in keys]
+        return bool(given) and given[-1] is not None
+
+    def folder(self, cfg: DictConfig) -> Path | None:
+        """The folder that is written into, by the config of a job; None where it doesn't resolve: Hydra tells why."""
+        if self.request.asks_run and not self.names_folder:
+            end = "multirun" if self.multirun else str(cfg.name)
+            return OUTPUTS / "sweep" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{end}"
+        node = self.unswept if self.multirun and self.unswept is not None else cfg
+        try:
+            return Path(str(OmegaConf.select(node, f"hydra.{'sweep' if self.multirun else 'run'}.dir")))
+        except OmegaConfBaseException:
+            return None
+
+
+def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) -> Settings:
+    """The settings of one job of a command: composed, read back from a run, or both."""
+    if command == "sweep":
+        return load_sweep_settings(cfg)
+    settings = load_settings(cfg)
+    if command in ("describe", "check") and settings.run is not None:
+        return resumed(settings, overrides)  # a run is described as it was configured
+    return resumed(settings, overrides) if settings.resume else settings
+
+
+def _require_finite(settings: Settings) -> None:
+    for where, component in settings.components():
+        for key, value in component.parameters.items():
+            if isinstance(value, float) and not isfinite(value):
+                raise UserError(f"{where}.{key}={value} is not allowed; it must be a finite number.")
+
+
+def check_jobs(plan: Plan) -> list[Settings | Study]:
+    """What every job is, a run or a study, known to compose and to be in range. Imports no torch. Raises UserError."""
+    return [_checked(plan, job) for job in plan.jobs]
+
+
+def _checked(plan: Plan, job: Job) -> Settings | Study:
+    command, cfg = plan.request.command, job.cfg
+    if command == "train" or plan.request.asks_run:
+        study = study_of(command, cfg, job.overrides, plan.sources)
+        if study is not None:
+            if study.asked is None and cfg.run is not None:
+                require_free_for_study(Path(str(cfg.run)), cfg.resume is True)
+            return study
+    settings = settings_of(command, cfg, job.overrides)
+    _require_finite(settings)
+    if command == "train" and settings.run is not None and not settings.resume:
+        require_free(settings.run)
+    return settings
+
+
+def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
+    """Every component accepts its parameters, and the user's own pass their checks; each distinct one is built once.
+
+    This imports torch.
+    """
+    from deqrun.experiment.build import check_components
+    from deqrun.experiment.machine_limits import require_memory, require_threads
+    from deqrun.experiment.own_parts import require_cell, require_data
+
+    seen: set[str] = set()
+    for job in every_job:
+        if isinstance(job, Study):
+            _check_question(job)
+        for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
+            if command in ("train", "sweep"):
+                require_threads(job.threads or settings.threads)
+                require_data(settings, seen)
+                require_memory(settings, seen)
+            check_components(settings, seen)
+            if command == "train":
+                require_cell(settings, seen)
+        if isinstance(job, Settings):
+            _check_data(job, command, seen)
+
+
+def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
+    """A run that is asked, or goes on, has the data that it was trained on. This imports torch."""
+    from deqrun.experiment.data.asked import require_own_data, require_same_data
+    from deqrun.experiment.trained import require_sound
+
+    text = f"recorded {settings.run} {settings.dataset} {settings.data_changed}"
+    if settings.run is None or text in seen:
+        return
+    seen.add(text)
+    if command == "sweep":
+        require_same_data(settings)  # first: with other classes the weights don't fit either
+        require_sound(settings, settings.run, resumes=False)
+    elif command == "train" and settings.resume and not is_complete(settings.run):
+        require_own_data(settings, settings.run, asked=False)
+        require_sound(settings, settings.run, resumes=True)
+
+
+def check_settings(settings: Settings, command: str) -> None:
+    """What `check_builds` checks, of settings that were not composed but read back. Raises UserError."""
+    check_builds([settings], command)
+
+
+def _check_question(study: Study) -> None:
+    from deqrun.studies.question import load_question
+
+    question = load_question(study.question, study.ask)
+    if study.asked is not None and not question.of_any_run:
+        raise UserError(
+            f"study={study.name} compares runs that it trains itself, and can't ask a single one; "
+            f"give deqrun train study={study.name}."
+        )
+    if study.asked is not None:
+        from deqrun.experiment.data.asked import require_own_data
+        from deqrun.experiment.trained import require_sound
+
+        settings = read_settings(study.asked / "config.yaml", allow_foreign_targets=study.allow_foreign_targets)
+        require_sound(settings, study.asked, resumes=False)
+        require_own_data(settings, study.asked, asked=True)
+
+
+def check_shown(plan: Plan) -> None:
+    """What is to be shown exists. Imports no torch. Raises UserError."""
+    job, flags = plan.jobs[0], plan.request.flags
+    if flags.cfg != "job" or flags.package is None:
+        return
+    keys = ["_global_", *dotted_keys(job.cfg)]
+    if flags.package not in keys:
+        sections = [key for key in keys if "." not in key]
+        raise UserError(unknown(f"--package {flags.package}", "a key", sections, flags.package))

@@ -1,0 +1,178 @@
+"""Depth against breadth: B solves from normal starts, their answers put together at the grid's iterations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, evaluations, spread
+from deqrun.datasets import Dataset, Split
+from deqrun.experiment.evaluate import batches
+from deqrun.experiment.sweep.precision import autocast, cast
+from deqrun.experiment.sweep.starts import SweepStart
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
+from deqrun.models import DEQ
+from deqrun.records.rows import BreadthRow
+from deqrun.records.trajectory import TrajectoryKey
+from deqrun.solvers import Budget, Solution, Solver, solve
+
+__all__ = ["AGGREGATIONS", "Starts", "breadth_rows", "solve_starts"]
+
+AGGREGATIONS = ("mean", "vote", "residual")
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What B starts give at each of D depths, of n samples.
+
+    correct     by aggregation, (B, D, n): entry b − 1 of the first b starts
+    singles     (B, D, n) each start by itself
+    nfe         (B, T+1, n) as trajectories have it
+    """
+
+    correct: dict[str, NDArray[np.bool_]]
+    singles: NDArray[np.bool_]
+    nfe: NDArray[np.int64]
+
+
+@torch.no_grad()
+def solve_starts(
+    deq: DEQ,
+    dataset: Dataset,
+    split: Split,
+    solver: Solver,
+    budget: Budget,
+    batch_size: int,
+    starts: Sequence[SweepStart],
+    depths: Sequence[int],
+    precision: str = "float32",
+    advance: Callable[[int], object] | None = None,
+) -> Starts:
+    """Solve every sample from each start, and aggregate over the first 1, 2, …, B of them at each depth.
+
+    The answer of a start at depth k is that of iterate k, or of the one at which the row stopped before. Kept of a
+    batch are read-outs at the depths alone, not states: memory grows with neither B nor the iterations between.
+    """
+    device = next(deq.parameters()).device
+    was_training = deq.training
+    deq.eval()
+    parts = []
+    for x, y, place in batches(dataset, split, batch_size, device):
+        batch = _Batch(dataset, y, depths, budget.max_iter + 1)
+        with autocast(precision, device), deq.cell.fixed_weights():
+            f = deq.bind(cast(x, precision))
+            for start in starts:
+                observe = _Depths(deq, batch)
+                z0 = start.begin(deq.start(f), place)
+                batch.end_start(solve(f, z0, solver=solver, budget=budget, observe=observe), observe)
+                if advance is not None:
+                    advance(len(x))
+        parts.append(batch.starts())
+    deq.train(was_training)
+    return Starts(
+        {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},
+        np.concatenate([part.singles for part in parts], axis=2),
+        np.concatenate([part.nfe for part in parts], axis=2),
+    )
+
+
+class _Depths:
+    """The observer of one start: the answer's code and whether it is right, at the depths; read-outs for the mean."""
+
+    def __init__(self, deq: DEQ, batch: _Batch) -> None:
+        self.deq, self.batch = deq, batch
+        n, device = len(batch.targets), batch.targets.device
+        self.code = torch.zeros(n, dtype=torch.long, device=device)
+        self.right = torch.zeros(n, dtype=torch.bool, device=device)
+        self.codes: dict[int, Tensor] = {}
+        self.rights: dict[int, Tensor] = {}
+
+    def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
+        logits, batch = self.deq.cell.readout(z), self.batch
+        asked = None if batch.asked is None else batch.asked[rows]
+        self.code[rows] = answer_codes(logits, asked)
+        self.right[rows] = batch.dataset.correct(logits, batch.targets[rows])
+        batch.mean.add(k, logits, rows)
+        if k in batch.depths:
+            self.codes[k], self.rights[k] = self.code.clone(), self.right.clone()
+
+    def at_depths(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(D, n) codes and rights; at depths that no row came to, those of the end."""
+        codes = torch.stack([self.codes.get(depth, self.code) for depth in self.batch.depths])
+        rights = torch.stack([self.rights.get(depth, self.right) for depth in self.batch.depths])
+        return codes.cpu().numpy(), rights.cpu().numpy()
+
+
+class _Batch:
+    """One batch: what its starts gave so far."""
+
+    def __init__(self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int) -> None:
+        self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
+        self.asked = dataset.asked(targets)
+        self.mean = MeanOfStarts(self.depths)
+        self._codes: list[NDArray[np.int64]] = []
+        self._rights: list[NDArray[np.bool_]] = []
+        self._of_mean: list[NDArray[np.bool_]] = []
+        self._residual: list[NDArray[np.float64]] = []
+        self._nfe: list[NDArray[np.int64]] = []
+
+    def end_start(self, solution: Solution, observe: _Depths) -> None:
+        """Take in one start's solve."""
+        codes, rights = observe.at_depths()
+        self._codes.append(codes)
+        self._rights.append(rights)
+        self.mean.end_start()
+        probabilities = (self.mean.probabilities(depth) for depth in self.depths)
+        self._of_mean.append(torch.stack([self.dataset.correct(p, self.targets) for p in probabilities]).cpu().numpy())
+        known, n = len(solution.residuals), len(self.targets)
+        residual = np.full((self.iterates, n), np.nan)
+        residual[:known] = solution.residuals.cpu().numpy()
+        self._residual.append(residual)
+        nfe = solution.nfes.cpu().numpy()
+        self._nfe.append(nfe[np.minimum(np.arange(self.iterates), known - 1)])
+
+    def starts(self) -> Starts:
+        """All starts together."""
+        singles = np.stack(self._rights)
+        of_residual = by_residual(np.stack(self._residual))[:, self.depths]
+        correct = {
+            "mean": np.stack(self._of_mean),
+            "vote": chosen(singles, by_vote(np.stack(self._codes))),
+            "residual": chosen(singles, of_residual),
+        }
+        return Starts(correct, singles, np.stack(self._nfe).astype(np.int64))
+
+
+def breadth_rows(
+    starts: Starts, breadths: Sequence[int], depths: Sequence[int], key: TrajectoryKey
+) -> list[BreadthRow]:
+    """A row for every breadth, depth and aggregation.
+
+    key  of the solves; its start is left out of the rows, which have several
+    """
+    costs = {name: evaluations(starts.nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
+    spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
+    return [
+        BreadthRow(
+            key.solver, key.split, name, breadth, depth, share.n, share.mean, share.low, share.high,
+            float(costs[name][breadth - 1, depth]), *(float(values[place]) for values in spreads[breadth].values()),
+            gain=gain.mean, gain_low=gain.low, gain_high=gain.high, precision=key.precision, difficulty=key.difficulty,
+        )
+        for breadth in breadths
+        for name, correct in starts.correct.items()
+        for place, depth in enumerate(depths)
+        for share in [share_interval(correct[breadth - 1, place])]
+        for gain in [_gain(correct[breadth - 1, place], starts.singles[:breadth], breadth * depth, depths)]
+    ]  # fmt: skip
+
+
+def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> Estimate:
+    """What several starts (n,) gain on one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
+    if len(singles) == 1 or depth not in depths:
+        return Estimate(np.nan, np.nan, np.nan, len(correct))
+    return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0), DIFFERENCE)

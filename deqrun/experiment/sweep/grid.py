@@ -1,0 +1,228 @@
+"""The whole sweep of a trained model: every trajectory that its settings ask for, and the rows derived from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from deqrun.datasets import Dataset
+from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, build_sweep_solvers
+from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
+from deqrun.experiment.sweep.halting import halting_rows
+from deqrun.experiment.sweep.parts import SweepParts
+from deqrun.experiment.sweep.precision import in_precision
+from deqrun.experiment.sweep.starts import StartKind, SweepStart
+from deqrun.experiment.sweep.trace import cells, trace
+from deqrun.models import DEQ
+from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
+from deqrun.settings import Settings
+from deqrun.solvers import Budget, Solution
+
+__all__ = ["Sweep", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
+
+STARTS = ("zeros", "normal", "other")
+"""In the order of solving: other begins where zeros ended."""
+
+
+def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
+    """What is to be solved, in the order of solving; those of one model and one data set are neighbours."""
+    grid = settings.sweep
+    if grid.empty:
+        return []
+    return [
+        TrajectoryKey(solver, start, split, precision, difficulty)
+        for difficulty in grid.difficulties or (None,)
+        for precision in grid.precisions
+        for solver in grid.solvers
+        for split in grid.splits
+        for start in sorted(grid.starts, key=STARTS.index)
+    ]
+
+
+def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
+    """Solves from several normal starts at once, in the order of solving; their start is called 'breadth'."""
+    if not settings.sweep.breadth:
+        return []
+    return list(dict.fromkeys(key._replace(start="breadth") for key in sweep_keys(settings)))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep solved: a trajectory per key, and the rows of solves from several starts."""
+
+    trajectories: dict[TrajectoryKey, Trajectory]
+    breadth: list[BreadthRow]
+
+
+def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> Sweep:
+    """Solve all that `settings` ask for; what parts hold is not solved again."""
+    keys, broad = sweep_keys(settings), breadth_keys(settings)
+    variants, found, rows = Variants(settings, deq, dataset), {}, []
+    progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
+    for key in keys:
+        known = parts.read(key)
+        found[key] = _solve(key, settings, variants, parts, progress.of(key)) if known is None else known
+        if known is not None:
+            progress.skip(key)
+    for key in broad:
+        finished = parts.read_breadth(key)
+        rows += _solve_starts(key, settings, variants, parts, progress.of(key)) if finished is None else finished
+        if finished is not None:
+            progress.skip(key)
+    progress.close()
+    return Sweep(found, rows)
+
+
+def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
+    """Iterations, ascending, and tolerances, descending: those asked for, and those of training, by which runs compare.
+
+    A training tolerance of 0 is left out where it wasn't asked for: no row would stop before the largest budget.
+    """
+    trained, grid = settings.budget, settings.sweep
+    own = {trained.tol} - {0.0}
+    return sorted({*grid.iterations, trained.max_iter}), sorted({*grid.tolerances, *own}, reverse=True)
+
+
+def sweep_budget(settings: Settings) -> Budget:
+    """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
+    iterations, tolerances = swept_grid(settings)
+    return Budget(
+        max_iter=iterations[-1], tol=tolerances[-1], norm=settings.budget.norm,
+        keep=settings.budget.keep, patience=settings.budget.patience,
+    )  # fmt: skip
+
+
+def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
+    """The grid's rows from its trajectories."""
+    iterations, tolerances = swept_grid(settings)
+    return [
+        cell
+        for key, trajectory in trajectories.items()
+        for cell in cells(trajectory, iterations, tolerances, key=key, keep=settings.budget.keep)
+    ]
+
+
+def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[HaltingRow]:
+    """Every halting rule at every threshold, of trajectories that have both splits; validation chooses."""
+    both = [
+        (key, trajectory, trajectories[key._replace(split="test")])
+        for key, trajectory in trajectories.items()
+        if key.split == "validation" and key._replace(split="test") in trajectories
+    ]
+    return [row for pair in both for row in halting_rows(*pair, settings.sweep.halting)]
+
+
+class Variants:
+    """The trained model with its data at each difficulty and in each precision; the last one made is kept."""
+
+    def __init__(self, settings: Settings, deq: DEQ, dataset: Dataset) -> None:
+        self.settings, self.deq = settings, deq
+        self.solvers = build_sweep_solvers(settings)
+        self._datasets: dict[int | None, Dataset] = {None: dataset}
+        self._last: tuple[tuple[str, int | None], DEQ] | None = None
+
+    def dataset(self, difficulty: int | None) -> Dataset:
+        """The data at a difficulty; None: the run's own."""
+        if difficulty not in self._datasets:
+            self._datasets[difficulty] = build_dataset(at_difficulty(self.settings, difficulty))
+        return self._datasets[difficulty]
+
+    def model(self, precision: str, difficulty: int | None) -> DEQ:
+        """The same weights, in a cell of the difficulty's input shape and in the precision."""
+        if self._last is None or self._last[0] != (precision, difficulty):
+            deq = self.deq
+            if difficulty is not None:
+                deq = build_deq(self.settings, self.dataset(difficulty)).to(next(deq.parameters()).device)
+                deq.load_state_dict(self.deq.state_dict())
+            self._last = (precision, difficulty), in_precision(deq, precision)
+        return self._last[1]
+
+    def work(self, key: TrajectoryKey) -> tuple[int, int]:
+        """Samples of a trajectory, and about what one costs: numbers of its input."""
+        dataset = self.dataset(key.difficulty)
+        starts = max(self.settings.sweep.breadth) if key.start == "breadth" else 1
+        return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
+
+
+def _solve(
+    key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
+) -> Trajectory:
+    """One trajectory, kept in parts; from zeros with the solutions that `other` begins with, if it is asked for."""
+    grid, dataset = settings.sweep, variants.dataset(key.difficulty)
+    ends: list[Tensor] = []
+    wanted = key.start == "zeros" and "other" in grid.starts
+
+    def solved(place: slice, solution: Solution) -> None:
+        if wanted:
+            ends.append(solution.z.cpu())
+        advance(place.stop - place.start)
+
+    trajectory = trace(
+        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
+        sweep_budget(settings), grid.batch_size, start=_start(key, settings, parts), precision=key.precision,
+        signals=bool(set(SIGNALS) & set(grid.halting)), solved=solved,
+    )  # fmt: skip
+    if wanted:  # before the trajectory, which says that all is done
+        parts.write_solutions(key, torch.cat(ends))
+    parts.write(key, trajectory)
+    return trajectory
+
+
+def _solve_starts(
+    key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
+) -> list[BreadthRow]:
+    """The rows of one solver from several normal starts, the first of them that of `sweep.starts=[normal]`."""
+    grid, dataset = settings.sweep, variants.dataset(key.difficulty)
+    starts = [
+        SweepStart("normal", split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+        for draw in range(max(grid.breadth))
+    ]
+    solved = solve_starts(
+        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
+        sweep_budget(settings), grid.batch_size, starts, grid.iterations, key.precision, advance,
+    )  # fmt: skip
+    rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
+    parts.write_breadth(key, rows)
+    return rows
+
+
+def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:
+    grid = settings.sweep
+    solutions = parts.read_solutions(key._replace(start="zeros")) if key.start == "other" else None
+    kind = cast("StartKind", key.start)
+    return SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, solutions=solutions)
+
+
+class Progress:
+    """One bar over the whole sweep, with the time left."""
+
+    def __init__(self, work: dict[TrajectoryKey, tuple[int, int]]) -> None:
+        """work: of each trajectory the number of samples, and what one costs in any unit."""
+        self._work = work
+        self._bar = tqdm(
+            total=sum(n * cost for n, cost in work.values()), leave=False, dynamic_ncols=True, disable=None,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
+        )  # fmt: skip
+
+    def of(self, key: TrajectoryKey) -> Callable[[int], object]:
+        """To be called with the number of samples that were solved."""
+        self._bar.set_description(f"sweep {key.path.replace('/', ' ')}")
+        return lambda samples: self._bar.update(samples * self._work[key][1])
+
+    def skip(self, key: TrajectoryKey) -> None:
+        """Count a trajectory that was solved before."""
+        n, cost = self._work[key]
+        if not self._bar.disable:
+            self._bar.initial += n * cost  # the time left goes by what this process has done
+        self._bar.update(n * cost)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self._bar.close()

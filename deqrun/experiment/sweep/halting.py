@@ -1,0 +1,86 @@
+"""The halting rules of a sweep: every threshold on both splits, and the ones that validation chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from deqrun.analysis.halting import BOUNDS, HaltingPoint, Recording, Stops, choose, curve, stops, thresholds
+from deqrun.inference import DIFFERENCE, mean_interval, wilson
+from deqrun.records.rows import HaltingRow
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+
+__all__ = ["halting_rows"]
+
+THRESHOLDS = 40
+"""Of each rule that is no count. Neighbours then differ by a fortieth of the samples, a fraction of the accuracies'
+standard error."""
+
+
+def halting_rows(
+    key: TrajectoryKey, validation: Trajectory, test: Trajectory, rules: Sequence[str]
+) -> list[HaltingRow]:
+    """Rows of both splits for every rule and threshold.
+
+    Thresholds are values that occur on validation. One target holds for all rules: the accuracy within one standard
+    error of the best that any rule or fixed budget reaches on validation. Of each rule, and of the fixed budget, the
+    threshold that reaches it with the fewest evaluations is chosen, and on test compared with the chosen budget,
+    sample by sample. The oracle takes no part in this.
+
+    key    of either split
+    rules  of `deqrun.analysis.halting`; those whose signals were not recorded are left out
+    """
+    recordings = {"validation": _recording(validation), "test": _recording(test)}
+    known = recordings["validation"].rules()
+    grids = {rule: thresholds(recordings["validation"], rule, THRESHOLDS) for rule in rules if rule in known}
+    curves = {
+        (split, rule): curve(recording, rule, grid)
+        for split, recording in recordings.items()
+        for rule, grid in grids.items()
+    }
+    chosen = _chosen({rule: curves["validation", rule] for rule in grids if rule != "oracle"})
+    return [
+        _row(key._replace(split=split), recordings[split], point, chosen)
+        for (split, _), points in curves.items()
+        for point in points
+    ]
+
+
+def _recording(trajectory: Trajectory) -> Recording:
+    return Recording(trajectory.residual, trajectory.nfe, trajectory.correct, trajectory.signals)
+
+
+def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
+    """The threshold of each rule that validation chooses; none for a rule that does not reach the target."""
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        return {}
+    best = max(points, key=lambda point: point.accuracy)
+    target = best.accuracy - best.standard_error
+    found = {rule: choose(curve, target) for rule, curve in curves.items() if curve}
+    return {rule: point.threshold for rule, point in found.items() if point is not None}
+
+
+def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
+    low, high = wilson(point.accuracy, point.n)
+    row = HaltingRow(
+        key.solver, key.start, key.split, point.rule, point.threshold, point.n, point.accuracy, low, high,
+        point.nfe_mean, point.nfe_p95, point.fired, chosen.get(point.rule) == point.threshold,
+        precision=key.precision, difficulty=key.difficulty,
+    )  # fmt: skip
+    if not row.chosen or row.split != "test" or row.rule in BOUNDS or "budget" not in chosen:
+        return row
+    fixed = stops(recording, "budget", chosen["budget"])
+    return _compared(row, stops(recording, row.rule, row.threshold), fixed)
+
+
+def _compared(row: HaltingRow, at: Stops, fixed: Stops) -> HaltingRow:
+    most = float(max(fixed.nfe.max(), at.nfe.max()))
+    saved = mean_interval(fixed.nfe - at.nfe, (-most, most))
+    gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), DIFFERENCE)
+    return replace(
+        row, saved=saved.mean, saved_low=saved.low, saved_high=saved.high,
+        gained=gained.mean, gained_low=gained.low, gained_high=gained.high,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Training: one loop, its objective, its draws, and its records."""

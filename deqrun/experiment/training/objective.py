@@ -1,0 +1,198 @@
+"""What one step of training minimises: the loss at the end of a run, and at places on the way to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from deqrun.datasets import Dataset
+from deqrun.experiment.training.draws import Draws, whole_number
+from deqrun.experiment.training.starts import Starts
+from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty
+from deqrun.models import DEQ
+from deqrun.models.cell import BoundCell
+from deqrun.settings import TrainSettings
+from deqrun.solvers import Budget, Perturbed, Solution, Solver
+
+
+class Batch(NamedTuple):
+    """Samples of one step.
+
+    x       (batch, *input_shape) as the model sees them, on the device
+    y       (batch, *output_shape) targets, on the device
+    places  (batch,) in the training split, on the host
+    """
+
+    x: Tensor
+    y: Tensor
+    places: Tensor
+
+
+class Forward(NamedTuple):
+    """One step of training before its backward pass.
+
+    objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + weight · penalty
+    loss        L of the full run, detached; of the progressive one where α = 1 and there is no other. So are
+    correct     (batch,) bool, and
+    solution    what the solver reports, its residual that of the state whose loss this is
+    penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
+    z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
+    """
+
+    objective: Tensor
+    loss: Tensor
+    correct: Tensor
+    solution: Solution
+    penalty: Tensor | None
+    z: Tensor
+
+
+def forward(
+    deq: DEQ, dataset: Dataset, batch: Batch, settings: TrainSettings, step: int, draws: Draws, starts: Starts
+) -> Forward:
+    """Solve the batch as `settings` has it at this step (counted from 1), and put the objective together.
+
+    Each sample's end is noted in `starts`. Nothing of `deq` is changed: what is drawn here holds for this step alone.
+    """
+    f = deq.bind(batch.x)
+    z0 = starts.begin(deq.start(f), batch.places, draws.starts)
+    gradient, budget = _gradient_and_budget(deq, settings, step, len(z0), draws)
+    runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws)
+    alpha = settings.progressive_weight
+    full = runs.full() if alpha < 1 else None
+    progressive = runs.progressive() if alpha > 0 else None
+    shown = full or progressive
+    assert shown is not None
+    objective = shown.total
+    if full is not None and progressive is not None:
+        objective = (1 - alpha) * full.total + alpha * progressive.total
+    starts.end(batch.places, shown.solution.z)
+    penalty = None
+    if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.probes):
+        penalty = jacobian_penalty(f, shown.z, draws.probes)
+        objective = objective + settings.jacobian_weight * penalty
+    if shown.z.requires_grad:
+        shown.z.retain_grad()
+    correct = dataset.correct(shown.logits, batch.y)
+    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z)
+
+
+def _due(frequency: float, probes: torch.Generator) -> bool:
+    return frequency >= 1 or float(torch.rand((), generator=probes, device=probes.device)) < frequency
+
+
+def _gradient_and_budget(
+    deq: DEQ, settings: TrainSettings, step: int, batch: int, draws: Draws
+) -> tuple[Gradient, Budget]:
+    """Those of this step: at first plain iterations of a given depth, then the model's, the budget drawn if asked."""
+    if step <= settings.unrolled_warmup_steps:
+        return Unrolled(), deq.budget.with_(max_iter=settings.unrolled_depth)
+    if settings.random_budget is None:
+        return deq.gradient, deq.budget
+    low, high = settings.random_budget
+    if settings.random_budget_per == "step":
+        return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
+    rows = torch.randint(low, high + 1, (batch,), generator=draws.budgets)
+    return deq.gradient, deq.budget.with_(max_iter=int(rows.max()), row_max_iter=rows)
+
+
+class _Run(NamedTuple):
+    """A run's end z with its gradient, the answer there, its mean loss, and that with its corrections."""
+
+    z: Tensor
+    solution: Solution
+    logits: Tensor
+    loss: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """The runs of one step, all from z0."""
+
+    deq: DEQ
+    dataset: Dataset
+    y: Tensor
+    f: BoundCell
+    z0: Tensor
+    gradient: Gradient
+    budget: Budget
+    settings: TrainSettings
+    draws: Draws
+
+    @property
+    def length(self) -> int:
+        """Iterations that the full run may take."""
+        fixed = self.gradient.steps if isinstance(self.gradient, Unrolled) else None
+        return self.budget.max_iter if fixed is None else fixed
+
+    def full(self) -> _Run:
+        """The run that is trained in the first place, with the losses on its way."""
+        watch = _Watch(correction_weights(self.length, self.settings.corrections, self.settings.correction_decay))
+        run = self._run(self.gradient, self.budget, watch)
+        total = run.loss
+        for k, weight in watch.weights.items():
+            total = total + weight * self._correction(watch.state(k, run.solution), run.solution)
+        return run._replace(total=total)
+
+    def progressive(self) -> _Run:
+        """n iterations without gradient, then k with it; n and k are drawn (Bansal et al. 2022, Algorithm 1)."""
+        longest = max(1, self.length)
+        free = whole_number(0, longest - 1, self.draws.depths)
+        recorded = whole_number(1, longest - free, self.draws.depths)
+        like = self.gradient if isinstance(self.gradient, Unrolled) else Unrolled()
+        gradient = replace(like, steps=free + recorded, last=recorded)
+        return self._run(gradient, replace(self.budget, row_max_iter=None), None)
+
+    def _run(self, gradient: Gradient, budget: Budget, watch: _Watch | None) -> _Run:
+        z, solution = self.deq.settle(
+            self.f, self.z0, gradient, solver=self._solver(), budget=budget,
+            observe=watch if watch and watch.weights else None,
+        )  # fmt: skip
+        logits = self.deq.cell.readout(z)
+        loss = self.dataset.loss(logits, self.y).mean()
+        return _Run(z, solution, logits, loss, loss)
+
+    def _solver(self) -> Solver:
+        damping, noise = self.settings.path_damping, self.settings.path_noise
+        if damping == 1 and noise == 0:
+            return self.deq.solver
+        return Perturbed(self.deq.solver, damping, noise, seed=whole_number(0, 2**62, self.draws.paths))
+
+    def _correction(self, z: Tensor, solution: Solution) -> Tensor:
+        """The loss at a state on the way, its gradient that of a few steps from there."""
+        inexact = self.gradient if isinstance(self.gradient, OneStep | Phantom) else OneStep()
+        z = inexact.attach(self.f, z.to(self.z0.dtype), solution)
+        return self.dataset.loss(self.deq.cell.readout(z), self.y).mean()
+
+
+def correction_weights(length: int, count: int, decay: float) -> dict[int, float]:
+    """Iterate -> weight of its loss: `count` iterates that cut a run of `length` steps into equal parts.
+
+    The i-th of n is iterate round(i · length / (n + 1)) and weighs decay^(n + 1 − i), so that the end of the run, which
+    is none of them, would weigh 1. The start is left out; of several that round to one iterate the last counts.
+    """
+    places = {round(i * length / (count + 1)): decay ** (count + 1 - i) for i in range(1, count + 1)}
+    return {k: weight for k, weight in places.items() if 0 < k < length}
+
+
+class _Watch:
+    """Keeps the states at which corrections are made, as the solve comes by them."""
+
+    def __init__(self, weights: dict[int, float]) -> None:
+        self.weights = weights
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
+        if k in self.weights:
+            self._seen[k] = (z, rows)
+
+    def state(self, k: int, solution: Solution) -> Tensor:
+        """Iterate k (batch, *state_shape); in rows that had stopped before, their solution."""
+        if k not in self._seen:
+            return solution.z
+        z, rows = self._seen[k]
+        return z if len(z) == len(solution.z) else solution.z.index_copy(0, rows, z)

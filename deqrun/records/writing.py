@@ -1,0 +1,86 @@
+"""Writing a run folder: every file whole or not at all, so that a kill at any instant leaves a readable record."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deqrun.records.files import write_whole
+from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.run import Epoch, RunStatus, Summary
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+
+
+class RunFolder:
+    """The files of one run, by name. Reading them back is `deqrun.report.read_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, yaml: str) -> None:
+        write_whole(self.path / "config.yaml", yaml)
+
+    def write_status(self, status: str, reason: str = "", epoch: int | None = None) -> None:
+        """status: running, completed, interrupted or failed; reason: a sentence."""
+        self._write_json("status.json", RunStatus(status, reason, epoch))
+
+    def write_epochs(self, epochs: Iterable[Epoch]) -> None:
+        self._write_rows("train.jsonl", epochs)
+
+    def write_sweep(self, cells: Iterable[SweepCell]) -> None:
+        self._write_rows("sweep.jsonl", cells)
+
+    def write_halting(self, rows: Iterable[HaltingRow]) -> None:
+        self._write_rows("halting.jsonl", rows)
+
+    def write_breadth(self, rows: Iterable[BreadthRow]) -> None:
+        self._write_rows("breadth.jsonl", rows)
+
+    def write_summary(self, summary: Summary) -> None:
+        self._write_json("summary.json", summary)
+
+    def write_trajectories(self, trajectories: Mapping[TrajectoryKey, Trajectory]) -> None:
+        """`trajectories.npz` with keys `TrajectoryKey.path`/array."""
+        arrays: dict[str, np.ndarray] = {}
+        for key, trajectory in trajectories.items():
+            arrays |= trajectory_arrays(key, trajectory)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+        write_whole(self.path / "trajectories.npz", buffer.getvalue())
+
+    def _write_json(self, name: str, content: Any) -> None:
+        write_whole(self.path / name, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+    def _write_rows(self, name: str, rows: Iterable[Any]) -> None:
+        lines = (json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
+        write_whole(self.path / name, "".join(lines))
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses as objects, and non-finite numbers as null: JSON has no word for them."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def trajectory_arrays(key: TrajectoryKey, trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """The arrays of a trajectory by their names in an npz file: `TrajectoryKey.path`/array."""
+    named = vars(trajectory).items()
+    return {f"{key.path}/{name}": np.asarray(array) for name, array in named if array is not None}

@@ -1,0 +1,246 @@
+"""The composed config as typed, frozen settings: types, ranges, and one sentence for whatever is wrong.
+
+Hydra's DictConfig stops here. A `Settings` is all that a run needs to know of what its user chose; written as
+config.yaml into the run folder, it rebuilds the same run without Hydra. Defaults live in the YAML files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from deqrun.records.yaml_text import write_yaml
+from deqrun.settings.baseline import PeerSettings, require_explicit
+from deqrun.settings.component import ComponentSettings
+from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
+
+Count = Annotated[int, Field(strict=True, ge=0)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1)]
+NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
+Precision = Literal["float32", "bfloat16", "float64"]
+Flag = Annotated[bool, Field(strict=True)]
+RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class TrainSettings(_Section):
+    """How a model is trained: `train.*`."""
+
+    epochs: PositiveCount
+    batch_size: PositiveCount
+    eval_batch_size: PositiveCount
+    workers: Count
+    pin_memory: Flag
+    channels_last: Flag
+    schedule: Literal["constant", "cosine"]
+    warmup_fraction: Fraction
+    clip_norm: Positive | None
+    jacobian_weight: NonNegative
+    jacobian_frequency: PositiveFraction
+    unrolled_warmup_steps: Count
+    unrolled_depth: PositiveCount
+    start: Literal["zeros", "normal", "mixture", "previous"]
+    start_scale: Positive
+    random_budget: tuple[Count, Count] | None
+    random_budget_per: Literal["step", "sample"]
+    path_damping: PositiveFraction
+    path_noise: NonNegative
+    progressive_weight: Fraction
+    corrections: Count
+    correction_decay: PositiveFraction
+
+    @field_validator("random_budget", mode="before")
+    @classmethod
+    def _is_a_range(cls, value: Any) -> Any:
+        whole = isinstance(value, list | tuple) and all(type(end) is int for end in value)
+        if value is None or (whole and len(value) == 2 and 0 <= value[0] <= value[1]):
+            return value
+        raise ValueError(
+            f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
+        )
+
+
+class BudgetSettings(_Section):
+    """What one solve may spend in training: `budget.*`, the fields of `deqrun.solvers.Budget`."""
+
+    max_iter: Count
+    tol: NonNegative
+    norm: Literal["relative", "absolute"]
+    keep: Literal["best", "last"]
+    patience: PositiveCount | None
+
+
+class SweepSettings(_Section):
+    """The grid of test-time budgets: `sweep.*`. Lists are put in order, without doubles; empty: no sweep."""
+
+    iterations: tuple[Count, ...]
+    tolerances: tuple[NonNegative, ...]
+    solvers: tuple[str, ...]
+    starts: tuple[Literal["zeros", "normal", "other"], ...]
+    splits: tuple[Literal["validation", "test"], ...]
+    batch_size: PositiveCount
+    # Runs from before these keys go on as they began.
+    start_seed: Seed = 0
+    start_scale: Positive = 1.0
+    precisions: tuple[Precision, ...] = ("float32",)
+    difficulties: tuple[PositiveCount, ...] = ()
+    halting: tuple[HaltingRule, ...] = ()
+    breadth: tuple[PositiveCount, ...] = ()
+
+    @field_validator("difficulties", "halting", "breadth", mode="before")
+    @classmethod
+    def _none(cls, values: Any) -> Any:
+        return () if values is None else values
+
+    @field_validator("starts")
+    @classmethod
+    def _has_solutions(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        if "other" in values and "zeros" not in values:
+            raise ValueError(
+                f"is [{', '.join(values)}]; other starts at solutions found from zeros, so give [zeros,other] at least"
+            )
+        return values
+
+    @field_validator("iterations", "difficulties", "breadth")
+    @classmethod
+    def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(values)))
+
+    @field_validator("tolerances")
+    @classmethod
+    def _descending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(values), reverse=True))
+
+    @field_validator("solvers", "starts", "splits", "precisions", "halting")
+    @classmethod
+    def _distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(values))
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to sweep."""
+        axes = (self.iterations, self.tolerances, self.solvers, self.starts, self.splits, self.precisions)
+        return not all(axes)
+
+
+class TrackerSettings(_Section):
+    """Where records are mirrored: `tracker.*`."""
+
+    name: Literal["wandb", "none"]
+    mode: Literal["offline", "online", "disabled"]
+    project: str
+    entity: str | None
+    group: str | None
+    job_type: str | None
+    tags: tuple[str, ...]
+
+
+class Settings(_Section):
+    """Everything a run knows of what its user chose. Equal settings give equal runs.
+
+    choices        the option taken of each config group, e.g. {'model': 'mdeq', 'solver': 'anderson'}
+    sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
+    run, resume    the run folder given by `run=`, and whether to go on with it
+    data_changed   what a sweep does where the run's data changed
+    """
+
+    name: RunName
+    seed: Seed
+    device: Literal["auto", "cpu", "cuda"]
+    threads: PositiveCount | None
+    run: Path | None
+    resume: Flag
+    allow_foreign_targets: Flag = Field(exclude=True)
+    choices: dict[str, str]
+    model: ComponentSettings
+    dataset: ComponentSettings
+    solver: ComponentSettings
+    budget: BudgetSettings
+    gradient: ComponentSettings
+    optimizer: ComponentSettings
+    train: TrainSettings
+    sweep: SweepSettings
+    sweep_solvers: dict[str, ComponentSettings]
+    tracker: TrackerSettings
+    data_changed: Literal["refuse", "match_classes"] = "refuse"
+    peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
+
+    @model_validator(mode="after")
+    def _trusts_every_target(self) -> Settings:
+        for where, component in self.components():
+            trusted = component.target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
+            if not trusted and not self.allow_foreign_targets and not is_trusted(component.target):
+                raise ValueError(
+                    f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _agrees_with_its_peer(self) -> Settings:
+        require_explicit(self.peer, self.sections())
+        return self
+
+    @model_validator(mode="after")
+    def _can_draw_budgets(self) -> Settings:
+        if self.train.random_budget is None or self.gradient.target.rpartition(".")[2] != "Unrolled":
+            return self
+        given = f"train.random_budget={list(self.train.random_budget)}"
+        if self.gradient.parameters.get("steps") is not None:
+            raise ValueError(
+                f"{given} has no effect with gradient.steps={self.gradient.parameters['steps']}, which fixes the "
+                "iterations; give gradient.steps=null"
+            )
+        if self.train.random_budget_per == "sample":
+            raise ValueError(
+                f"{given} can't be drawn per sample with gradient=unrolled, where all samples take the same steps; "
+                "give train.random_budget_per=step"
+            )
+        return self
+
+    def components(self) -> Iterator[tuple[str, ComponentSettings]]:
+        """Every component, nested ones too, with its dotted key."""
+        for group in ("model", "dataset", "solver", "gradient", "optimizer"):
+            yield from getattr(self, group).walk(group)
+        for name, solver in self.sweep_solvers.items():
+            yield from solver.walk(f"sweep_solvers.{name}")
+
+    def sections(self) -> dict[str, Any]:
+        """Plain dicts, lists, strings and numbers: what config.yaml holds."""
+        return self.model_dump(mode="json")
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
+
+        Left out is what does not bear on them: name, folder, tracker, device, threads, and how batches are loaded.
+        """
+        apart: dict[str, Any] = dict.fromkeys(
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True
+        )
+        apart |= {"train": {"workers", "pin_memory"}}
+        return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
+
+    def to_yaml(self) -> str:
+        """The text of config.yaml; `read_settings` gives back equal settings.
+
+        Whether foreign targets are allowed is not in it: each command line says so anew.
+        """
+        return write_yaml(self.sections())

@@ -1,0 +1,162 @@
+"""Where configs are found, what they compose to, and the resolvers that the YAML files may use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+HYDRA_VERSION_BASE = "1.3"
+SUBFOLDER_LENGTH = 120
+"""Characters of a job's folder name: half of what file systems allow, so that suffixes still fit."""
+
+
+def packaged_configs() -> Path:
+    """The folder of the configs: inside the installed package, or beside the package in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "configs", package.parent / "configs"
+    return installed if (installed / "train.yaml").is_file() else checkout
+
+
+@dataclass(frozen=True)
+class ConfigSources:
+    """Composes configs from the packaged folder and the folders that the user added.
+
+    loader  Hydra's loader
+    search  `hydra.searchpath=…` overrides that name further folders; empty where the loader knows them
+    """
+
+    loader: ConfigLoader
+    search: tuple[str, ...] = ()
+
+    def compose(self, config_name: str, overrides: Sequence[str], multirun: bool = False) -> DictConfig:
+        """The composed config, Hydra's own node included. Raises Hydra's and OmegaConf's exceptions."""
+        return self.loader.load_configuration(
+            config_name=config_name,
+            overrides=[*self.search, *overrides],
+            run_mode=RunMode.MULTIRUN if multirun else RunMode.RUN,
+            from_shell=False,
+            validate_sweep_overrides=not multirun,
+        )
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Every config group and its options, Hydra's own left out."""
+        names = self._list("", ObjectType.GROUP)
+        groups = {name: self._list(name, ObjectType.CONFIG) for name in names if name != "hydra"}
+        return {name: options for name, options in groups.items() if options}
+
+    def option(self, group: str, name: str) -> dict[str, Any]:
+        """The resolved content of one option of a group, its own defaults list followed."""
+        overrides = [*self.search, f"+{group}@content={quoted(name)}"]
+        cfg = self.loader.load_configuration(config_name=None, overrides=overrides, run_mode=RunMode.RUN)
+        content = OmegaConf.to_container(cfg.content, resolve=True)
+        assert isinstance(content, dict)
+        return {str(key): value for key, value in content.items()}
+
+    def _list(self, group: str, kind: ObjectType) -> list[str]:
+        return sorted(self.loader.get_group_options(group, results_filter=kind, overrides=list(self.search)))
+
+
+@contextmanager
+def open_sources(config_dir: Path | None = None) -> Iterator[ConfigSources]:
+    """Config sources outside of a running Hydra app; whatever Hydra was initialised before is put back."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    search = () if config_dir is None else (f"hydra.searchpath=[{quoted(config_dir.resolve().as_uri())}]",)
+    try:
+        with initialize_config_dir(str(packaged_configs()), job_name="deqrun", version_base=HYDRA_VERSION_BASE):
+            yield ConfigSources(GlobalHydra.instance().config_loader(), search)
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+@contextmanager
+def current_sources(cfg: DictConfig) -> Iterator[ConfigSources]:
+    """The sources that `cfg` was composed from: those of the running app, or the packaged ones."""
+    if not GlobalHydra.instance().is_initialized():
+        with open_sources() as sources:
+            yield sources
+        return
+    overrides = OmegaConf.select(_hydra_node(cfg), "overrides.hydra") or []
+    search = tuple(line for line in overrides if line.startswith("hydra.searchpath="))
+    yield ConfigSources(GlobalHydra.instance().config_loader(), search)
+
+
+def quoted(value: str) -> str:
+    """A string as a literal of Hydra's override grammar."""
+    return "'" + re.sub(r"(\\+)('|$)", r"\1\1\2", value).replace("'", r"\'") + "'"
+
+
+def choices(cfg: DictConfig) -> dict[str, str]:
+    """Which option of each group the config was composed from.
+
+    Taken from Hydra's node; without one (a config composed by hand), a section's class in lower case.
+    """
+    node = OmegaConf.select(_hydra_node(cfg), "runtime.choices")
+    if node is not None:
+        known = {str(group): option for group, option in node.items() if not str(group).startswith("hydra/")}
+        return {group: str(option) for group, option in sorted(known.items()) if option is not None}
+    sections = {str(key): cfg[key] for key in cfg if not OmegaConf.is_interpolation(cfg, str(key))}
+    targets = {key: section.get("_target_") for key, section in sections.items() if OmegaConf.is_dict(section)}
+    return {key: str(target).rpartition(".")[2].lower() for key, target in targets.items() if target}
+
+
+def typed_overrides(cfg: DictConfig) -> list[str]:
+    """The overrides that a config was composed with, as they were typed; none where Hydra's node is missing."""
+    return [str(text) for text in OmegaConf.select(_hydra_node(cfg), "overrides.task") or []]
+
+
+def _hydra_node(cfg: DictConfig) -> DictConfig:
+    if "hydra" in cfg:
+        return cfg.hydra
+    if HydraConfig.initialized():
+        node = HydraConfig.get()
+        assert isinstance(node, DictConfig)
+        return node
+    return OmegaConf.create()
+
+
+def _choice(group: str, *, _root_: DictConfig) -> str:
+    return choices(_root_).get(group, "none")
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _legible(overrides: str) -> str:
+    """Overrides as the end of a folder's name: no separators, no quotes, and not too long."""
+    text = re.sub(r"[^\w.,=+-]+", "_", re.sub(r"[\[\]{}'\"]", "", overrides)).strip("_")
+    return f"-{text[:SUBFOLDER_LENGTH]}" if text else ""
+
+
+def _sized(small: Any, full: Any, *, _root_: DictConfig) -> Any:
+    return full if _root_.get("size") == "full" else small
+
+
+def register_resolvers() -> None:
+    """What the YAML files may use.
+
+    `${choice:model}`: the option taken; `${first:a,b}`: the first not null; `${legible:…}`: in a path;
+    `${sized:8,100}`: 8 with size=small, 100 with size=full.
+    """
+    OmegaConf.register_new_resolver("choice", _choice, replace=True)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("legible", _legible, replace=True)
+    OmegaConf.register_new_resolver("sized", _sized, replace=True)
+
+
+register_resolvers()

@@ -1,0 +1,265 @@
+"""Where does breadth pay, and does the residual pick the right start?
+
+Each run solves its samples from B normal starts, put together by their mean, by vote, or by the lowest residual
+(`deqrun.analysis.breadth`). B starts of k iterations cost as much as one start of B·k, so that breadth is compared with
+depth at equal compute, over the same samples. Of all such cells validation chooses the one of largest gain, for each
+seed on the other seeds, and only this one is told on test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.datasets import Split
+from deqrun.experiment.build import build_solver
+from deqrun.experiment.sweep.breadth import AGGREGATIONS, solve_starts
+from deqrun.experiment.sweep.starts import SweepStart
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
+from deqrun.report import numbers
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Point, curves
+from deqrun.report.page_parts import Column
+from deqrun.solvers import Budget
+from deqrun.studies.choosing import chosen_without
+from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.question import Question
+from deqrun.studies.wording import among, percents, point_texts, words
+
+
+class Cell(NamedTuple):
+    """Several starts of so many iterations each, put together in one way."""
+
+    breadth: int
+    depth: int
+    way: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.breadth} starts of {self.depth} by {self.way}, over one of {self.breadth * self.depth}"
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """What B starts give of one variant, S seeds, on both splits.
+
+    depths   (D,) iterations
+    correct  by split and way, (S, B, D, n): entry b − 1 of the first b starts
+    singles  by split, (S, B, D, n) each start by itself
+    """
+
+    kind: str
+    breadths: tuple[int, ...]
+    depths: tuple[int, ...]
+    correct: dict[str, dict[str, NDArray[np.bool_]]]
+    singles: dict[str, NDArray[np.bool_]]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell of several starts beside which one start has the same compute."""
+        return [Cell(breadth, depth, way) for breadth in self.breadths if breadth > 1 for depth in self.depths
+                if breadth * depth in self.depths for way in self.correct["test"]]  # fmt: skip
+
+    def gains(self, cell: Cell, split: str) -> NDArray[np.float64]:
+        """(S, n): right with several starts less the mean of these starts, each iterated as long as all together."""
+        broad = self.correct[split][cell.way][:, cell.breadth - 1, self.depths.index(cell.depth)]
+        deep = self.singles[split][:, : cell.breadth, self.depths.index(cell.breadth * cell.depth)]
+        return np.asarray(broad.astype(float) - deep.mean(axis=1))
+
+    @property
+    def chosen(self) -> list[Cell]:
+        """For each seed the cell of the largest gain on the other seeds' validation."""
+        gains = np.array([self.gains(cell, "validation").mean(axis=1) for cell in self.cells])  # (cells, S)
+        return [self.cells[place] for place in chosen_without(gains.T)]
+
+    @property
+    def gain(self) -> Estimate:
+        """Of the chosen cells, on test."""
+        return claim(np.array([self.gains(cell, "test")[seed] for seed, cell in enumerate(self.chosen)]), DIFFERENCE)
+
+    @property
+    def told_of(self) -> Cell:
+        """The cell that most seeds are told by."""
+        return max(self.chosen, key=self.chosen.count)
+
+    @property
+    def undecided(self) -> Estimate:
+        """Share of samples that some starts answer rightly and others don't, with all starts after all iterations."""
+        last = self.singles["test"][:, :, -1]
+        return claim(last.any(axis=1) & ~last.all(axis=1), SHARE)
+
+    def at_end(self, way: str) -> NDArray[np.bool_]:
+        """(S, n) with all starts after all iterations."""
+        return self.correct["test"][way][:, -1, -1]
+
+    @property
+    def picked(self) -> Estimate:
+        """The start of lowest residual, less the mean start, after all iterations."""
+        return claim(self.at_end("residual").astype(float) - self.singles["test"][:, :, -1].mean(axis=1), DIFFERENCE)
+
+
+def answer(context: Context, *, iterations: Sequence[int], breadth: Sequence[int], samples: int, tol: float) -> Answer:
+    """Start every run's samples. iterations: depths; breadth: numbers of starts; samples: of a split; tol: to stop."""
+    depths, breadths = tuple(sorted(iterations)), tuple(sorted(breadth))
+    parts = context.each(
+        {run.label: partial(_measured, run, depths, max(breadths), samples, tol) for run in context.runs}
+    )
+    found = []
+    for kind in context.kinds:
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        correct = {
+            split: {way: np.stack([_unpacked(part[split], way) for part in own]) for way in AGGREGATIONS}
+            for split in ("validation", "test")
+        }
+        singles = {split: np.stack([_unpacked(part[split], "singles") for part in own]) for split in correct}
+        found.append(Grid(kind, breadths, depths, correct, singles))
+    return answer_of(found)
+
+
+def _measured(run: StudyRun, depths: Sequence[int], starts: int, samples: int, tol: float) -> dict[str, Any]:
+    deq, dataset = run.model()
+    grid, budget = run.settings.sweep, Budget(max_iter=max(depths), tol=tol, norm=deq.budget.norm)
+    found: dict[str, Any] = {}
+    for split in ("validation", "test"):
+        data = dataset.load(split)
+        some = Split(data.inputs[:samples], data.targets[:samples])
+        normal = [SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+                  for draw in range(starts)]  # fmt: skip
+        solved = solve_starts(deq, dataset, some, build_solver(run.settings), budget, grid.batch_size, normal, depths)
+        found[split] = {
+            name: {"shape": values.shape, "bits": np.packbits(values).tolist()}
+            for name, values in {**solved.correct, "singles": solved.singles}.items()
+        }
+    return found
+
+
+def _unpacked(part: dict[str, Any], name: str) -> NDArray[np.bool_]:
+    shape, bits = part[name]["shape"], np.asarray(part[name]["bits"], dtype=np.uint8)
+    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
+
+
+def answer_of(found: Sequence[Grid]) -> Answer:
+    """The answer that these starts give."""
+    return Answer(
+        conclude(found),
+        would_change=(
+            "Breadth can only help where different starts reach different answers.",
+            "Starts of another scale: these are normal numbers of the scale that the run's sweep has.",
+            "A looser tolerance: starts that have reached it can't be told apart by their residual.",
+        ),
+        figures=_figures(found),
+        tables=[_cells_table(found), _ends_table(found)],
+        numbers={one.kind: {
+            "chosen": [cell._asdict() for cell in one.chosen], "gain": one.gain, "undecided": one.undecided,
+            "picked": one.picked, "cells_tried_on_validation": len(one.cells),
+        } for one in found},
+    )  # fmt: skip
+
+
+def conclude(found: Sequence[Grid]) -> Conclusion:
+    """One family: the gain of the cell that validation chose, and whether the residual picks, of every variant."""
+    gains = {one.kind: one.gain for one in found}
+    picks = {f"{one.kind}, picked": one.picked for one in found}
+    sides = told_by_name({**gains, **picks})
+    ordered = sorted(found, key=lambda one: (sides[one.kind] is not Told.ABOVE, -gains[one.kind].mean))
+    key = [KeyFigure(f"{words(one.kind)}: {one.told_of.words}", gains[one.kind], "points", told=sides[one.kind])
+           for one in ordered]  # fmt: skip
+    key += [KeyFigure(f"{words(one.kind)}: lowest residual over the mean start", picks[f"{one.kind}, picked"], "points",
+                      told=sides[f"{one.kind}, picked"]) for one in ordered]  # fmt: skip
+    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
+
+
+def _verdict(found: Sequence[Grid], sides: dict[str, Told]) -> str:
+    paying = [words(one.kind) for one in found if sides[one.kind] is Told.ABOVE]
+    losing = [words(one.kind) for one in found if sides[one.kind] is Told.BELOW]
+    picking = [words(one.kind) for one in found if sides[f"{one.kind}, picked"] is Told.ABOVE]
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
+    picks = f"the residual picks better than chance in {among(picking, len(found))}" if picking else ""
+    if paying:
+        word = "Yes" if len(paying) == len(found) else "It depends"
+        return f"{word}: breadth pays in {among(paying, len(found))}{'; ' + picks if picks else ''}."
+    if len(losing) == len(found):
+        return f"No: depth is better in every variant{'; ' + picks if picks else ''}."
+    return f"Not shown: breadth is nowhere told to pay{'; ' + picks if picks else ''}."
+
+
+def _figures(found: Sequence[Grid]) -> list[Any]:
+    figures = []
+    for number, one in enumerate(found):
+        points = []
+        for breadth in one.breadths:
+            for place, depth in enumerate(one.depths):
+                right = one.singles if breadth == 1 else {"test": one.correct["test"]["residual"]}
+                share = claim(right["test"][:, breadth - 1, place], SHARE)
+                name = f"{breadth} start" + ("s" if breadth > 1 else "")
+                at = float(breadth * depth), share.mean, share.low, share.high
+                points.append(Point(name, *at, f"{depth} iterations each"))
+        seeds, *_, n = one.singles["test"].shape
+        caption = (
+            f"{words(one.kind).capitalize()}: n = {n:,} test samples in each of {seeds} seeds; the start of lowest "
+            "residual answers; 95 % intervals."
+        )
+        axes = Axis("starts times iterations", log=True), Axis("accuracy", percent=True)
+        figures.append(curves(f"breadth_{number}", "Accuracy against compute, by breadth", caption, points, *axes))
+    return figures
+
+
+def _cells_table(found: Sequence[Grid]) -> AnswerTable:
+    """Of every product of starts and iterations the cell that validation chose, on test."""
+    rows = []
+    for one in found:
+        for cost in sorted({cell.breadth * cell.depth for cell in one.cells}):
+            cells = [cell for cell in one.cells if cell.breadth * cell.depth == cost]
+            best = max(cells, key=lambda cell: float(one.gains(cell, "validation").mean()))
+            rows.append((one, cost, best))
+    return AnswerTable(
+        "Depth and breadth at equal compute, on test",
+        [
+            Column("model", [words(one.kind) for one, *_ in rows], words=True),
+            Column("starts times iterations", [f"{cost}" for _, cost, _ in rows]),
+            Column("starts", [f"{cell.breadth}" for *_, cell in rows]),
+            Column("by", [cell.way for *_, cell in rows], words=True),
+            Column("more than one start, points",
+                   point_texts(claim(one.gains(cell, "test"), DIFFERENCE) for one, _, cell in rows)),
+        ],
+        "Starts and aggregation chosen on validation. In brackets 95 % intervals, each by itself: of many rows one in "
+        "20 leaves 0 out by chance.",
+    )  # fmt: skip
+
+
+def _ends_table(found: Sequence[Grid]) -> AnswerTable:
+    def shares(way: str) -> list[str]:
+        return percents(claim(one.at_end(way), SHARE) for one in found)
+
+    some = [claim(one.singles["test"][:, :, -1].any(axis=1), SHARE) for one in found]
+    mean = [one.singles["test"][:, :, -1].mean() for one in found]
+    return AnswerTable(
+        "All starts after all iterations, on test",
+        [
+            Column("model", [words(one.kind) for one in found], words=True),
+            *(Column(f"by {way}, %", shares(way)) for way in AGGREGATIONS),
+            Column("mean start, %", [numbers.percent(float(value)).removesuffix(" %") for value in mean]),
+            Column("some start right, %", percents(some)),
+            Column("the start decides, %", percents(one.undecided for one in found)),
+        ],
+        "The start decides: samples that some starts answer rightly and others don't. In brackets 95 % intervals.",
+    )
+
+
+def _check(ask: Mapping[str, Any]) -> str | None:
+    """Breadth needs a depth beside which it stands: the fault in words."""
+    depths = set(ask["iterations"])
+    if any(breadth > 1 and breadth * depth in depths for breadth in ask["breadth"] for depth in depths):
+        return None
+    return "ask.iterations with the product of some of its depths and a number of starts above 1 in ask.breadth"
+
+
+QUESTION = Question(
+    "Where does breadth pay, and does the residual pick the right start?", answer, of_any_run=True, check=_check
+)

@@ -1,0 +1,194 @@
+"""Does a state that is disturbed midway find back, and in how many steps?
+
+Every test sample is iterated to its end, then taken to one iterate and disturbed there: reset to its start, moved by
+noise of the state's own size, or swapped for another sample's state (`deqrun.analysis.perturbation`). It has returned
+if it stays near its former end, and its answer if the read-out is again that of the end; the undisturbed control says
+what it takes without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.analysis.perturbation import recovery
+from deqrun.inference import SHARE, Estimate, Told, claim, claim_median, told_by_name
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Value, values
+from deqrun.report.page_parts import Column
+from deqrun.solvers import Budget, Picard
+from deqrun.studies.context import Context, StudyRun, batch_of
+from deqrun.studies.question import Question
+from deqrun.studies.wording import amounts, enumeration, percents, words
+
+KINDS = {"reset": "reset to the start", "noise": "noise", "swap": "another sample's state"}
+
+MOST = 0.9
+"""A share of answers from which on a variant is said to find back."""
+
+
+@dataclass(frozen=True, eq=False)
+class Disturbed:
+    """The samples of one variant after one disturbance, S seeds: (S, n) each.
+
+    returned   whether the state came back for good
+    steps      to the answer's return; inf where it did not return
+    control    the same undisturbed
+    """
+
+    kind: str
+    disturbance: str
+    returned: NDArray[np.bool_]
+    steps: NDArray[np.float64]
+    control: NDArray[np.float64]
+
+    @property
+    def back(self) -> Estimate:
+        return claim(self.returned, SHARE, versus=MOST)
+
+    @property
+    def answer_back(self) -> Estimate:
+        return claim(np.isfinite(self.steps), SHARE, versus=MOST)
+
+    @property
+    def name(self) -> str:
+        return words(self.kind)
+
+
+def answer(context: Context, *, samples: int, at: int, noise: float, iterations: int) -> Answer:
+    """Disturb every run's states. at: the iterate; noise: its size; iterations: plain ones, to an end and back."""
+    measures = {run.label: partial(_measured, run, samples, at, noise, iterations) for run in context.runs}
+    parts = context.each(measures)
+    found = []
+    for kind in context.kinds:
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        found += [_of_seeds(kind, disturbance, own) for disturbance in KINDS]
+    return answer_of(found, at, noise, iterations)
+
+
+def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: int) -> dict[str, Any]:
+    deq, dataset = run.model()
+    x, targets = batch_of(dataset, "test", samples, run.device)
+    budget = Budget(max_iter=iterations, tol=0.0)
+    found = {}
+    with deq.cell.fixed_weights():
+        f = deq.bind(x)
+        for kind in KINDS:
+            one = recovery(
+                f, deq.start(f), at, kind, size=noise, solver=Picard(), budget=budget, readout=deq.cell.readout,
+                asked=dataset.asked(targets),
+            )  # fmt: skip
+            steps, control = one.disturbed.answer_steps, one.control.answer_steps
+            assert steps is not None
+            assert control is not None
+            found[kind] = {
+                "returned": one.disturbed.returned.tolist(),
+                "steps": [s if s <= iterations else -1 for s in steps.tolist()],
+                "control": [s if s <= iterations else -1 for s in control.tolist()],
+            }
+    return found
+
+
+def _of_seeds(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Disturbed:
+    own = [part[disturbance] for part in parts]
+    returned, steps, control = (np.array([one[name] for one in own], dtype=float)
+                                for name in ("returned", "steps", "control"))  # fmt: skip
+    steps, control = (np.where(column < 0, np.inf, column) for column in (steps, control))
+    return Disturbed(kind, disturbance, returned.astype(bool), steps, control)
+
+
+def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int) -> Answer:
+    """The answer that these disturbances give."""
+    return Answer(
+        conclude(found),
+        would_change=(
+            f"Another moment or size: one disturbance at iterate {at}, noise {noise:g} times the state.",
+            f"More than {iterations:,} plain iterations to come back.",
+            "A looser distance: a state is back within a hundredth of its former end, for good.",
+            "Models that do not settle lose their state even undisturbed, while their answer may return.",
+        ),
+        figures=[_figure(found)],
+        tables=[_table(found)],
+        numbers={f"{one.kind}/{one.disturbance}": {
+            "state_back": one.back, "answer_back": one.answer_back, "steps": one.steps, "control": one.control,
+        } for one in found},
+    )  # fmt: skip
+
+
+def conclude(found: Sequence[Disturbed]) -> Conclusion:
+    """One family: of every variant the share of samples whose answer returns after each of the disturbances."""
+    kinds = list(dict.fromkeys(one.kind for one in found))
+    back = {kind: all_back([one for one in found if one.kind == kind]) for kind in kinds}
+    sides = told_by_name(back)
+    key = [
+        KeyFigure(f"{words(kind)}: answers back after every disturbance", one, told=sides[kind])
+        for kind, one in back.items()
+    ]
+    swaps = [one for one in found if one.disturbance == "swap" and sides[one.kind] is Told.ABOVE]
+    key += [
+        KeyFigure(f"{one.name}: steps back from another sample's state", claim_median(one.steps), "number", "steps")
+        for one in swaps
+    ]
+    return Conclusion(_verdict(sides), tuple(key[:6]), len(sides))
+
+
+def all_back(found: Sequence[Disturbed]) -> Estimate:
+    """Share of samples whose answer returns after each of one variant's disturbances, beside MOST."""
+    return claim(np.logical_and.reduce([np.isfinite(one.steps) for one in found]), SHARE, versus=MOST)
+
+
+def _verdict(outcome: dict[str, Told]) -> str:
+    back = [words(kind) for kind, side in outcome.items() if side is Told.ABOVE]
+    lost = [words(kind) for kind, side in outcome.items() if side is Told.BELOW]
+    if len(back) == len(outcome):
+        return "Yes: over nine answers in ten return after every disturbance, in every variant."
+    if len(lost) == len(outcome):
+        return "No: in every variant under nine answers in ten return after every disturbance."
+    if back and lost:
+        return f"It depends on the training: {enumeration(back)} find back, {enumeration(lost)} lose answers."
+    if back:
+        return f"It depends: {enumeration(back)} find back; for the others it is not told."
+    if lost:
+        return f"It depends: {enumeration(lost)} lose answers; for the others it is not told."
+    if Told.TOO_FEW in outcome.values():
+        return "Not shown: too few seeds for a Yes or a No about the recipe."
+    return "Not shown: whether nine answers in ten return after every disturbance is not told."
+
+
+def _figure(found: Sequence[Disturbed]) -> Any:
+    rows = [
+        Value(one.name, share.mean, share.low, share.high, KINDS[one.disturbance])
+        for one in found
+        for share in [one.answer_back]
+    ]
+    seeds, n = found[0].returned.shape
+    caption = (
+        f"Share of samples whose answer is again that of their end, for good; n = {n:,} in each of {seeds} seeds; "
+        "95 % intervals."
+    )
+    axis = Axis("answers that return", percent=True, domain=(0.0, 1.0))
+    return values("answers_back", "Answers that return after a disturbance", caption, rows, axis)
+
+
+def _table(found: Sequence[Disturbed]) -> AnswerTable:
+    return AnswerTable(
+        "After a disturbance",
+        [
+            Column("model", [one.name for one in found], words=True),
+            Column("disturbance", [KINDS[one.disturbance] for one in found], words=True),
+            Column("answer returns, %", percents(one.answer_back for one in found)),
+            Column("state returns, %", percents(one.back for one in found)),
+            Column("steps to the answer, median", amounts(claim_median(one.steps) for one in found)),
+            Column("undisturbed", amounts(claim_median(one.control) for one in found)),
+            Column("n", [f"{one.returned.shape[1]:,}" for one in found]),
+        ],
+        "In brackets 95 % intervals; 'none' where in some seed fewer than half return.",
+    )
+
+
+QUESTION = Question("Does a disturbed state find back?", answer, of_any_run=True)

@@ -1,0 +1,226 @@
+"""What keeps a recurrent network from overthinking: recall of the input, or the progressive loss?
+
+Bansal, Schwarzschild et al. 2022 (arXiv 2202.05826) find that networks without either lose their answer when they
+iterate on, and that with both they keep it and reach longer strings. Accuracy of four recipes, with recall or without,
+trained with a progressive loss or without, in several seeds, at every iterate up to many times the training depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.datasets import Split
+from deqrun.experiment.sweep.trace import trace
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Point, Rule, curves
+from deqrun.report.page_parts import Column
+from deqrun.solvers import Budget, Picard
+from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.question import Question
+from deqrun.studies.wording import enumeration, percents, point_texts
+
+ALONE = "recall alone over the progressive loss alone"
+"""The claim that compares the two effects."""
+
+DRAWN = 80
+"""Points of a curve at most."""
+
+
+@dataclass(frozen=True, eq=False)
+class Thought:
+    """One recipe on strings of one length, in S seeds.
+
+    depth  iterations in training
+    best   (S,) the iterate that is best on validation
+    right  (S, T+1, n) right answers on test at each iterate
+    """
+
+    kind: str
+    recall: bool
+    progressive: bool
+    length: int
+    depth: int
+    best: NDArray[np.int64]
+    right: NDArray[np.bool_]
+
+    def at(self, t: int) -> Estimate:
+        return claim(self.right[:, t], SHARE)
+
+    @property
+    def at_best(self) -> Estimate:
+        """Accuracy at the iterate that each seed's validation chose."""
+        return claim(np.array([right[best] for right, best in zip(self.right, self.best, strict=True)]), SHARE)
+
+    @property
+    def lost(self) -> Estimate:
+        """Accuracy at the training depth less accuracy at the end, paired."""
+        return claim(self.right[:, self.depth].astype(float) - self.right[:, -1], DIFFERENCE)
+
+    @property
+    def words(self) -> str:
+        loss = "progressive loss" if self.progressive else "plain loss"
+        return f"{'recall' if self.recall else 'no recall'}, {loss}"
+
+
+def answer(context: Context, *, beyond: int, lengths: Sequence[int], samples: int) -> Answer:
+    """Iterate every network. beyond: times its training depth; lengths: of the strings; samples: of each length."""
+    parts = context.each(
+        {f"{run.label}-{length}": partial(_measured, run, length, beyond, samples)
+         for run in context.runs for length in lengths}
+    )  # fmt: skip
+    found = []
+    for kind in context.kinds:
+        runs = context.of_kind(kind)
+        settings = runs[0].settings
+        recall = settings.model.parameters.get("recall", True) is not False
+        progressive = settings.train.progressive_weight > 0
+        for length in lengths:
+            own = [parts[f"{run.label}-{length}"] for run in runs]
+            right, best = np.stack([_unpacked(part) for part in own]), np.array([part["best"] for part in own])
+            found.append(Thought(kind, recall, progressive, length, settings.budget.max_iter, best, right))
+    return answer_of(found)
+
+
+def _measured(run: StudyRun, length: int, beyond: int, samples: int) -> dict[str, Any]:
+    deq, dataset = run.model(length=length)
+    budget = Budget(max_iter=beyond * run.settings.budget.max_iter, tol=0.0)
+    right = {}
+    for split in ("validation", "test"):
+        data = dataset.load(split)
+        some = Split(data.inputs[:samples], data.targets[:samples])  # generated in random order
+        right[split] = trace(deq, dataset, some, Picard(), budget, run.settings.sweep.batch_size).correct
+    return {
+        "best": int(right["validation"].mean(axis=1).argmax()), "iterates": len(right["test"]),
+        "right": np.packbits(right["test"], axis=0).tolist(),
+    }  # fmt: skip
+
+
+def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
+    return np.unpackbits(np.asarray(part["right"], dtype=np.uint8), axis=0, count=part["iterates"]).astype(bool)
+
+
+def answer_of(found: Sequence[Thought]) -> Answer:
+    """The answer that these networks give; the shortest length is that of training."""
+    trained = min(one.length for one in found)
+    own = [one for one in found if one.length == trained]
+    factor = (own[0].right.shape[1] - 1) // max(1, own[0].depth)
+    return Answer(
+        conclude(found),
+        would_change=(
+            f"Wider networks, trained longer, as published: these learn strings of {trained} bits in a few epochs.",
+            f"More seeds: how a network ends, {factor} times its training depth on, hangs on its seed, too.",
+            "A norm inside of f, as in study=prefix_sums: states are then bounded, and recall alone may do.",
+            "Equal parameters: recall adds the weights that read the input again.",
+        ),
+        figures=_figures(found),
+        tables=[_table(found)],
+        numbers={f"{one.kind}-{one.length}": {
+            "accuracy": one.right.mean(axis=(0, 2)), "at_depth": one.at(one.depth), "at_best": one.at_best,
+            "at_end": one.at(-1), "end_by_seed": one.right[:, -1].mean(axis=1), "lost": one.lost,
+        } for one in found},
+    )  # fmt: skip
+
+
+def effects(own: Sequence[Thought]) -> dict[str, Estimate]:
+    """What recall and the progressive loss are each worth at the end, in the mean over the other, and which more."""
+    gains = {}
+    for word, has in (("recall", lambda one: one.recall), ("progressive loss", lambda one: one.progressive)):
+        pairs = [(a, b) for a in own for b in own if has(b) and not has(a) and _differ_only(a, b, word)]
+        if pairs:
+            gains[word] = np.mean([b.right[:, -1].astype(float) - a.right[:, -1] for a, b in pairs], axis=0)  # (S, n)
+    found = {word: claim(gain, DIFFERENCE) for word, gain in gains.items()}
+    if len(gains) == 2:
+        # The two differ by (recall alone) less (progressive loss alone): all that they share cancels.
+        found[ALONE] = claim(gains["recall"] - gains["progressive loss"], DIFFERENCE)
+    return found
+
+
+def _differ_only(a: Thought, b: Thought, word: str) -> bool:
+    same = a.progressive == b.progressive if word == "recall" else a.recall == b.recall
+    return same and a.right.shape == b.right.shape
+
+
+def conclude(found: Sequence[Thought]) -> Conclusion:
+    """One family: what each recipe loses by going on, both effects, and their difference, at the training length."""
+    trained = min(one.length for one in found)
+    own = [one for one in found if one.length == trained]
+    lost = {one.words: one.lost for one in own}
+    worth = effects(own)
+    sides = told_by_name({**lost, **worth})
+    key = [
+        KeyFigure(word if word == ALONE else f"worth of {word} at the end", one, "points", told=sides[word])
+        for word, one in worth.items()
+    ]
+    ordered = sorted(lost, key=lambda name: -lost[name].mean)
+    key += [KeyFigure(f"{name}: lost by going on", lost[name], "points", told=sides[name]) for name in ordered]
+    return Conclusion(_verdict(sides, list(lost), worth), tuple(key[:6]), len(sides))
+
+
+def _verdict(sides: dict[str, Told], recipes: Sequence[str], worth: dict[str, Estimate]) -> str:
+    falling = [name for name in recipes if sides[name] is Told.ABOVE]
+    helps = [word for word in ("recall", "progressive loss") if sides.get(word) is Told.ABOVE]
+    harms = [word for word in ("recall", "progressive loss") if sides.get(word) is Told.BELOW]
+    if Told.TOO_FEW in sides.values():
+        return "Not shown: too few seeds for a verdict about the recipes."
+    overthink = f"{len(falling)} of {len(recipes)} recipes are told to overthink"
+    if harms:
+        return f"{enumeration(harms).capitalize()} harms accuracy at the end; {overthink}."
+    if not helps:
+        return f"Not shown: neither recall nor the progressive loss is told to help at the end; {overthink}."
+    which = enumeration(helps).capitalize()
+    more = {Told.ABOVE: ", recall more than the loss", Told.BELOW: ", the loss more than recall"}
+    compared = more.get(sides.get(ALONE, Told.NOT), "")
+    return f"{which} {'keeps' if len(helps) == 1 else 'keep'} accuracy at the end{compared}; {overthink}."
+
+
+def _figures(found: Sequence[Thought]) -> list[Any]:
+    figures = []
+    for length in sorted({one.length for one in found}):
+        own = [one for one in found if one.length == length]
+        drawn = [Point(one.words, float(t), *_bounds(one, int(t))) for one in own for t in _places(one)]
+        seeds, _, n = own[0].right.shape
+        bands = "95 % intervals" if seeds == 1 else f"from the worst to the best of {seeds} seeds"
+        caption = f"Strings of {length} bits, n = {n:,} in each network; mean, and bands {bands}."
+        rules = [Rule(f"training depth {own[0].depth}", x=float(own[0].depth))]
+        axes = Axis("iterate", log=True), Axis("strings right at every position", percent=True, domain=(0.0, 1.0))
+        title = f"Accuracy at every iterate, {length} bits"
+        figures.append(curves(f"accuracy_{length}", title, caption, drawn, *axes, rules=rules))
+    return figures
+
+
+def _places(one: Thought) -> NDArray[np.float64]:
+    return np.unique(np.geomspace(1, one.right.shape[1] - 1, DRAWN).round())
+
+
+def _bounds(one: Thought, t: int) -> tuple[float, float, float]:
+    if len(one.right) == 1:
+        found = one.at(t)
+        return found.mean, found.low, found.high
+    by_seed = one.right[:, t].mean(axis=1)
+    return float(by_seed.mean()), float(by_seed.min()), float(by_seed.max())
+
+
+def _table(found: Sequence[Thought]) -> AnswerTable:
+    return AnswerTable(
+        "Accuracy at the training depth and beyond",
+        [
+            Column("network", [one.words for one in found], words=True),
+            Column("bits", [f"{one.length}" for one in found]),
+            Column("at training depth, %", percents(one.at(one.depth) for one in found)),
+            Column("at the best iterate, %", percents(one.at_best for one in found)),
+            Column("at the end, %", percents(one.at(-1) for one in found)),
+            Column("lost from depth to end, points", point_texts(one.lost for one in found)),
+            Column("n", [f"{one.right.shape[2]:,}" for one in found]),
+        ],
+        "The best iterate is chosen on validation, in each seed by itself. In brackets 95 % intervals.",
+    )
+
+
+QUESTION = Question("What keeps a recurrent network from overthinking?", answer)

@@ -1,0 +1,170 @@
+"""Whatever a sweep derives from one trajectory equals what separate solves give: every solver, start and rule.
+
+A separate solve knows nothing of the trajectory: it is a `solve` with the budget and tolerance of the cell, and for a
+halting rule one solve for every number of iterations, stopped where the rule's formula, written out here, says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deqrun.analysis.halting import Recording, stops
+from deqrun.datasets import Digits, Split
+from deqrun.experiment.sweep.precision import in_precision
+from deqrun.experiment.sweep.starts import SweepStart
+from deqrun.experiment.sweep.trace import cells, trace
+from deqrun.gradients import OneStep
+from deqrun.models import DEQ, Cell, ConvCell, MonotoneCell
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.solvers import (
+    Anderson,
+    Broyden,
+    Budget,
+    ForwardBackward,
+    NewtonKrylov,
+    PeacemanRachford,
+    Picard,
+    Solution,
+    Solver,
+    solve,
+)
+
+SOLVERS: dict[str, tuple[str, Solver]] = {
+    "picard": ("conv", Picard()),
+    "anderson": ("conv", Anderson(memory=3)),
+    "broyden": ("conv", Broyden()),
+    "newton": ("conv", NewtonKrylov(krylov=4)),
+    "forward_backward": ("monotone", ForwardBackward()),
+    "peaceman_rachford": ("monotone", PeacemanRachford()),
+}
+STARTS = ("zeros", "normal", "other")
+ITERATIONS, TOLERANCES, T = [0, 2, 5, 9], [1e-1, 1e-3], 9
+THRESHOLDS = {"residual": 0.03, "change": 0.05, "kl": 1e-3, "entropy": 1e-2, "stable": 2, "budget": 4}
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    test = Digits().load("test")
+    return Split(test.inputs[:24], test.targets[:24])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@cache
+def model(kind: str) -> DEQ:
+    """An untrained cell in double precision, so that a batch of another size changes no digit that matters."""
+    torch.manual_seed(3)
+    shape = {"input_shape": (1, 8, 8), "num_classes": 10}
+    cell: Cell = (
+        ConvCell(**shape, channels=8, inner_channels=8, groups=4)  # type: ignore[arg-type]
+        if kind == "conv"
+        else MonotoneCell(**shape, width=24)  # type: ignore[arg-type]
+    )
+    return in_precision(DEQ(cell, Picard(), Budget(), OneStep()).eval(), "float64")
+
+
+Case = tuple[DEQ, Solver, SweepStart, Trajectory]
+
+
+@pytest.fixture(scope="module")
+def traced(split: Split) -> Callable[[str, str], Case]:
+    """The trajectory of a solver from a start, in batches of 10."""
+
+    @cache
+    def make(name: str, kind: str) -> Case:
+        (cell, solver), ends = SOLVERS[name], []
+        budget = Budget(T, min(TOLERANCES))
+
+        def run(start: SweepStart, solved: Callable[[slice, Solution], object] | None = None) -> Trajectory:
+            return trace(
+                model(cell), Digits(), split, solver, budget, 10, start=start, precision="float64", signals=True,
+                solved=solved,
+            )  # fmt: skip
+
+        if kind == "other":
+            run(SweepStart(), lambda place, solution: ends.append(solution.z))
+        start = SweepStart(kind, seed=4, solutions=torch.cat(ends) if ends else None)  # type: ignore[arg-type]
+        return model(cell), solver, start, run(start)
+
+    return make
+
+
+@torch.no_grad()
+def alone(case: Case, split: Split, budget: Budget) -> tuple[Solution, Tensor]:
+    """A separate solve of the whole split in one batch, and its logits."""
+    deq, solver, start, _ = case
+    f = deq.bind(split.inputs.double())
+    z0 = start.begin(deq.start(f), slice(0, len(split)))
+    solution = solve(f, z0, solver=solver, budget=budget)
+    return solution, deq.cell.readout(solution.z)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_cells(name: str, start: str, traced: Callable[[str, str], Case], split: Split) -> None:
+    case = traced(name, start)
+    derived = cells(case[3], ITERATIONS, TOLERANCES, key=TrajectoryKey(name, start, "test", "float64"), keep="best")
+    assert [(cell.tol, cell.max_iter) for cell in derived] == list(product(TOLERANCES, ITERATIONS))
+    for cell in derived:
+        solution, logits = alone(case, split, Budget(cell.max_iter, cell.tol))
+        assert cell.accuracy == float((logits.argmax(1) == split.targets).double().mean())
+        assert cell.nfe_mean == pytest.approx(float(solution.nfe.double().mean()), rel=1e-12)
+        assert cell.jvps_mean == pytest.approx(float(solution.jvps.double().mean()), rel=1e-12)
+        assert cell.converged == float(solution.converged.double().mean())
+        assert cell.residual_median == pytest.approx(float(np.median(solution.residual)), rel=1e-6)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_halting(name: str, start: str, traced: Callable[[str, str], Case], split: Split) -> None:
+    case = traced(name, start)
+    trajectory = case[3]
+    recording = Recording(trajectory.residual, trajectory.nfe, trajectory.correct, trajectory.signals)
+    between: set[str] = set()
+    separate = [alone(case, split, Budget(k, min(TOLERANCES), keep="last")) for k in range(T + 1)]
+    for rule, threshold in THRESHOLDS.items():
+        at = stops(recording, rule, threshold)
+        expected = [stop_of(rule, threshold, separate, row) for row in range(len(split))]
+        assert at.iterate.tolist() == expected, rule
+        answers = [int(separate[k][1][row].argmax()) for row, k in enumerate(expected)]
+        assert at.correct.tolist() == [a == int(t) for a, t in zip(answers, split.targets, strict=True)]
+        between |= {rule} if any(0 < k < T for k in expected) else set()
+    assert len(between) >= 4  # else it would be no test of most rules
+
+
+def stop_of(rule: str, threshold: float, separate: list[tuple[Solution, Tensor]], row: int) -> int:
+    """The first iterate at which the rule's formula holds, else where the solve itself stopped."""
+    last = int(separate[-1][0].steps[row])
+    stood = 0
+    for k in range(last + 1):
+        solution, logits = separate[k]
+        p = torch.softmax(logits[row].double(), 0)
+        if k:
+            z, before = solution.z[row].flatten(), separate[k - 1][0].z[row].flatten()
+            q = torch.softmax(separate[k - 1][1][row].double(), 0)
+            stood = stood + 1 if int(p.argmax()) == int(q.argmax()) else 0
+        inf = float("inf")
+        value = {
+            "residual": lambda: float(solution.residual[row]),  # noqa: B023
+            "change": lambda: float((z - before).norm() / z.norm()) if k else inf,  # noqa: B023
+            "kl": lambda: float((p * (p / q).log()).sum()) if k else inf,  # noqa: B023
+            "entropy": lambda: abs(float((q * q.log()).sum() - (p * p.log()).sum())) if k else inf,  # noqa: B023
+            "stable": lambda: -stood,  # noqa: B023
+            "budget": lambda: -k,  # noqa: B023
+        }[rule]()
+        if value <= (-threshold if rule in ("stable", "budget") else threshold):
+            return k
+    return last
