@@ -46,7 +46,7 @@ from deqrun.models import DEQ
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.charts.pngs import png
 from deqrun.settings import read_settings
-from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, solve
 from tests import problems as known
 
 SOLVERS: dict[str, Solver] = {
@@ -58,6 +58,7 @@ SOLVERS: dict[str, Solver] = {
     "Anderson(10)": Anderson(memory=10),
     "Broyden(8)": Broyden(),
     "Broyden(20)": Broyden(memory=20),
+    "Secant(20)": Secant(),
 }
 BUDGET = Budget(max_iter=200, tol=1e-4)
 TRAINING: dict[str, list[str]] = {
@@ -67,6 +68,7 @@ TRAINING: dict[str, list[str]] = {
     "mazes": ["study=mazes", "train.epochs=2", "model.width=24"],
     "copy": ["study=copy_memory", "train.epochs=1", "model.width=32", "model.inner=64"],
 }
+Activation = Callable[[Tensor], Tensor]
 FACTORS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0)
 ROWS = 32
 """Samples of a problem with known answers."""
@@ -189,8 +191,8 @@ def known_problems() -> Iterator[HardProblem]:
     rates = (2.8, 3.2, 3.5, 3.9)
     start = torch.linspace(0.05, 0.95, ROWS)[:, None]
     for rate in rates:
-        f = Rows(lambda z, r: r * z * (1 - z), (torch.full_like(start, rate),))
-        yield HardProblem(f"logistic {rate:g}", f, start)
+        logistic = Rows(lambda z, r: r * z * (1 - z), (torch.full_like(start, rate),))
+        yield HardProblem(f"logistic {rate:g}", logistic, start)
     yield from rotations()
 
 

@@ -15,6 +15,7 @@ from deqrun.solvers.newton import NewtonKrylov
 from deqrun.solvers.perturbed import Perturbed
 from deqrun.solvers.picard import Picard
 from deqrun.solvers.precision import PrecisionWarning
+from deqrun.solvers.secant import Secant
 from deqrun.solvers.solution import Budget, Solution, Status
 from deqrun.solvers.solver import Point, Solver, SolverState
 from deqrun.solvers.splitting import Constants, ForwardBackward, PeacemanRachford, SplitMap
@@ -32,6 +33,7 @@ __all__ = [
     "Picard",
     "Point",
     "PrecisionWarning",
+    "Secant",
     "Solution",
     "Solver",
     "SolverState",

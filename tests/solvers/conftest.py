@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from deqrun.solvers import Anderson, Broyden, NewtonKrylov, Perturbed, Picard, Solver
+from deqrun.solvers import Anderson, Broyden, NewtonKrylov, Perturbed, Picard, Secant, Solver
 from tests.problems import PROBLEMS, Problem
 
 CIRCLES = "I + damping (W − I) is orthogonal or larger: the distance to the fixed point never shrinks"
@@ -66,6 +66,7 @@ SOLVERS: tuple[SolverCase, ...] = (
     SolverCase("broyden", Broyden()),
     SolverCase("broyden_short", Broyden(memory=3), unsure={"expanding_outliers_1.5": NO_THEOREM}),
     SolverCase("broyden_deep", Broyden(memory=16)),
+    SolverCase("secant", Secant()),
     SolverCase("newton", NewtonKrylov()),
     SolverCase("anderson_perturbed", Perturbed(Anderson(memory=5), damping=0.9, noise=0.0), full_first_step=False),
     SolverCase("newton_exact", NewtonKrylov(krylov=50, plain_steps=0, forcing=0.0)),
