@@ -93,9 +93,14 @@ def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **options.pop("env", {})}
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        [sys.executable, "-m", "deqrun", *arguments], cwd=folder, env=environment, text=True, errors="replace",
-        start_new_session=True, **{**streams, **options},
-    )  # fmt: skip
+        [sys.executable, "-m", "deqrun", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        **{**streams, **options},
+    )
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 180) -> Ended:
@@ -222,23 +227,71 @@ def _epochs_in_wandb(folder: Path) -> list[tuple[int, int]]:
 
 
 KEYS = (
-    "train.epochs", "train.batch_size", "seed", "threads", "budget.max_iter", "budget.tol", "budget.patience",
-    "solver.memory", "solver.mixing", "optimizer.lr", "sweep.iterations", "sweep.tolerances", "device", "name",
-    "tracker.mode", "model.width", "gradient.budget.tol", "train.jacobian_weight",
-)  # fmt: skip
+    "train.epochs",
+    "train.batch_size",
+    "seed",
+    "threads",
+    "budget.max_iter",
+    "budget.tol",
+    "budget.patience",
+    "solver.memory",
+    "solver.mixing",
+    "optimizer.lr",
+    "sweep.iterations",
+    "sweep.tolerances",
+    "device",
+    "name",
+    "tracker.mode",
+    "model.width",
+    "gradient.budget.tol",
+    "train.jacobian_weight",
+)
 BAD_VALUES = ("-1", "''", "[[", "{a:b}", "nan", "no such thing", "${b}", "1e999", "'", "1,2")
 BAD_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("trian",), ("model=mlp",), ("train", "run="), ("train", "run=''"), ("train", "run=a${b}"), ("sweep",),
-    ("sweep", "run="), ("sweep", "run=nowhere"), ("train", "resume=true"), ("train", "run=nowhere", "resume=true"),
-    ("train", "run=~nobody-of-that-name/x"), ("train", "name=a/b"), ("train", "name=a\nb"), ("train", "name=ü/ö"),
-    ("train", "run=\udcff"), ("train", "run=" + "a" * 300), ("train", "run=foreign"), ("train", "run=file"),
-    ("train", "run=file/below"), ("train", "--multrun"), ("train", "--cfg", "jobs"), ("train", "--config-dir", "no"),
-    ("train", "-m", "seed=1,2", "run=x"), ("train", "study=nothing"), ("train", "model=mlp", "model=nothing"),
-    ("train", "+a.b=1"), ("train", "~solver"), ("train", "solver=[picard"), ("train", "=3"), ("train", "=", "="),
-    ("train", "train=3"), ("train", "solver._target_=os.system"), ("compare",), ("compare", "nowhere"),
-    ("compare", "foreign", "foreign"), ("compare", "--output"), ("report",), ("report", "run="), ("report", "nowhere"),
-    ("report", "run=foreign"), ("describe", "model=nothing"), ("describe", "run=foreign"), ("help", "nothing"),
-)  # fmt: skip
+    ("trian",),
+    ("model=mlp",),
+    ("train", "run="),
+    ("train", "run=''"),
+    ("train", "run=a${b}"),
+    ("sweep",),
+    ("sweep", "run="),
+    ("sweep", "run=nowhere"),
+    ("train", "resume=true"),
+    ("train", "run=nowhere", "resume=true"),
+    ("train", "run=~nobody-of-that-name/x"),
+    ("train", "name=a/b"),
+    ("train", "name=a\nb"),
+    ("train", "name=ü/ö"),
+    ("train", "run=\udcff"),
+    ("train", "run=" + "a" * 300),
+    ("train", "run=foreign"),
+    ("train", "run=file"),
+    ("train", "run=file/below"),
+    ("train", "--multrun"),
+    ("train", "--cfg", "jobs"),
+    ("train", "--config-dir", "no"),
+    ("train", "-m", "seed=1,2", "run=x"),
+    ("train", "study=nothing"),
+    ("train", "model=mlp", "model=nothing"),
+    ("train", "+a.b=1"),
+    ("train", "~solver"),
+    ("train", "solver=[picard"),
+    ("train", "=3"),
+    ("train", "=", "="),
+    ("train", "train=3"),
+    ("train", "solver._target_=os.system"),
+    ("compare",),
+    ("compare", "nowhere"),
+    ("compare", "foreign", "foreign"),
+    ("compare", "--output"),
+    ("report",),
+    ("report", "run="),
+    ("report", "nowhere"),
+    ("report", "run=foreign"),
+    ("describe", "model=nothing"),
+    ("describe", "run=foreign"),
+    ("help", "nothing"),
+)
 
 
 def commands(section: Section, tries: int, rng: random.Random) -> None:
@@ -277,9 +330,13 @@ def _in_one_process(folder: Path, lines: Sequence[Sequence[str]]) -> Iterator[En
         json.dump([list(line) for line in lines], given)
         given.flush()
         done = subprocess.run(
-            [sys.executable, "-c", _LINES, given.name], cwd=folder, capture_output=True, text=True, timeout=900,
+            [sys.executable, "-c", _LINES, given.name],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=900,
             check=True,
-        )  # fmt: skip
+        )
     for line in done.stdout.splitlines():
         code, out, err = json.loads(line)
         yield Ended(code, out, err)

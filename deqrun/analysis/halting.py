@@ -178,9 +178,14 @@ def curve(recording: Recording, rule: str, grid: Sequence[float] | NDArray[Any])
 
 def _point(rule: str, threshold: float, at: Stops) -> HaltingPoint:
     return HaltingPoint(
-        rule, threshold, len(at.nfe), float(at.correct.mean()), float(at.nfe.mean()),
-        float(np.quantile(at.nfe, 0.95)), float(at.fired.mean()),
-    )  # fmt: skip
+        rule,
+        threshold,
+        len(at.nfe),
+        float(at.correct.mean()),
+        float(at.nfe.mean()),
+        float(np.quantile(at.nfe, 0.95)),
+        float(at.fired.mean()),
+    )
 
 
 def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.float64]:

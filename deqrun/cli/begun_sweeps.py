@@ -34,8 +34,10 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
     typed = dict(text.partition("=")[::2] for text in request.overrides)
     for key, value in typed.items():
         if key not in FREE:
-            raise UserError(f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
-                            f"{key} out, or ask its run anew.")  # fmt: skip
+            raise UserError(
+                f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
+                f"{key} out, or ask its run anew."
+            )
     with sources_of(request):
         settings = read_settings(
             folder / "config.yaml", allow_foreign_targets=typed.get("allow_foreign_targets") == "true"

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.errors import UserError, listing, nearest, one_line, unknown
+from deqrun.records.former_names import FORMER
 from deqrun.settings.sources import ConfigSources
 
-FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "peer")
+FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "baseline")
 """Groups and keys of deqrun train that a sweep of the trained run takes as they were."""
 
 JOBS_CHECKED = 128
@@ -158,6 +159,10 @@ def choices_made(cfg: DictConfig) -> list[str]:
 def unknown_key(override: Override, config_name: str, keys: Sequence[str], groups: Sequence[str]) -> str:
     """One sentence on a key that isn't there: its siblings, and the nearest key or group anywhere."""
     key, text = override.key_or_group, _text(override)
+    former, dot, rest = key.partition(".")
+    if former in FORMER:
+        present = f"{FORMER[former]}{dot}{rest}"
+        return f"{text} is called {text.replace(key, present, 1)} now."
     if config_name == "sweep" and key.split(".")[0] in FIXED_BY_TRAINING:
         changeable = sorted({name.split(".")[0] for name in (*groups, *keys)})
         return f"{text} can't change: the run was trained before; deqrun sweep changes {listing(changeable)}."

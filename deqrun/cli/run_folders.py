@@ -189,7 +189,7 @@ def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) ->
     store = ConfigStore.instance()
     for group in ("solver", "dataset"):
         store.store(group=group, name=TRAINED, node=sections[group])
-    untied = saved is not None and saved.peer.kind == "untied"
+    untied = saved is not None and saved.baseline.kind == "untied"
     own_sweep = {"sweep": {"tolerances": [0.0], "solvers": ["picard"]}} if untied else {}
     store.store(name=TRAINED, node={"name": sections["name"]} | own_sweep)
     try:

@@ -90,15 +90,26 @@ def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[
         raise UserError(f"deqrun sweep study={name} needs run=DIR, the folder of a trained run.")
     run = require_run(Path(str(cfg.run)), "run=")
     return Study(
-        name, settings.question, settings.size, settings.ask, (), str(cfg.device), cfg.threads, run.resolve(),
+        name,
+        settings.question,
+        settings.size,
+        settings.ask,
+        (),
+        str(cfg.device),
+        cfg.threads,
+        run.resolve(),
         allow_foreign_targets=cfg.allow_foreign_targets is True,
-    )  # fmt: skip
+    )
 
 
 def _composed(
-    name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[Override], sources: ConfigSources,
+    name: str,
+    settings: StudySettings,
+    cfg: DictConfig,
+    typed: Sequence[Override],
+    sources: ConfigSources,
     flags: Sequence[str],
-) -> Study:  # fmt: skip
+) -> Study:
     assert settings.question is not None
     if not settings.trained:
         raise UserError(f"study={name} has no variants, and so nothing to ask {settings.question} of; give it some.")
@@ -110,9 +121,16 @@ def _composed(
         for variant in _variants(name, settings, cfg, kind, typed, own, sources, flags)
     ]
     return Study(
-        name, settings.question, settings.size, settings.ask, tuple(variants), str(cfg.device), cfg.threads,
-        jobs=settings.jobs, allow_foreign_targets=cfg.allow_foreign_targets is True,
-    )  # fmt: skip
+        name,
+        settings.question,
+        settings.size,
+        settings.ask,
+        tuple(variants),
+        str(cfg.device),
+        cfg.threads,
+        jobs=settings.jobs,
+        allow_foreign_targets=cfg.allow_foreign_targets is True,
+    )
 
 
 def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, Sequence[Override]]) -> None:
@@ -128,9 +146,15 @@ def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, S
 
 
 def _variants(
-    name: str, settings: StudySettings, cfg: DictConfig, kind: str, typed: Sequence[Override],
-    own: Sequence[Override], sources: ConfigSources, flags: Sequence[str],
-) -> Iterator[Variant]:  # fmt: skip
+    name: str,
+    settings: StudySettings,
+    cfg: DictConfig,
+    kind: str,
+    typed: Sequence[Override],
+    own: Sequence[Override],
+    sources: ConfigSources,
+    flags: Sequence[str],
+) -> Iterator[Variant]:
     """The runs of one variant, one for each seed."""
     taken = {override.get_key_element().lstrip("+~") for override in own}
     kept = [

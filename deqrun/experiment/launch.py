@@ -111,8 +111,8 @@ def run_compare(folders: list[Path], output: Path) -> None:
 def run_describe(settings: Settings) -> None:
     """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
     dataset = build_dataset(settings)
-    described, peer = describe_model(settings, dataset, build_cell(settings, dataset))
-    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), peer))
+    described, baseline = describe_model(settings, dataset, build_cell(settings, dataset))
+    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
@@ -173,7 +173,7 @@ def _epoch(run: RunFolder) -> int | None:
 
 def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
-) -> None:  # fmt: skip
+) -> None:
     """Test once, sweep, summarise, report."""
     if (run.checkpoints / "best.pt").is_file():
         load_best(deq, run.path)
@@ -192,9 +192,13 @@ def _finish(
         run.write_halting(sweep_halting(settings, trajectories))
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
-        _summary(settings, deq, dataset, done, command), test_accuracy=accuracy.mean, test_accuracy_low=accuracy.low,
-        test_accuracy_high=accuracy.high, sweep_seconds=seconds, status="completed",
-    )  # fmt: skip
+        _summary(settings, deq, dataset, done, command),
+        test_accuracy=accuracy.mean,
+        test_accuracy_low=accuracy.low,
+        test_accuracy_high=accuracy.high,
+        sweep_seconds=seconds,
+        status="completed",
+    )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     page = write_report(run.path, completed)
@@ -221,8 +225,9 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
             f"warning: the solves of training did not settle: in the last epoch their median residual was "
             f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
             "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
@@ -241,19 +246,34 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
-    described, peer = describe_model(settings, dataset, deq.cell)
+    described, baseline = describe_model(settings, dataset, deq.cell)
     choices = settings.choices
     return Summary(
-        name=settings.name, command=command, config_hash=settings.fingerprint(),
-        seed=settings.seed, versions=_versions(), model=choices.get("model"), dataset=choices.get("dataset"),
-        solver=choices.get("solver"), gradient=choices.get("gradient"), peer=settings.peer.kind,
-        peer_layers=settings.peer.layers, parameters=described.parameters,
-        deq_parameters=peer.deq_parameters if peer else None, net_multiply_adds=peer.multiply_adds if peer else None,
-        state_size=described.state_size, multiply_adds=described.multiply_adds,
-        train_max_iter=settings.budget.max_iter, train_tol=settings.budget.tol, n_train=len(dataset.load("train")),
-        n_validation=len(dataset.load("validation")), n_test=len(dataset.load("test")), best_epoch=done.best_epoch,
-        val_accuracy=done.best_accuracy, train_seconds=done.seconds,
-    )  # fmt: skip
+        name=settings.name,
+        command=command,
+        config_hash=settings.fingerprint(),
+        seed=settings.seed,
+        versions=_versions(),
+        model=choices.get("model"),
+        dataset=choices.get("dataset"),
+        solver=choices.get("solver"),
+        gradient=choices.get("gradient"),
+        baseline=settings.baseline.kind,
+        baseline_layers=settings.baseline.layers,
+        parameters=described.parameters,
+        deq_parameters=baseline.deq_parameters if baseline else None,
+        net_multiply_adds=baseline.multiply_adds if baseline else None,
+        state_size=described.state_size,
+        multiply_adds=described.multiply_adds,
+        train_max_iter=settings.budget.max_iter,
+        train_tol=settings.budget.tol,
+        n_train=len(dataset.load("train")),
+        n_validation=len(dataset.load("validation")),
+        n_test=len(dataset.load("test")),
+        best_epoch=done.best_epoch,
+        val_accuracy=done.best_accuracy,
+        train_seconds=done.seconds,
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from deqrun.records.former_names import with_present_names
 from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.records.run import Epoch, RunRecord, RunStatus, Summary
 from deqrun.records.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
@@ -58,7 +59,7 @@ def _no_run(folder: Path) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        return read_yaml(path)
+        return with_present_names(read_yaml(path))
     except ValueError as error:
         raise ValueError(f"'{path}' is not a config: {' '.join(str(error).split())}.") from error
 
@@ -94,6 +95,7 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
     """A dataclass from a JSON object: known fields are converted, unknown ones are left out."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}; an object with named values is expected.")
+    content = with_present_names(content)
     hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
     values: dict[str, Any] = {}
     for field in fields(kind):

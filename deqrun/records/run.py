@@ -46,8 +46,8 @@ class Epoch:
 class Summary:
     """summary.json: the run in one row. All None while the run is still training.
 
-    multiply_adds are those of one evaluation. peer is none, tied or untied; of an explicit peer there are its layers,
-    the parameters of the DEQ beside which it stands, and the multiply-adds of the whole net per sample.
+    multiply_adds are those of one evaluation. baseline is none, tied or untied. An explicit
+    baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
     """
 
     name: str | None = None
@@ -59,8 +59,8 @@ class Summary:
     dataset: str | None = None
     solver: str | None = None
     gradient: str | None = None
-    peer: str | None = None
-    peer_layers: int | None = None
+    baseline: str | None = None
+    baseline_layers: int | None = None
     parameters: int | None = None
     state_size: int | None = None
     multiply_adds: float | None = None
@@ -120,10 +120,10 @@ class RunRecord:
         return None if chosen is None else str(chosen)
 
     @property
-    def peer(self) -> tuple[str | None, int | None]:
+    def baseline(self) -> tuple[str | None, int | None]:
         """'tied' or 'untied' and the number of layers of an explicit net; None of a DEQ."""
-        kind = self.summary.peer or self.setting("peer", "kind")
-        layers = self.summary.peer_layers or self.setting("peer", "layers")
+        kind = self.summary.baseline or self.setting("baseline", "kind")
+        layers = self.summary.baseline_layers or self.setting("baseline", "layers")
         return (str(kind), int(layers)) if kind in ("tied", "untied") and layers else (None, None)
 
     @property

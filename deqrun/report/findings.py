@@ -59,7 +59,7 @@ def accuracy_at_training_budget(record: RunRecord) -> list[Finding]:
 
 def explicit_net(record: RunRecord) -> list[Finding]:
     """What a net is that solves for nothing, and what the words of a solve mean of it."""
-    kind, layers = record.peer
+    kind, layers = record.baseline
     last = record.epochs[-1] if record.epochs else None
     if kind == "tied":
         sentence = (
@@ -88,7 +88,7 @@ def explicit_net(record: RunRecord) -> list[Finding]:
 def training_solves(record: RunRecord) -> list[Finding]:
     """Whether the median solve of the last epoch, forward and adjoint, ended at its tolerance or above it."""
     last = record.epochs[-1] if record.epochs else None
-    if last is None or last.residual is None or record.train_tol is None or record.peer[0]:
+    if last is None or last.residual is None or record.train_tol is None or record.baseline[0]:
         return []
     ended = "within" if last.residual <= record.train_tol else "above"
     sentence = (
@@ -149,7 +149,7 @@ def longer_thinking(record: RunRecord) -> list[Finding]:
         largest, trajectory = _largest_budget(record, solver), _trajectory(record, solver)
         if trajectory is None or budget is None or largest is None or largest <= budget:
             continue
-        if record.peer[0] == "untied":  # behind its last layer nothing changes
+        if record.baseline[0] == "untied":  # behind its last layer nothing changes
             continue
         changes[solver, largest] = accuracy_change(trajectory, budget, largest, record.keep)
     sides = told(list(changes.values()))
@@ -237,7 +237,7 @@ def convergence(record: RunRecord) -> list[Finding]:
         largest = _largest_budget(record, solver)
         cells = record.cells("test", solver, record.main_start, largest)
         cells = [cell for cell in cells if not math.isnan(cell.converged) and cell.tol > 0]
-        if largest is None or not cells or record.peer[0] == "untied":
+        if largest is None or not cells or record.baseline[0] == "untied":
             continue
         if all(cell.converged == 1 for cell in cells):
             shares = f"all samples to every tolerance down to {numbers.tolerance(cells[-1].tol)}"

@@ -108,7 +108,7 @@ def comparison_html(records: Sequence[RunRecord], charts: Drawn | None = None) -
             (name, record, grouped(findings(record)), origin(record))
             for name, record in zip(names, records, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 def _render(template: str, charts: Drawn, **values: Any) -> str:

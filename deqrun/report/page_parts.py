@@ -29,11 +29,7 @@ def headline(record: RunRecord) -> list[Headline]:
     at_budget = "at the training budget, test"
     found = [
         Headline("Test accuracy", numbers.percent(s.test_accuracy), f"95 % interval {interval}, {_n(s.n_test)}"),
-        Headline(
-            "Validation accuracy",
-            numbers.percent(s.val_accuracy),
-            f"chose the checkpoint, {_n(s.n_validation)}",
-        ),
+        Headline("Validation accuracy", numbers.percent(s.val_accuracy), f"chose the checkpoint, {_n(s.n_validation)}"),
         Headline("Training budget", numbers.count(record.train_max_iter), _tolerance_note(record)),
         Headline("Mean evaluations", numbers.mean(nfe), at_budget),
         Headline("Median residual", numbers.residual(residual), at_budget),
@@ -57,7 +53,7 @@ def subtitle(record: RunRecord) -> str:
     """'mdeq on digits, solver anderson, gradient implicit, seed 0'."""
     model, dataset = record.choice("model"), record.choice("dataset")
     parts = [" on ".join(name for name in (model, dataset) if name)]
-    kind, layers = record.peer
+    kind, layers = record.baseline
     parts += [f"{layers} {kind} layers"] if kind else []
     parts += [f"{group} {name}" for group in ("solver", "gradient") if (name := record.choice(group))]
     seed = record.summary.seed if record.summary.seed is not None else record.config.get("seed")
@@ -89,21 +85,25 @@ def sweep_columns(record: RunRecord) -> list[Column]:
     if len(record.difficulties) > 1:
         names = ["trained" if c.difficulty is None else f"{c.difficulty:,}" for c in cells]
         variant.append(Column("difficulty", names))
-    return [
-        Column("split", [c.split for c in cells], words=True),
-        Column("solver", [c.solver for c in cells], words=True),
-        *variant,
-        Column("tolerance", [numbers.tolerance(c.tol) for c in cells]),
-        Column("budget", [f"{c.max_iter:,}" for c in cells]),
-        Column("accuracy % [95 %]", [interval_text(c.accuracy, c.accuracy_low, c.accuracy_high) for c in cells]),
-        Column("evals", [numbers.mean(c.nfe_mean) for c in cells]),
-        Column("evals, 95 %", [numbers.mean(c.nfe_p95) for c in cells]),
-        Column("converged", [numbers.percent(c.converged) for c in cells]),
-        Column("diverged", [numbers.percent(c.diverged) for c in cells]),
-        Column("residual", [numbers.residual(c.residual_median) for c in cells]),
-        Column("time", [numbers.duration(c.seconds) for c in cells]),
-        Column("n", [f"{c.n:,}" for c in cells]),
-    ] if cells else []  # fmt: skip
+    return (
+        [
+            Column("split", [c.split for c in cells], words=True),
+            Column("solver", [c.solver for c in cells], words=True),
+            *variant,
+            Column("tolerance", [numbers.tolerance(c.tol) for c in cells]),
+            Column("budget", [f"{c.max_iter:,}" for c in cells]),
+            Column("accuracy % [95 %]", [interval_text(c.accuracy, c.accuracy_low, c.accuracy_high) for c in cells]),
+            Column("evals", [numbers.mean(c.nfe_mean) for c in cells]),
+            Column("evals, 95 %", [numbers.mean(c.nfe_p95) for c in cells]),
+            Column("converged", [numbers.percent(c.converged) for c in cells]),
+            Column("diverged", [numbers.percent(c.diverged) for c in cells]),
+            Column("residual", [numbers.residual(c.residual_median) for c in cells]),
+            Column("time", [numbers.duration(c.seconds) for c in cells]),
+            Column("n", [f"{c.n:,}" for c in cells]),
+        ]
+        if cells
+        else []
+    )
 
 
 def _place(cell: SweepCell) -> tuple[object, ...]:

@@ -11,17 +11,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from deqrun.records.yaml_text import write_yaml
-from deqrun.settings.baseline import PeerSettings, require_explicit
+from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
 from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
 
@@ -182,7 +175,9 @@ class Settings(_Section):
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
     data_changed: Literal["refuse", "match_classes"] = "refuse"
-    peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
+    baseline: BaselineSettings = BaselineSettings(
+        kind="none", layers=None, match=None
+    )  # runs of before there were any have none
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
@@ -195,8 +190,8 @@ class Settings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _agrees_with_its_peer(self) -> Settings:
-        require_explicit(self.peer, self.sections())
+    def _agrees_with_its_baseline(self) -> Settings:
+        require_explicit(self.baseline, self.sections())
         return self
 
     @model_validator(mode="after")

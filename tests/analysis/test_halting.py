@@ -170,9 +170,11 @@ def test_the_oracle_bounds_every_rule_at_the_same_trajectory() -> None:
     rng = np.random.default_rng(0)
     shape = (9, 200)
     given = Recording(
-        rng.random(shape), np.broadcast_to(np.arange(1, 10)[:, None], shape), rng.random(shape) < 0.2,
+        rng.random(shape),
+        np.broadcast_to(np.arange(1, 10)[:, None], shape),
+        rng.random(shape) < 0.2,
         {"kl": rng.random(shape), "stable": rng.integers(0, 4, shape)},
-    )  # fmt: skip
+    )
     bound = evaluate(given, "oracle")
     assert bound.accuracy == pytest.approx(given.correct.any(axis=0).mean())
     for rule in ("residual", "kl", "stable", "budget"):

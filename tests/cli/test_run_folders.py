@@ -131,8 +131,10 @@ def test_a_sweep_may_change_the_runs_solver(deqrun: Deqrun, launches: Launches, 
     assert deqrun("sweep", f"run={run}", "solver=picard", "solver.damping=0.7").code == 0
     first, second = launches.settings
     assert first.sweep_solvers["anderson"].parameters == {
-        **dict.fromkeys(("ridge", "start", "cap", "reject")), "memory": 4, "mixing": 0.5,
-    }  # fmt: skip
+        **dict.fromkeys(("ridge", "start", "cap", "reject")),
+        "memory": 4,
+        "mixing": 0.5,
+    }
     assert second.sweep_solvers["picard"].parameters == {"damping": 0.7}
     assert second.sweep_solvers["anderson"].parameters["memory"] == 5
     assert second.choices["solver"] == "picard"

@@ -132,13 +132,18 @@ def test_a_multirun_runs_every_combination_in_folders_named_after_what_differs(
     outcome = deqrun("train", "-m", "model=mlp", "solver=picard,anderson", "seed=range(0,2)", "train.epochs=2")
     assert (outcome.code, outcome.err) == (0, "")
     assert [(s.choices["solver"], s.seed) for s in launches.settings] == [
-        ("picard", 0), ("picard", 1), ("anderson", 0), ("anderson", 1),
-    ]  # fmt: skip
+        ("picard", 0),
+        ("picard", 1),
+        ("anderson", 0),
+        ("anderson", 1),
+    ]
     folders = [arguments[1] for _, arguments in launches.calls]
     assert [folder.name for folder in folders] == [
-        "0-mlp-digits-seed=0,solver=picard", "1-mlp-digits-seed=1,solver=picard",
-        "2-mlp-digits-seed=0,solver=anderson", "3-mlp-digits-seed=1,solver=anderson",
-    ]  # fmt: skip
+        "0-mlp-digits-seed=0,solver=picard",
+        "1-mlp-digits-seed=1,solver=picard",
+        "2-mlp-digits-seed=0,solver=anderson",
+        "3-mlp-digits-seed=1,solver=anderson",
+    ]
     parent = str(folders[0].parent.relative_to(workspace))
     assert re.fullmatch(r"outputs/train/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-multirun", parent)
     assert all(folder.is_dir() for folder in folders)

@@ -151,9 +151,10 @@ OF_RECORDS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config.yaml holds aliases": ("config.yaml", lambda path: path.write_text("a: &a [x]\nb: [*a, *a]\n")),
     "config.yaml is large": ("config.yaml", lambda path: path.write_text("a: " + "x" * 5 * 2**20)),
     "config.yaml has a date for a seed": (
-        "config.yaml", lambda path: path.write_text(path.read_text().replace("seed: 0", "seed: 2001-99-99")),
+        "config.yaml",
+        lambda path: path.write_text(path.read_text().replace("seed: 0", "seed: 2001-99-99")),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OF_RECORDS)
@@ -187,7 +188,7 @@ def test_best_is_missing_and_nothing_has_its_weights(run: Path, capsys: pytest.C
 
 def test_a_complete_run_without_checkpoints_is_not_sent_in_circles(
     run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     (run / "status.json").write_text('{"status": "completed", "reason": "", "epoch": 2}')
     for path in (run / "checkpoints").iterdir():
         path.unlink()

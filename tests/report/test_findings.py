@@ -170,7 +170,13 @@ def test_every_finding_of_a_split_says_how_many_samples(record: RunRecord) -> No
 def explicit(record: RunRecord, kind: str) -> RunRecord:
     """The record as that of a net of two layers, of 1,000 parameters beside a DEQ of 1,234."""
     summary = replace(
-        record.summary, solver="picard", peer=kind, peer_layers=2, parameters=1000, deq_parameters=1234, train_tol=0.0
+        record.summary,
+        solver="picard",
+        baseline=kind,
+        baseline_layers=2,
+        parameters=1000,
+        deq_parameters=1234,
+        train_tol=0.0,
     )
     return replace(record, summary=summary)
 

@@ -23,9 +23,20 @@ def sentences(record: RunRecord, title: str) -> list[str]:
 
 def row(split: str, rule: str, threshold: float, nfe: float, accuracy: float, chosen: bool) -> HaltingRow:
     at = HaltingRow(
-        "anderson", "zeros", split, rule, threshold, 100, accuracy, accuracy - 0.1, accuracy + 0.05, nfe, 2 * nfe, 0.9,
+        "anderson",
+        "zeros",
+        split,
+        rule,
+        threshold,
+        100,
+        accuracy,
+        accuracy - 0.1,
+        accuracy + 0.05,
+        nfe,
+        2 * nfe,
+        0.9,
         chosen,
-    )  # fmt: skip
+    )
     if not chosen or split != "test" or rule in ("budget", "oracle"):
         return at
     return replace(
@@ -37,10 +48,14 @@ HALTING = tuple(
     row(split, *rest)
     for split in ("validation", "test")
     for rest in (
-        ("kl", 0.1, 1.5, 0.5, False), ("kl", 0.01, 2.5, 0.9, True), ("residual", 0.1, 3.5, 0.91, True),
-        ("budget", 6.0, 6.0, 0.9, True), ("budget", 9.0, 9.0, 0.92, False), ("oracle", float("nan"), 0.5, 0.99, False),
+        ("kl", 0.1, 1.5, 0.5, False),
+        ("kl", 0.01, 2.5, 0.9, True),
+        ("residual", 0.1, 3.5, 0.91, True),
+        ("budget", 6.0, 6.0, 0.9, True),
+        ("budget", 9.0, 9.0, 0.92, False),
+        ("oracle", float("nan"), 0.5, 0.99, False),
     )
-)  # fmt: skip
+)
 
 
 def test_the_rule_that_is_cheapest_on_validation_is_reported_on_test(tiny_record: RunRecord) -> None:

@@ -120,9 +120,14 @@ def test_a_study_goes_on_with_other_jobs(made: Path, deqrun: Deqrun, counting: C
     ],
 )
 def test_how_cores_are_shared_out(
-    made: Path, monkeypatch: pytest.MonkeyPatch, jobs: int | None, threads: int | None, own_cores: int, variants: int,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int | None,
+    threads: int | None,
+    own_cores: int,
+    variants: int,
     expected: tuple[int, int],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("deqrun.studies.make.cores", lambda: own_cores)
     study = Study.from_yaml(made / "study.yaml")
     assert study.jobs == 1

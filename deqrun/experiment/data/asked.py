@@ -65,7 +65,7 @@ def require_own_data(settings: Settings, run: Path, *, asked: bool) -> None:
         return
     dataset: Dataset = build_dataset(settings)
     way_out = "a study asks about the run's own data" if asked else "a run goes on with its own data, and other data " \
-        "need a new run"  # fmt: skip
+        "need a new run"
     require_recorded(record, dataset, run, way_out)
     if not asked:
         hand_over(settings, dataset)

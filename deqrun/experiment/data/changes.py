@@ -45,7 +45,7 @@ def require_recorded(record: DataRecord, dataset: Dataset, run: Path, way_out: s
     if differences:
         raise UserError(
             f"the data of {run} changed since it was trained: {listing(differences)}; {way_out}."
-        )  # fmt: skip
+        )
 
 
 def warn_without_record(run: Path) -> None:

@@ -70,7 +70,7 @@ def _class_differences(before: tuple[str, ...], now: tuple[str, ...]) -> list[st
 
 def _changed(
     before: Mapping[str, NDArray[np.uint64]], now: Mapping[str, NDArray[np.uint64]], split: str
-) -> int:  # fmt: skip
+) -> int:
     return int((~np.isin(now[split], before[split])).sum())
 
 
@@ -89,7 +89,7 @@ def record_of(dataset: Dataset) -> DataRecord:
         {name: len(split) for name, split in splits.items()},
         {name: digest_of(split, rows[name]) for name, split in splits.items()},
         all(len(places(split.inputs)) == len(split) for split in splits.values()), rows,
-    )  # fmt: skip
+    )
 
 
 def write_record(folder: Path, record: DataRecord) -> None:
@@ -100,7 +100,7 @@ def write_record(folder: Path, record: DataRecord) -> None:
     content = {
         "dataset": record.dataset, "classes": list(record.classes), "whole": record.whole,
         "splits": {name: {"n": record.sizes[name], "digest": record.digests[name]} for name in SPLITS},
-    }  # fmt: skip
+    }
     write_whole(folder / FILE, json.dumps(content, indent=2) + "\n")
 
 
@@ -117,7 +117,7 @@ def read_record(folder: Path) -> DataRecord | None:
             str(content["dataset"]), tuple(map(str, content["classes"])),
             {name: int(splits[name]["n"]) for name in SPLITS}, {name: str(splits[name]["digest"]) for name in SPLITS},
             content["whole"] is True, rows,
-        )  # fmt: skip
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(

@@ -94,9 +94,12 @@ def sweep_budget(settings: Settings) -> Budget:
     """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
     iterations, tolerances = swept_grid(settings)
     return Budget(
-        max_iter=iterations[-1], tol=tolerances[-1], norm=settings.budget.norm,
-        keep=settings.budget.keep, patience=settings.budget.patience,
-    )  # fmt: skip
+        max_iter=iterations[-1],
+        tol=tolerances[-1],
+        norm=settings.budget.norm,
+        keep=settings.budget.keep,
+        patience=settings.budget.patience,
+    )
 
 
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
@@ -165,10 +168,17 @@ def _solve(
         advance(place.stop - place.start)
 
     trajectory = trace(
-        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
-        sweep_budget(settings), grid.batch_size, start=_start(key, settings, parts), precision=key.precision,
-        signals=bool(set(SIGNALS) & set(grid.halting)), solved=solved,
-    )  # fmt: skip
+        variants.model(key.precision, key.difficulty),
+        dataset,
+        dataset.load(key.split),
+        variants.solvers[key.solver],
+        sweep_budget(settings),
+        grid.batch_size,
+        start=_start(key, settings, parts),
+        precision=key.precision,
+        signals=bool(set(SIGNALS) & set(grid.halting)),
+        solved=solved,
+    )
     if wanted:  # before the trajectory, which says that all is done
         parts.write_solutions(key, torch.cat(ends))
     parts.write(key, trajectory)
@@ -185,9 +195,17 @@ def _solve_starts(
         for draw in range(max(grid.breadth))
     ]
     solved = solve_starts(
-        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
-        sweep_budget(settings), grid.batch_size, starts, grid.iterations, key.precision, advance,
-    )  # fmt: skip
+        variants.model(key.precision, key.difficulty),
+        dataset,
+        dataset.load(key.split),
+        variants.solvers[key.solver],
+        sweep_budget(settings),
+        grid.batch_size,
+        starts,
+        grid.iterations,
+        key.precision,
+        advance,
+    )
     rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
     parts.write_breadth(key, rows)
     return rows
@@ -207,9 +225,12 @@ class Progress:
         """work: of each trajectory the number of samples, and what one costs in any unit."""
         self._work = work
         self._bar = tqdm(
-            total=sum(n * cost for n, cost in work.values()), leave=False, dynamic_ncols=True, disable=None,
+            total=sum(n * cost for n, cost in work.values()),
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
-        )  # fmt: skip
+        )
 
     def of(self, key: TrajectoryKey) -> Callable[[int], object]:
         """To be called with the number of samples that were solved."""

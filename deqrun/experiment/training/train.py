@@ -68,9 +68,12 @@ def train(
         batches = shuffled(len(data), settings.batch_size, draws.order)
         bar = tqdm(
             loaded(data, batches, device, workers=settings.workers, pin_memory=settings.pin_memory),
-            total=steps_per_epoch, desc=f"epoch {epoch}/{settings.epochs}",
-            leave=False, dynamic_ncols=True, disable=None,
-        )  # fmt: skip
+            total=steps_per_epoch,
+            desc=f"epoch {epoch}/{settings.epochs}",
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
+        )
         for x, y, index in bar:
             step += 1
             optimizer.zero_grad(set_to_none=True)
@@ -132,15 +135,27 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
 
 
 def _advance(
-    done: Checkpoint, deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, rows: list[Epoch],
-    best: Evaluation | None, seconds: float,
-) -> Checkpoint:  # fmt: skip
+    done: Checkpoint,
+    deq: DEQ,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+    starts: Starts,
+    rows: list[Epoch],
+    best: Evaluation | None,
+    seconds: float,
+) -> Checkpoint:
     """The checkpoint after one more epoch; `best` is its evaluation where it is the best yet."""
     after = replace(
-        done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-        epoch=rows[-1].epoch, step=rows[-1].step or 0, seconds=done.seconds + seconds, epochs=as_rows(rows),
+        done,
+        model=deq.state_dict(),
+        optimizer=optimizer.state_dict(),
+        schedule=schedule.state_dict(),
+        epoch=rows[-1].epoch,
+        step=rows[-1].step or 0,
+        seconds=done.seconds + seconds,
+        epochs=as_rows(rows),
         starts=starts.state_dict(),
-    )  # fmt: skip
+    )
     if best is not None:
         after.best_epoch, after.best_accuracy, after.best_loss = after.epoch, best.accuracy, best.mean_loss
     return after
