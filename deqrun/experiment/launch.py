@@ -6,7 +6,6 @@ import platform
 import re
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -24,7 +23,7 @@ from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.sweep.grid import sweep, sweep_cells, sweep_halting
+from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, tracked
 from deqrun.experiment.trained import load_best
@@ -32,7 +31,7 @@ from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
-from deqrun.records.reading import read_run
+from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunStatus, Summary
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_comparison, write_report
@@ -168,7 +167,7 @@ def _leave_status(run: RunFolder, status: str, reason: str) -> None:
 
 
 def _epoch(run: RunFolder) -> int | None:
-    return read_run(run.path).status.epoch if (run.path / "config.yaml").is_file() else None
+    return read_status(run.path).epoch if (run.path / "config.yaml").is_file() else None
 
 
 def _finish(
@@ -179,30 +178,24 @@ def _finish(
         load_best(deq, run.path)
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
-    began = time.perf_counter()
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
-    trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
-    seconds = time.perf_counter() - began
-    run.write_trajectories(trajectories)
-    run.write_sweep(grid)
-    if settings.sweep.breadth:
-        run.write_breadth(swept.breadth)
-    if settings.sweep.halting:
-        run.write_halting(sweep_halting(settings, trajectories))
+    run.write_trajectories(swept.trajectories)
+    for kind, rows in swept.rows.items():
+        run.write_rows(kind, rows)
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
         test_accuracy=accuracy.mean,
         test_accuracy_low=accuracy.low,
         test_accuracy_high=accuracy.high,
-        sweep_seconds=seconds,
+        sweep_seconds=swept.seconds,
         status="completed",
     )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     page = write_report(run.path, completed)
-    tracker.log_sweep(grid, trajectories)
+    tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
     run.write_status(completed.status, epoch=completed.epoch)

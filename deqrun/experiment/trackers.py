@@ -20,8 +20,8 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from deqrun.records.rows import SweepCell
-from deqrun.records.run import Epoch, Summary
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import TrackerSettings
 

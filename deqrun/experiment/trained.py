@@ -13,7 +13,7 @@ from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 from deqrun.settings import Settings
 
 

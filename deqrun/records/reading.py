@@ -11,8 +11,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from deqrun.records.former_names import with_present_names
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
-from deqrun.records.run import Epoch, RunRecord, RunStatus, Summary
+from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, SweepCell
+from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
@@ -30,19 +30,27 @@ def read_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
-    epochs = {row.epoch: row for row in read_rows(folder / "train.jsonl", Epoch)}
-    cells = {(row.key, row.max_iter, row.tol): row for row in read_rows(folder / "sweep.jsonl", SweepCell)}
     return RunRecord(
         folder=folder,
         config=_read_config(folder / "config.yaml"),
         status=_read_object(folder / "status.json", RunStatus),
         summary=_read_object(folder / "summary.json", Summary),
-        epochs=tuple(epochs[key] for key in sorted(epochs)),
-        sweep=tuple(cells.values()),
         trajectories=read_trajectories(folder / "trajectories.npz"),
-        breadth=tuple(read_rows(folder / "breadth.jsonl", BreadthRow)),
-        halting=tuple(read_rows(folder / "halting.jsonl", HaltingRow)),
+        **{name: _rows_of(folder, kind) for name, kind in ROW_KINDS.items()},
     )
+
+
+def read_status(folder: Path) -> RunStatus:
+    """status.json alone; its defaults where there is none. Raises ValueError as `read_run` does."""
+    return _read_object(folder / "status.json", RunStatus)
+
+
+def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
+    rows = list(read_rows(folder / kind.file, kind.row))
+    if kind.once is None:
+        return tuple(rows)
+    last = {kind.once(row): row for row in rows}
+    return tuple(sorted(last.values(), key=kind.once) if kind.row is Epoch else last.values())
 
 
 def _no_run(folder: Path) -> str:

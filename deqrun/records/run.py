@@ -1,4 +1,4 @@
-"""What a run folder holds, as typed values: epochs, the summary, and the run that has them.
+"""A run folder as typed values: its status, its summary, and the record that holds all its rows.
 
 Residuals are relative unless the run's budget says otherwise; accuracies and shares are fractions in [0, 1]; times
 are seconds.
@@ -9,37 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of train.jsonl. A value the run doesn't have (an adjoint without one) is None.
-
-    residual and adjoint_residual are medians over the epoch's solves, behind which single rows can hide. converged and
-    adjoint_converged are the shares of the solves that reached their tolerance. gradient_share is the largest share
-    that one sample has of its batch's gradient, max_i ‖g_i‖ / Σ_i ‖g_i‖: the epoch's maximum over the batches of full
-    size. g_i is the adjoint u_i under the implicit gradient, and ∂L/∂z_i at the end of the solve under the others.
-    """
-
-    epoch: int
-    step: int | None = None
-    loss: float | None = None
-    train_accuracy: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    learning_rate: float | None = None
-    nfe: float | None = None
-    residual: float | None = None
-    converged: float | None = None
-    adjoint_nfe: float | None = None
-    adjoint_residual: float | None = None
-    adjoint_converged: float | None = None
-    jacobian_penalty: float | None = None
-    grad_norm: float | None = None
-    gradient_share: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,12 @@ As in `findings`, what is chosen is chosen on validation, and what is reported o
 import numpy as np
 
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval
+from deqrun.records.halting_rules import HALTING_RULES, RULES
 from deqrun.records.rows import BreadthRow, HaltingRow
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-
-RULES = {
-    "residual": "on the residual",
-    "change": "on the change of the state",
-    "kl": "on the change of the answer's distribution (KL)",
-    "entropy": "on the change of its entropy",
-    "stable": "once the answer has stood for some iterates",
-}
 
 
 def halting(record: RunRecord) -> list[Finding]:
@@ -50,8 +43,8 @@ def _halting_sentence(solver: str, test: dict[str, HaltingRow], rule: str) -> st
     )
     bounds = f"{saved.low:.1f} to {saved.high:.1f}".replace("-", "\N{MINUS SIGN}")
     sentence = (
-        f"Of the rules, chosen on validation at equal accuracy, with {solver} the cheapest stops {RULES[rule]}: "
-        f"{numbers.mean(at.nfe_mean)} evaluations a sample where a fixed budget of "
+        f"Of the rules, chosen on validation at equal accuracy, with {solver} the cheapest stops "
+        f"{HALTING_RULES[rule].words}: {numbers.mean(at.nfe_mean)} evaluations a sample where a fixed budget of "
         f"{numbers.iterations(round(fixed.threshold))} takes {numbers.mean(fixed.nfe_mean)}, {verdict} (95 % interval "
         f"of the saving {bounds}). Test accuracy, {numbers.percent(fixed.accuracy)} then, "
         f"{numbers.percent(at.accuracy)} with the rule, {change_in_words(gained)} (paired over {at.n:,} samples)."

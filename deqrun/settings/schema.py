@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from deqrun.records.halting_rules import HALTING_RULES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
@@ -25,7 +26,7 @@ Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
+HaltingRule = Literal[tuple(HALTING_RULES)]  # type: ignore[valid-type]
 Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
 RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
@@ -96,7 +97,7 @@ class SweepSettings(_Section):
     start_scale: Positive = 1.0
     precisions: tuple[Precision, ...] = ("float32",)
     difficulties: tuple[PositiveCount, ...] = ()
-    halting: tuple[HaltingRule, ...] = ()
+    halting: tuple[HaltingRule, ...] = ()  # type: ignore[valid-type]
     breadth: tuple[PositiveCount, ...] = ()
 
     @field_validator("difficulties", "halting", "breadth", mode="before")

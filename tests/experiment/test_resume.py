@@ -13,7 +13,8 @@ from deqrun.errors import Interrupted
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch, RunRecord
+from deqrun.records.rows import Epoch
+from deqrun.records.run import RunRecord
 from deqrun.settings import Settings
 
 SettingsOf = Callable[..., Settings]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from deqrun.records.reading import read_run
-from deqrun.records.rows import SweepCell
-from deqrun.records.run import Epoch, RunRecord, RunStatus, Summary
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from tests.records.synthetic_run import write_synthetic_run
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Solution
 
-__all__ = ["Sweep", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
+__all__ = ["SweepResult", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
 
 STARTS = ("zeros", "normal", "other")
 """In the order of solving: other begins where zeros ended."""
@@ -54,30 +55,42 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What a sweep solved: a trajectory per key, and the rows of solves from several starts."""
+class SweepResult:
+    """All that a sweep yields: a trajectory for each key, and of each kind of `ROW_KINDS` its rows, if asked for."""
 
     trajectories: dict[TrajectoryKey, Trajectory]
-    breadth: list[BreadthRow]
+    rows: dict[str, list[Any]]
+    seconds: float
 
 
-def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> Sweep:
-    """Solve all that `settings` ask for; what parts hold is not solved again."""
+def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> SweepResult:
+    """Solve all that `settings` ask for, and derive every row; what parts hold is not solved again."""
+    began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
     variants, found, rows = Variants(settings, deq, dataset), {}, []
     progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
+
+    # First the trajectories, one for each key: every budget, tolerance and halting rule is read off them.
     for key in keys:
         known = parts.read(key)
         found[key] = _solve(key, settings, variants, parts, progress.of(key)) if known is None else known
         if known is not None:
             progress.skip(key)
+
+    # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
         finished = parts.read_breadth(key)
         rows += _solve_starts(key, settings, variants, parts, progress.of(key)) if finished is None else finished
         if finished is not None:
             progress.skip(key)
     progress.close()
-    return Sweep(found, rows)
+
+    made: dict[str, list[Any]] = {"sweep": sweep_cells(settings, found)}
+    if settings.sweep.halting:
+        made["halting"] = sweep_halting(settings, found)
+    if settings.sweep.breadth:
+        made["breadth"] = rows
+    return SweepResult(found, made, time.perf_counter() - began)
 
 
 def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:

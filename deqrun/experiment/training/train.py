@@ -26,7 +26,7 @@ from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.models import DEQ
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 from deqrun.records.writing import RunFolder
 from deqrun.settings import TrainSettings
 
@@ -93,7 +93,7 @@ def train(
         rows.append(row)
         better = (held_out.accuracy, -held_out.mean_loss) > (done.best_accuracy, -done.best_loss)
         done = _advance(done, deq, optimizer, schedule, starts, rows, held_out if better else None, seconds)
-        folder.write_epochs(rows)
+        folder.write_rows("epochs", rows)
         if better:
             save_checkpoint(folder.checkpoints / "best.pt", replace(done, starts={}))
         save_checkpoint(folder.checkpoints / "last.pt", done)

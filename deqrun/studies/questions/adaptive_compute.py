@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.analysis.halting import BOUNDS, RULES, Recording, Stops, stops
+from deqrun.analysis.halting import Recording, Stops, stops
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, Estimate, Told, claim, told_by_name
+from deqrun.records.halting_rules import BOUNDS, RULES
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers

@@ -16,7 +16,7 @@ from deqrun.experiment import launch
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
 from deqrun.experiment.launch import run_sweep
 from deqrun.experiment.sweep import grid as sweep_grid
-from deqrun.experiment.sweep.grid import Sweep, sweep, sweep_cells, sweep_halting, sweep_keys
+from deqrun.experiment.sweep.grid import SweepResult, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.sweep.precision import in_precision
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -57,7 +57,7 @@ def swept(settings: Settings, folder: Path) -> dict[TrajectoryKey, Trajectory]:
     return everything(settings, folder).trajectories
 
 
-def everything(settings: Settings, folder: Path) -> Sweep:
+def everything(settings: Settings, folder: Path) -> SweepResult:
     dataset, deq = build_dataset(settings), made(settings)
     return sweep(settings, deq, dataset, SweepParts(folder, fingerprint_of("x", deq)))
 

@@ -16,7 +16,7 @@ from deqrun.experiment.training.meter import EpochMeter, gradient_share
 from deqrun.gradients import Gradient, Implicit, Unrolled
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 from deqrun.solvers import Budget, Picard
 from tests.experiment.linear_model import CLASSES, batch, model, step
 
