@@ -13,7 +13,7 @@ simulates what each interval covers and how often a claim is false. Imports no t
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
-from deqrun.inference.samples import mean_interval, median_interval, p_value, share_interval, wilson
+from deqrun.inference.samples import from_interval, mean_interval, median_interval, p_value, share_interval, wilson
 from deqrun.inference.units import (
     DIFFERENCE,
     SHARE,
@@ -38,6 +38,7 @@ __all__ = [
     "claim",
     "claim_median",
     "claim_statistic",
+    "from_interval",
     "holm",
     "mean_interval",
     "median_interval",
