@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deqrun.inference import one_error_below
 from deqrun.records.halting_rules import BOUNDS, HALTING_RULES, RULES
 
 __all__ = [
@@ -134,11 +135,6 @@ class HaltingPoint:
     nfe_p95: float
     fired: float
 
-    @property
-    def standard_error(self) -> float:
-        """Of the accuracy p: √(p (1 − p) / n)."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.n))
-
 
 def stops(recording: Recording, rule: str, threshold: float = np.nan) -> Stops:
     """Where each sample stops; the oracle takes no threshold. Raises ValueError for a rule that is not recorded."""
@@ -229,7 +225,7 @@ def choose(points: Sequence[HaltingPoint], target: float | None = None) -> Halti
     None where no point reaches it. Raises ValueError where there are no points.
     """
     best = _best(points)
-    least = best.accuracy - best.standard_error if target is None else target
+    least = one_error_below(best.accuracy, best.n) if target is None else target
     reaching = [point for point in points if point.accuracy >= least]
     return min(reaching, key=lambda point: (point.nfe_mean, -point.accuracy), default=None)
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
 
@@ -29,6 +30,7 @@ from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.settings import Settings
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
+from deqrun.studies.study import Study
 
 
 class _Ended(BaseException):
@@ -70,7 +72,7 @@ def _run_jobs(plan: Plan) -> int:
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
-        return _in_hydra(plan.request, [*plan.naming(), place])
+        return _in_hydra(plan.request, [*plan.naming(), place], None if plan.multirun else every_job[0])
 
 
 def _tell_complete(folder: Path) -> int:
@@ -95,10 +97,23 @@ def write_missing_report(folder: Path) -> Path:
             raise Unwritable(refusal(error) or one_line(error)) from error
 
 
-def _in_hydra(request: Request, added: Sequence[str]) -> int:
+def _in_hydra(request: Request, added: Sequence[str], checked: Settings | Study | None = None) -> int:
+    """Run the jobs. `checked` is handed to the job of a plain run; those of a multirun may run in other processes."""
     with _without_global_hydra():
         job = ask_job if request.asks_run else _JOBS[request.command]
-        return _hydra_main(request.config_name, request.for_hydra(added), job)
+        return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
+
+
+def _handed(job: Callable[..., None], checked: Settings | Study | None) -> Callable[[DictConfig], None]:
+    """The job, which takes what was checked; itself, where nothing is handed on."""
+    if checked is None:
+        return job
+
+    @wraps(job)
+    def handed(cfg: DictConfig) -> None:
+        job(cfg, checked)
+
+    return handed
 
 
 def _already_complete(plan: Plan) -> Path | None:
@@ -189,12 +204,12 @@ def _without_global_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def train_job(cfg: DictConfig) -> None:
+def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """One training run, or one study; called by Hydra, in whatever process its launcher chose."""
     with _ends():
-        if _made_study("train", cfg):
+        if _made_study("train", cfg, checked):
             return
-        settings, folder = _settings_and_folder("train", cfg)
+        settings, folder = _settings_and_folder("train", cfg, checked)
         with claimed(folder):
             if is_run(folder) and not settings.resume:
                 raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
@@ -204,10 +219,10 @@ def train_job(cfg: DictConfig) -> None:
             run_train(settings, folder, _command("train"))
 
 
-def sweep_job(cfg: DictConfig) -> None:
+def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """One sweep of a trained run; called by Hydra."""
     with _ends():
-        settings, folder = _settings_and_folder("sweep", cfg)
+        settings, folder = _settings_and_folder("sweep", cfg, checked)
         assert settings.run is not None
         with claimed(folder):
             print(f"sweep   {folder}", flush=True)
@@ -216,14 +231,16 @@ def sweep_job(cfg: DictConfig) -> None:
             run_sweep(settings, settings.run, folder, _command("sweep"))
 
 
-def ask_job(cfg: DictConfig) -> None:
+def ask_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """A study's question, put to a trained run; called by Hydra."""
     with _ends():
-        _made_study("sweep", cfg)
+        _made_study("sweep", cfg, checked)
 
 
-def _made_study(command: str, cfg: DictConfig) -> bool:
+def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None) -> bool:
     """Make the study that the config describes; False where it describes a plain run."""
+    if isinstance(checked, Settings):
+        return False
     node = HydraConfig.get()
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     with current_sources(cfg) as sources:
@@ -260,8 +277,10 @@ def _ends() -> Iterator[None]:
         raise _Ended(error) from error
 
 
-def _settings_and_folder(command: str, cfg: DictConfig) -> tuple[Settings, Path]:
+def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Study | None) -> tuple[Settings, Path]:
     node = HydraConfig.get()
+    if isinstance(checked, Settings):
+        return checked, Path(node.runtime.output_dir)
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     if node.mode == RunMode.MULTIRUN:
         print(f"job {node.job.num}: {' '.join(node.overrides.task)}", flush=True)

@@ -93,6 +93,14 @@ def from_interval(mean: float, low: float, high: float, n: int) -> Estimate:
     return Estimate(mean, low, high, n, p=p)
 
 
+def one_error_below(share: float, n: int) -> float:
+    """p − √(p (1 − p) / n): the least share that is as good as the best one, p, of n answers.
+
+    The one-standard-error rule of Breiman, Friedman, Olshen & Stone (1984), with the binomial error.
+    """
+    return share - math.sqrt(share * (1 - share) / n)
+
+
 def share_interval(right: ArrayLike, versus: float = math.nan) -> Estimate:
     """Share of true answers of `right` (n,) with its 95 % score interval (Wilson 1927), within [0, 1].
 

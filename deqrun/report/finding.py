@@ -1,10 +1,9 @@
 """A finding: one row of the table of what a run found."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from deqrun.inference import Estimate, Told, told
+from deqrun.inference import Estimate, Told, one_error_below, told
 from deqrun.records.rows import SweepCell
 from deqrun.report import numbers
 
@@ -78,10 +77,7 @@ def of_saving(title: str, what: str, saved: Estimate, how: str) -> Finding:
 
 
 def enough_cell(cells: list[SweepCell]) -> SweepCell:
-    """The cell of smallest budget whose accuracy is within one binomial standard error of the best one's.
-
-    Breiman, Friedman, Olshen & Stone (1984): the error is √(p (1 − p) / n) of the best accuracy p.
-    """
+    """The cell of smallest budget whose accuracy is within one standard error of the best one's."""
     best = max(cells, key=lambda cell: cell.accuracy)
-    error = math.sqrt(best.accuracy * (1 - best.accuracy) / best.n)
-    return min((c for c in cells if c.accuracy >= best.accuracy - error), key=lambda cell: cell.max_iter)
+    least = one_error_below(best.accuracy, best.n)
+    return min((cell for cell in cells if cell.accuracy >= least), key=lambda cell: cell.max_iter)

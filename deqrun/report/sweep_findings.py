@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deqrun.inference import DIFFERENCE, from_interval, mean_interval
+from deqrun.inference import DIFFERENCE, from_interval, mean_interval, one_error_below
 from deqrun.records.halting_rules import HALTING_RULES, RULES
 from deqrun.records.rows import BreadthRow
 from deqrun.records.run import RunRecord
@@ -52,7 +52,8 @@ def breadth(record: RunRecord) -> Iterator[Finding]:
         single = [row for row in validation if row.breadth == 1]
         if not single or not any(row.breadth > 1 for row in validation):
             continue
-        target = _one_error_below_the_best(validation)
+        best = max(validation, key=lambda row: row.accuracy)
+        target = one_error_below(best.accuracy, best.n)
         broad, deep = _cheapest(validation, target), _cheapest(single, target)
         if test:
             yield _spread(solver, test)
@@ -64,11 +65,6 @@ def breadth(record: RunRecord) -> Iterator[Finding]:
             yield Finding("Depth and breadth", f"one start of {solver}", "not enough", how=how)
         elif _cell(deep) != _cell(broad) and _cell(deep) in measured:
             yield _chosen(solver, measured[_cell(deep)], "cheapest of one start")
-
-
-def _one_error_below_the_best(rows: list[BreadthRow]) -> float:
-    best = max(rows, key=lambda row: row.accuracy)
-    return float(best.accuracy - np.sqrt(best.accuracy * (1 - best.accuracy) / best.n))
 
 
 def _cheapest(rows: list[BreadthRow], target: float) -> BreadthRow | None:

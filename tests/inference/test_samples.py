@@ -15,6 +15,7 @@ from deqrun.inference import (
     from_interval,
     mean_interval,
     median_interval,
+    one_error_below,
     p_value,
     share_interval,
     wilson,
@@ -205,3 +206,9 @@ def test_p_of_a_recorded_interval_is_that_of_a_normal_error() -> None:
     assert from_interval(-1.0, -5.0, 0.0, 10).p == pytest.approx(0.05)
     assert from_interval(0.0, -1.0, 1.0, 10).p == 1.0
     assert math.isnan(from_interval(1.0, math.nan, math.nan, 10).p)
+
+
+def test_one_standard_error_below_the_best() -> None:
+    """√(0.9 · 0.1 / 100) = 0.03."""
+    assert one_error_below(0.9, 100) == pytest.approx(0.87)
+    assert one_error_below(1.0, 100) == 1.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from deqrun.analysis.halting import BOUNDS, HaltingPoint, Recording, Stops, choose, curve, stops, thresholds
-from deqrun.inference import DIFFERENCE, mean_interval, wilson
+from deqrun.inference import DIFFERENCE, mean_interval, one_error_below, wilson
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
@@ -58,7 +58,7 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
     if not points:
         return {}
     best = max(points, key=lambda point: point.accuracy)
-    target = best.accuracy - best.standard_error
+    target = one_error_below(best.accuracy, best.n)
     found = {rule: choose(curve, target) for rule, curve in curves.items() if curve}
     return {rule: point.threshold for rule, point in found.items() if point is not None}
 
