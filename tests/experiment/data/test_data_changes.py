@@ -22,8 +22,15 @@ from deqrun.experiment.data.changes import MatchedDataset
 from deqrun.experiment.data.record import read_record, record_of, write_record
 
 QUICK = [
-    "model=mlp", "model.width=8", "train.epochs=1", "tracker=none", "sweep.iterations=[1]", "sweep.tolerances=[0.1]",
-    "sweep.solvers=[picard]", "sweep.starts=[zeros]", "device=cpu",
+    "model=mlp",
+    "model.width=8",
+    "train.epochs=1",
+    "tracker=none",
+    "sweep.iterations=[1]",
+    "sweep.tolerances=[0.1]",
+    "sweep.solvers=[picard]",
+    "sweep.starts=[zeros]",
+    "device=cpu",
 ]
 
 
@@ -260,8 +267,16 @@ def test_another_text_is_noticed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("to be or not to be, " * 100)
-    arguments = ["dataset=text", "dataset.path=text.txt", "dataset.length=8", "model=transformer", "model.width=8",
-                 "model.inner=8", "gradient=phantom", *QUICK[2:]]
+    arguments = [
+        "dataset=text",
+        "dataset.path=text.txt",
+        "dataset.length=8",
+        "model=transformer",
+        "model.width=8",
+        "model.inner=8",
+        "gradient=phantom",
+        *QUICK[2:],
+    ]
     assert main(["train", "run=run", *arguments]) == 0
     (tmp_path / "text.txt").write_text("to be or not to be, " * 99 + "to bi or not to be, ")
     capsys.readouterr()
