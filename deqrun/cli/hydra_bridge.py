@@ -22,15 +22,16 @@ from omegaconf import DictConfig
 
 from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
+from deqrun.cli.grid import begun_grid, laid_out, run_grid, threads_of_jobs
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
-from deqrun.cli.run_folders import is_complete, is_run, trained_options
+from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.settings import Settings
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
-from deqrun.studies.study import Study
+from deqrun.studies.study import Study, is_study
 
 
 class _Ended(BaseException):
@@ -62,6 +63,8 @@ def run_app(command: str, argv: Sequence[str]) -> int:
 def _run_jobs(plan: Plan) -> int:
     """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
     every_job = check_jobs(plan)
+    if plan.grid:
+        return _run_grid(plan, every_job)
     done = _already_complete(plan)
     if done is not None:
         return _tell_complete(done)
@@ -73,6 +76,38 @@ def _run_jobs(plan: Plan) -> int:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
         return _in_hydra(plan.request, [*plan.naming(), place], None if plan.multirun else every_job[0])
+
+
+def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
+    """Run a multirun's jobs: in the folder where a grid of this shape was begun, else in a new one."""
+    shape, home = plan.shape, plan.folder(plan.jobs[0].cfg)
+    begun = None if plan.names_folder or plan.resume is False else begun_grid(shape)
+    if plan.resume and begun is None and not (home is not None and plan.names_folder and home.is_dir()):
+        raise UserError("resume=true finds no grid of this shape below outputs; leave it out to begin one.")
+    folder = begun or home
+    assert folder is not None
+    with claimed(folder, fresh=begun is None and not plan.names_folder, of_a_run=False) as own:
+        if begun is not None:
+            print(f"grid    {own}, begun before: it goes on (resume=false begins another)", flush=True)
+        check_builds(every_job, plan.request.command)
+        hydra = [str(override.input_line) for override in plan.overrides if override.is_hydra_override()]
+        master = [text for text in plan.request.overrides if text.startswith("study=") and "," not in text]
+        shared = [*threads_of_jobs(plan.sources, plan.request.config_name, hydra, plan.overrides)]
+        texts = [[str(override.input_line) for override in job.overrides] + shared for job in plan.jobs]
+        jobs = laid_out(own, shape, list(zip(texts, every_job, strict=True)))
+        place = [f"hydra.sweep.dir={quoted(str(own))}"]
+        argv = [*master, *hydra, *place, *plan.request.arguments]
+        argv += [] if plan.request.flags.multirun else ["--multirun"]
+        try:
+            with _without_global_hydra():
+                job = ask_job if plan.request.asks_run else _JOBS[plan.request.command]
+                return run_grid(jobs, lambda: _hydra_main(plan.request.config_name, argv, job))
+        except Interrupted as stop:
+            done = sum(job.done for job in jobs)
+            raise Interrupted(
+                f"Interrupted; {done} of {len(jobs)} jobs are complete, and what is done is kept. Go on with the same "
+                "command."
+            ) from stop
 
 
 def _tell_complete(folder: Path) -> int:
@@ -211,6 +246,8 @@ def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
             return
         settings, folder = _settings_and_folder("train", cfg, checked)
         with claimed(folder):
+            if HydraConfig.get().mode == RunMode.MULTIRUN and is_run(folder):
+                settings = begun_job(settings, folder)
             if is_run(folder) and not settings.resume:
                 raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
             print(f"run     {folder}", flush=True)
@@ -249,7 +286,8 @@ def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None)
         return False
     folder = Path(node.runtime.output_dir)
     with claimed(folder):
-        require_free_for_study(folder, cfg.resume is True)
+        again = HydraConfig.get().mode == RunMode.MULTIRUN and is_study(folder)
+        require_free_for_study(folder, cfg.resume is True or again)
         print(f"study   {folder}", flush=True)
         from deqrun.studies.make import make_study
 
@@ -282,8 +320,6 @@ def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Stud
     if isinstance(checked, Settings):
         return checked, Path(node.runtime.output_dir)
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
-    if node.mode == RunMode.MULTIRUN:
-        print(f"job {node.job.num}: {' '.join(node.overrides.task)}", flush=True)
     return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)
 
 

@@ -52,20 +52,33 @@ def _unreadable(text: str, sources: ConfigSources) -> str:
     return f"{text} can't be read: put a value with spaces or signs in quotes, as in \"name='a b'\"."
 
 
-def job_overrides(overrides: Sequence[Override]) -> list[list[str]]:
+MOST_JOBS = 1000
+"""Jobs of a grid that goes on where it was cut: each is composed before the first starts, at about 0.1 s."""
+
+
+def job_count(overrides: Sequence[Override]) -> int:
+    """How many jobs a multirun has, or more than `MOST_JOBS`."""
+    count = 1
+    for override in overrides:
+        if override.is_discrete_sweep():
+            count *= sum(1 for _ in itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        if count > MOST_JOBS:
+            break
+    return count
+
+
+def job_overrides(overrides: Sequence[Override], most: int | None = None) -> list[list[str]]:
     """The overrides of each job of a multirun, in the order in which they run.
 
-    Beyond 128 jobs: one job for each value of each key, the other keys at their first value.
+    most  beyond so many jobs: one job for each value of each key, the other keys at their first value; None: all jobs
     """
     texts = {override.get_key_element(): _values(override) for override in overrides}
     columns = list(texts.values())
-    product = list(itertools.islice(itertools.product(*columns), JOBS_CHECKED + 1))
-    if len(product) <= JOBS_CHECKED:
+    product = list(itertools.islice(itertools.product(*columns), None if most is None else most + 1))
+    if most is None or len(product) <= most:
         return [list(job) for job in product]
     first = [column[0] for column in columns]
-    one_changed = (
-        (*first[:i], value, *first[i + 1 :]) for i, column in enumerate(columns) for value in column[:JOBS_CHECKED]
-    )
+    one_changed = ((*first[:i], value, *first[i + 1 :]) for i, column in enumerate(columns) for value in column[:most])
     return [list(job) for job in dict.fromkeys(one_changed)]
 
 

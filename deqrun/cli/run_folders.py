@@ -157,6 +157,20 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     return saved.model_copy(update={"run": folder, "resume": True} | free)
 
 
+def begun_job(given: Settings, folder: Path) -> Settings:
+    """The settings of a multirun's job whose folder holds a run already: it goes on there. Raises UserError.
+
+    Refused is a run of other settings, by their fingerprint.
+    """
+    saved = read_settings(folder / "config.yaml", allow_foreign_targets=given.allow_foreign_targets)
+    if saved.fingerprint() != given.fingerprint():
+        raise UserError(
+            f"{folder} already holds another run, and nothing is overwritten; give another hydra.sweep.dir."
+        )
+    require_within(folder)
+    return given.model_copy(update={"run": folder, "resume": True})
+
+
 def _require_same(override: Override, given: Settings, saved: Settings) -> None:
     key = override.key_or_group + (f"@{override.package}" if override.package else "")
     if key in given.choices or key in saved.choices:

@@ -303,6 +303,21 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
+def grid_table(jobs: Sequence[tuple[str, str, str, float | None, str]]) -> Table:
+    """The jobs of a multirun: number, what differs, state, test accuracy, and why a job failed."""
+    table = _table(None)
+    table.add_column("job", justify="right")
+    table.add_column("what differs", overflow="fold")
+    table.add_column("state")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    reasons = any(reason for *_, reason in jobs)
+    if reasons:
+        table.add_column("reason", overflow="fold")
+    for number, differs, state, accuracy, reason in jobs:
+        table.add_row(number, differs, state, numbers.percent(accuracy), *([reason] if reasons else []))
+    return table
+
+
 def _table(title: str | None, caption: str | None = None) -> Table:
     return Table(
         title=title,

@@ -145,7 +145,7 @@ def test_sweeps_can_be_swept(deqrun: Deqrun, launches: Launches, made_run: MadeR
     assert deqrun("sweep", "-m", f"run={run}", "solver.memory=1,2").code == 0
     assert [settings.solver.parameters["memory"] for settings in launches.settings] == [1, 2]
     names = [arguments[2].name for _, arguments in launches.calls]
-    assert names == ["0-mlp-digits-solver.memory=1", "1-mlp-digits-solver.memory=2"]
+    assert names == ["000-memory=1", "001-memory=2"]
 
 
 @pytest.mark.parametrize(

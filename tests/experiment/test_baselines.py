@@ -111,7 +111,7 @@ def test_the_summary_has_both_sizes(runs: dict[str, tuple[Settings, Path]]) -> N
 
 def test_the_page_says_what_an_untied_net_is(runs: dict[str, tuple[Settings, Path]]) -> None:
     page = (runs["matched parameters"][1] / "report.html").read_text(encoding="utf-8")
-    assert "The net has 4 layers with weights of their own and solves for nothing." in page
+    assert "An explicit baseline: 4 layers with weights of their own. Training solved for nothing." in page
     assert "mlp on digits, 4 untied layers, solver picard, gradient unrolled, seed 0" in page
 
 
