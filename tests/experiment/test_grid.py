@@ -105,7 +105,7 @@ def test_a_job_that_fails_costs_no_other_and_is_told(capsys: pytest.CaptureFixtu
     assert "failed" in table
     assert "completed" in table
     states = {path.parent.name: json.loads(path.read_text())["status"] for path in home().glob("0*/status.json")}
-    assert states == {"000-lr=1e30": "failed", "001-lr=1e-3": "completed"}
+    assert states == {"000-lr=1e+30": "failed", "001-lr=0.001": "completed"}
     assert main(["train", "-m", *SMALL, "seed=0", "optimizer.lr=1e30,1e-3"]) == 3  # redone, and fails again
     assert "1 of 2 jobs are complete already" in capsys.readouterr().out
 
