@@ -1,6 +1,6 @@
 """Tries to break deqrun, as a person in a hurry, a full disk or a killed machine would, and prints one table.
 
-    python scripts/break_it.py                       # every section, about 15 minutes on one core
+    python scripts/break_it.py                       # every section, about an hour on one core
     python scripts/break_it.py pairs kills=100       # one section, or another number of tries
 
 Each section runs whole deqrun processes in folders of its own below the system's temporary folder, and counts each end
@@ -10,17 +10,19 @@ that is as it must be. A section ends early, and says so, where its time is up. 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,8 @@ WHOLE = ("model=mlp", "model.width=16", "threads=1", "train.epochs=3", "train.ba
 
 SIZE = {"pairs": 30, "kills": 10, "commands": 0, "environments": 0}
 """Tries of each section; 0: all that it lists."""
+
+ROOT = Path(__file__).resolve().parents[1]
 
 Check = Callable[[], str]
 
@@ -227,62 +231,148 @@ KEYS = (
     "tracker.mode", "model.width", "gradient.budget.tol", "train.jacobian_weight",
 )  # fmt: skip
 BAD_VALUES = ("-1", "''", "[[", "{a:b}", "nan", "no such thing", "${b}", "1e999", "'", "1,2")
-BAD_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("trian",), ("model=mlp",), ("train", "run="), ("train", "run=''"), ("train", "run=a${b}"), ("sweep",),
-    ("sweep", "run="), ("sweep", "run=nowhere"), ("train", "resume=true"), ("train", "run=nowhere", "resume=true"),
-    ("train", "run=~nobody-of-that-name/x"), ("train", "name=a/b"), ("train", "name=a\nb"), ("train", "name=ü/ö"),
-    ("train", "run=\udcff"), ("train", "run=" + "a" * 300), ("train", "run=foreign"), ("train", "run=file"),
-    ("train", "run=file/below"), ("train", "--multrun"), ("train", "--cfg", "jobs"), ("train", "--config-dir", "no"),
-    ("train", "-m", "seed=1,2", "run=x"), ("train", "study=nothing"), ("train", "model=mlp", "model=nothing"),
-    ("train", "+a.b=1"), ("train", "~solver"), ("train", "solver=[picard"), ("train", "=3"), ("train", "=", "="),
-    ("train", "train=3"), ("train", "solver._target_=os.system"), ("compare",), ("compare", "nowhere"),
-    ("compare", "foreign", "foreign"), ("compare", "--output"), ("report",), ("report", "run="), ("report", "nowhere"),
-    ("report", "run=foreign"), ("describe", "model=nothing"), ("describe", "run=foreign"), ("help", "nothing"),
+NOT_A_LINE: tuple[tuple[str, ...], ...] = (
+    ("train", "name=a\nb"), ("train", "name=a\r"), ("tra\nin",), ("sweep", "run=a\nb"), ("new", "cell", "a\nb"),
+    ("train", "run=\udcff"), ("report", "run=\udcff"), ("compare", "\udcff", "\udcff"), ("new", "cell", "\udcff"),
+    ("train", "run=" + "a" * 300), ("train", "name=" + "a" * 300), ("report", "run=" + "a" * 300),
+    ("compare", "a" * 300, "b" * 300), ("sweep", "run=" + "a/" * 3000), ("train", "seed=" + "9" * 5000),
+    ("train", "model=" + "[" * 2000), ("train", "solver.memory=" + "(" * 500), ("train", *(["seed=x"] * 500)),
 )  # fmt: skip
+"""Bad command lines that a shell's quotes can't write."""
+
+TORN: dict[str, str | bytes] = {
+    "model/bracket.yaml": "_target_: deqrun.models.mlp.MLPCell\nwidth: [3\n",
+    "model/list.yaml": "- 1\n- 2\n",
+    "model/text.yaml": "just text\n",
+    "model/empty.yaml": "",
+    "model/binary.yaml": b"\xff\xfe\x00\x01",
+    "model/loop.yaml": "defaults: [loop]\n",
+    "model/foreign.yaml": "_target_: os.system\ncommand: touch executed\n",
+    "model/aliases.yaml": "_target_: deqrun.models.mlp.MLPCell\nwidth: ${model.width}\n",
+    "model/untyped.yaml": "width: 3\n",
+    "solver/nothing_of.yaml": "_target_: deqrun.solvers.Nothing\n",
+    "study/no_question.yaml": "# @package _global_\nquestion: no_such_question\nvariants: {a: []}\n",
+    "study/bad_variant.yaml": "# @package _global_\nquestion: does_it_converge\nvariants: {a: [model=nothing]}\n",
+    "study/bad_defaults.yaml": "# @package _global_\ndefaults: [override /nothing: mlp]\n",
+}
+"""Options of a --config-dir, each broken in another way."""
 
 
 def commands(section: Section, tries: int, rng: random.Random) -> None:
     """Bad command lines: one sentence and exit code 2 each, and nothing is made. All run in one process, for speed."""
-    lines = [*BAD_COMMANDS, *(("train", "model=mlp", f"{key}={value}") for key in KEYS for value in BAD_VALUES)]
-    lines = lines[: tries or None]
     with scratch("commands") as folder:
-        (folder / "foreign").mkdir()
-        (folder / "foreign" / "report.html").write_text("kept")
-        (folder / "file").write_text("")
-        before = sorted(folder.rglob("*"))
-        for line, end in zip(lines, _in_one_process(folder, lines), strict=True):
-            section.add(" ".join(line), end.fault([2]) or ("" if end.err.count("\n") == 1 else "not one sentence"))
-        left = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path not in before]
-        section.add("what is left behind", ", ".join(left))
+        if fault := _furnished(folder):
+            section.add("the run that they are about", fault)
+            return
+        before = contents(folder)
+        for line, end in _in_one_process(((folder, line) for line in _bad_lines()[: tries or None]), stubs=True):
+            section.add(shlex.join(line)[:200], end.fault([2]) or _sentence_fault(end))
+            if section.time_is_up:
+                break
+        left = differences(before, contents(folder))
+        section.add("what is left behind", f"{len(left)} files, as {left[:3]}" if left else "")
 
 
-_LINES = """
-import contextlib, io, json, sys, traceback
+def _bad_lines() -> list[tuple[str, ...]]:
+    """Those of bad_commands.txt, those that no shell's quotes can write, and every value for every key."""
+    text = Path(__file__).with_name("bad_commands.txt").read_text(encoding="utf-8")
+    written = [tuple(shlex.split(line)) for line in text.splitlines() if line and not line.startswith("#")]
+    made = [("train", "model=mlp", f"{key}={value}") for key in KEYS for value in BAD_VALUES]
+    return [*written, *NOT_A_LINE, *made]
+
+
+def _furnished(folder: Path) -> str:
+    """Put into the folder what the bad command lines are about; what went wrong."""
+    end = run(folder, "train", *TINY, "tracker=none", "run=done")
+    shutil.copytree(folder / "done", folder / "stopped")
+    (folder / "stopped" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "report.html").write_text("kept")
+    (folder / "file").write_text("")
+    (folder / "mine").mkdir()
+    for name, content in TORN.items():
+        path = folder / "torn" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return end.fault([0])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file, link and folder below, and a digest of what it holds."""
+    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*"))}
+
+
+def _content(path: Path) -> str:
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Which of two contents are not in both, or not the same."""
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def _sentence_fault(end: Ended) -> str:
+    """What is wrong with the words of a refusal; empty where they are one sentence on a line of its own."""
+    told = end.err.startswith("deqrun: ") and end.err.endswith(("\n", ".\n")) and end.err.count("\n") == 1
+    return "" if told else f"not one sentence: {end.err[:200]!r}"
+
+
+_ASKED = """
+import contextlib, io, json, os, signal, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 import deqrun.experiment.launch as launch
+import deqrun.studies.answering.make as make
 from deqrun.cli import main
-def accept(*given): print("accepted")
-for name in ("run_train", "run_sweep", "run_compare", "run_describe"): setattr(launch, name, accept)
-for line in json.load(open(sys.argv[1])):
+class TooLong(BaseException): pass
+def end(*given): raise TooLong("no end after 120 s")
+signal.signal(signal.SIGALRM, end)
+def accept(*given): raise SystemExit(0)
+if sys.argv[1:] == ["stubs"]: launch.train = launch.load_best = make.make_study = accept
+for asked in sys.stdin:
+    folder, line = json.loads(asked)
+    os.chdir(folder)
+    paths, modules = sys.path[:], set(sys.modules)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        signal.alarm(120)
         try: code = main(line)
+        except SystemExit: code = 0
         except BaseException: code = 1; traceback.print_exc()
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+        signal.alarm(0)
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder): del sys.modules[name]
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
 """
+"""A process that is asked command lines, a folder and words each, and answers how each ends."""
 
 
-def _in_one_process(folder: Path, lines: Sequence[Sequence[str]]) -> Iterator[Ended]:
-    """How each command line ends, with the experiments themselves left out."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as given:
-        json.dump([list(line) for line in lines], given)
-        given.flush()
-        done = subprocess.run(
-            [sys.executable, "-c", _LINES, given.name], cwd=folder, capture_output=True, text=True, timeout=900,
-            check=True,
-        )  # fmt: skip
-    for line in done.stdout.splitlines():
-        code, out, err = json.loads(line)
-        yield Ended(code, out, err)
+def _in_one_process(
+    lines: Iterable[tuple[Path, tuple[str, ...]]], *, stubs: bool = False
+) -> Iterator[tuple[tuple[str, ...], Ended]]:
+    """Each command line, run in its folder, and how it ends; with `stubs` the experiments themselves are left out.
+
+    The next line is taken once the one before has ended, so that its folder may be made, and looked at, in between.
+    """
+    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ASKED, *(["stubs"] if stubs else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env=environment, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        for folder, line in lines:
+            print(json.dumps([str(folder), list(line)]), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            code, out, err = json.loads(answer or '[-1, "", "the process itself is gone"]')
+            yield line, Ended(code, out, err)
+    finally:
+        _kill_group(process)
+        process.communicate()
 
 
 def environments(section: Section, tries: int, rng: random.Random) -> None:

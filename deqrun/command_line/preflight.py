@@ -11,7 +11,6 @@ from math import isfinite
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -28,14 +27,16 @@ from deqrun.command_line.request import Request
 from deqrun.command_line.run_folders import (
     OUTPUTS,
     is_complete,
+    is_run,
     load_sweep_settings,
+    require_empty,
     require_free,
     require_run,
     resumed,
     trained_options,
 )
 from deqrun.command_line.studies import require_free_for_study, study_of
-from deqrun.config_sources import ConfigSources, open_sources, quoted
+from deqrun.config_sources import NOT_COMPOSED, ConfigSources, open_sources, quoted
 from deqrun.sentences import unknown
 from deqrun.settings import Settings, UserError, load_settings
 from deqrun.studies.answering.study import Study
@@ -96,7 +97,7 @@ class Plan:
         """The config before its sweeps are spread out; None where it doesn't compose, of which each job tells."""
         try:
             return self.sources.compose(self.request.config_name, self.request.overrides, multirun=True)
-        except (HydraException, OmegaConfBaseException, ValueError):
+        except NOT_COMPOSED:
             return None
 
     @property
@@ -122,7 +123,7 @@ class Plan:
         swept = any(override.is_sweep_override() for override in overrides)
         try:
             cfg = self.sources.compose(name, texts) if composed is None or swept else composed
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except NOT_COMPOSED as error:
             raise UserError(diagnose(name, overrides, self.sources, error)) from error
         check_additions(name, overrides, self.sources)
         return Job(overrides, cfg)
@@ -196,7 +197,15 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     _require_finite(settings)
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
+    elif command in ("train", "sweep") and not settings.resume and plan.names_folder and not plan.multirun:
+        _require_free_for_hydra(plan.folder(cfg))
     return settings
+
+
+def _require_free_for_hydra(folder: Path | None) -> None:
+    """The folder that is named by hydra.run.dir= holds nothing; that of a run or a sweep is looked at later."""
+    if folder is not None and not is_run(folder):
+        require_empty(folder, "hydra.run.dir=")
 
 
 def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:

@@ -27,6 +27,9 @@ from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, UserE
 from deqrun.solvers import Budget, Solver
 from deqrun.trusted_code import is_trusted
 
+TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
+"""What PyTorch says, in a RuntimeError or a ValueError, of a tensor that no memory holds."""
+
 
 def build_budget(settings: Settings) -> Budget:
     """The training budget."""
@@ -262,9 +265,11 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
         return target(**arguments, **supplied)
     except DataUnavailable as error:
         raise UserError(str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(one_line(f"{where}: {error}")) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
+            raise UserError(f"{where} takes more memory than there is; allowed are smaller values of it.") from error
+        if isinstance(error, (ValueError, TypeError)):
+            raise UserError(one_line(f"{where}: {error}")) from error
         if component.target.startswith(TRUSTED_PACKAGES):
             raise
         raise UserError(one_line(f"{where}: {component.target} can't be constructed ({_reason(error)})")) from error
