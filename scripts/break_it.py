@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -22,12 +23,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import break_damage
+import break_data
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +42,9 @@ TINY = ("model=mlp", "model.width=16", "threads=1", "train.epochs=1", "train.bat
 WHOLE = ("model=mlp", "model.width=16", "threads=1", "train.epochs=3", "train.batch_size=256", "sweep=quick")
 """A small run with everything that a run has: charts, a sweep, and an offline log of W&B."""
 
-SIZE = {"pairs": 30, "kills": 10, "commands": 0, "environments": 0}
+SIZE = {"pairs": 30, "kills": 10} | dict.fromkeys(
+    ("commands", "damaged", "cells", "datasets", "changes", "environments"), 0
+)
 """Tries of each section; 0: all that it lists."""
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -265,10 +270,12 @@ def commands(section: Section, tries: int, rng: random.Random) -> None:
             section.add("the run that they are about", fault)
             return
         before = contents(folder)
-        for line, end in _in_one_process(((folder, line) for line in _bad_lines()[: tries or None]), stubs=True):
-            section.add(shlex.join(line)[:200], end.fault([2]) or _sentence_fault(end))
-            if section.time_is_up:
-                break
+        with asking(stubs=True) as ask:
+            for line in _bad_lines()[: tries or None]:
+                if section.time_is_up:
+                    break
+                end = ask(folder, line)
+                section.add(shlex.join(line)[:200], end.fault([2]) or _sentence_fault(end))
         left = differences(before, contents(folder))
         section.add("what is left behind", f"{len(left)} files, as {left[:3]}" if left else "")
 
@@ -327,7 +334,7 @@ import deqrun.experiment.launch as launch
 import deqrun.studies.answering.make as make
 from deqrun.cli import main
 class TooLong(BaseException): pass
-def end(*given): raise TooLong("no end after 120 s")
+def end(*given): raise TooLong("no end after 30 s")
 signal.signal(signal.SIGALRM, end)
 def accept(*given): raise SystemExit(0)
 if sys.argv[1:] == ["stubs"]: launch.train = launch.load_best = make.make_study = accept
@@ -337,7 +344,7 @@ for asked in sys.stdin:
     paths, modules = sys.path[:], set(sys.modules)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        signal.alarm(120)
+        signal.alarm(30)
         try: code = main(line)
         except SystemExit: code = 0
         except BaseException: code = 1; traceback.print_exc()
@@ -350,29 +357,233 @@ for asked in sys.stdin:
 """A process that is asked command lines, a folder and words each, and answers how each ends."""
 
 
-def _in_one_process(
-    lines: Iterable[tuple[Path, tuple[str, ...]]], *, stubs: bool = False
-) -> Iterator[tuple[tuple[str, ...], Ended]]:
-    """Each command line, run in its folder, and how it ends; with `stubs` the experiments themselves are left out.
+class Asking:
+    """A process of deqrun that is asked one command line after the other; one that is gone is begun anew."""
 
-    The next line is taken once the one before has ended, so that its folder may be made, and looked at, in between.
-    """
-    environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", _ASKED, *(["stubs"] if stubs else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=environment, text=True, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
+    def __init__(self, stubs: bool) -> None:
+        self.stubs = stubs
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, folder: Path, line: Sequence[str]) -> Ended:
+        """How the command line ends in the folder."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self._begun()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([str(folder), list(line)]), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.end()
+            return Ended(-1, "", "Traceback: the process itself is gone")
+        return Ended(*json.loads(answer))
+
+    def _begun(self) -> subprocess.Popen[str]:
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(
+            [sys.executable, "-c", _ASKED, *(["stubs"] if self.stubs else [])], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            _kill_group(self.process)
+            self.process.communicate()
+            self.process = None
+
+
+@contextmanager
+def asking(*, stubs: bool = False) -> Iterator[Asking]:
+    """Within: a process that is asked command lines; with `stubs` the experiments themselves are left out."""
+    ask = Asking(stubs)
     try:
-        for folder, line in lines:
-            print(json.dumps([str(folder), list(line)]), file=process.stdin, flush=True)
-            answer = process.stdout.readline()
-            code, out, err = json.loads(answer or '[-1, "", "the process itself is gone"]')
-            yield line, Ended(code, out, err)
+        yield ask
     finally:
-        _kill_group(process)
-        process.communicate()
+        ask.end()
+
+
+QUICK = ("sweep.iterations=[1]", "sweep.tolerances=[0.1]", "sweep.solvers=[picard]", "sweep.starts=[zeros]")
+SMALL = (
+    "dataset=prefix_sums", "dataset.n_train=64", "dataset.n_validation=16", "dataset.n_test=16", "model=recall",
+    "model.width=8", "solver=picard", "threads=1", "device=cpu", "train.epochs=2", "tracker=none", *QUICK,
+)  # fmt: skip
+"""A run of a second, with every kind of record."""
+
+READ_BY_ALL = (break_damage.CONFIG, "status.json", "summary.json", *break_damage.ROWS, "trajectories.npz")
+ASKED: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sweep": (
+        ("sweep", "run=run", *QUICK, "hydra.run.dir=made"),
+        (*READ_BY_ALL, "checkpoints/best.pt", "data.json", "data_rows.npz"), ("made",),
+    ),
+    "resume": (
+        ("train", "run=run", "resume=true"),
+        (*READ_BY_ALL, *break_damage.CHECKPOINTS, "data.json", "data_rows.npz"), ("run",),
+    ),
+    "report": (("report", "run=run"), READ_BY_ALL, ("run/report.html", "run/figures")),
+    "compare": (("compare", "run", "other", "--output", "made"), READ_BY_ALL, ("made",)),
+}  # fmt: skip
+"""Command lines that read a run folder, the files that each reads, and what it may write."""
+
+
+def damaged(section: Section, tries: int, rng: random.Random) -> None:
+    """Damaged and foreign files in a run folder: one sentence each, nothing executed, made or changed; or the truth."""
+    with scratch("damaged") as folder:
+        section.add("the run that is damaged", run(folder, "train", *SMALL, "run=run").fault([0]))
+        (folder / "run" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 2}')
+        tried = [("", "", lambda path: None), *list(break_damage.damages())[: tries or None]]
+        right: dict[str, Any] = {}
+        lines = ((file, kind, damage, name) for file, kind, damage in tried for name in ASKED)
+        with asking() as ask:
+            for file, kind, damage, name in lines:
+                if section.time_is_up:
+                    return
+                with _copied(folder / "run", damage, file) as place:
+                    before = contents(place)
+                    end = ask(place, ASKED[name][0])
+                    fault = _damage_fault(file, kind, name, end, differences(before, contents(place)))
+                    if not file:
+                        right[name] = _outcome(place)
+                    elif end.code == 0 and not fault and _outcome(place) != right[name]:
+                        fault = "another outcome, in silence"
+                    section.add(f"{file} {kind}, {name}", fault)
+
+
+@contextmanager
+def _copied(run_folder: Path, damage: break_damage.Damage, file: str) -> Iterator[Path]:
+    """A folder with the run, damaged, and a whole run beside it."""
+    with scratch("copy") as place, chdir(place):
+        shutil.copytree(run_folder, "run")
+        shutil.copytree(run_folder, "other")
+        damage(Path("run", file))
+        yield place
+
+
+def _outcome(place: Path) -> Any:
+    """The numbers and files that a sweep or a training has made; of a page, that it is there."""
+    made = place / "made" if (place / "made").is_dir() else place / "run"
+    if not (made / "status.json").is_file() or read_run(made).status.status != "completed":
+        return sorted(path.name for path in made.glob("report.html"))
+    names = sorted(str(path.relative_to(made)) for path in made.rglob("*") if "checkpoints" not in path.parts)
+    rows = [json.loads(line) for line in (made / "sweep.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+    return names, kept, read_run(made).summary.test_accuracy, [epoch.loss for epoch in read_run(made).epochs]
+
+
+def _damage_fault(file: str, kind: str, name: str, end: Ended, changed: Sequence[str]) -> str:
+    """What is wrong with how a command on a damaged run ended, and with what it wrote."""
+    reads, writes = ASKED[name][1:]
+    if any(path.startswith("outside") or "executed" in path for path in changed):
+        return f"made or changed {changed[:3]}"
+    if end.code == 2:
+        return end.fault([2]) or _sentence_fault(end) or (f"refused, and changed {changed[:3]}" if changed else "")
+    more = [path for path in changed if not path.startswith(writes)]
+    heeds = file in reads and kind not in break_damage.FORGIVEN
+    return end.fault([0]) or (f"changed {more[:3]}" if more else "") or ("taken in silence" if heeds else "")
+
+
+def cells(section: Section, tries: int, rng: random.Random) -> None:
+    """Wrong cells of a user's own: told in one sentence, nothing made. Right ones are accepted, and train."""
+    _parts(section, tries, "model", "wrong_cells", ("dataset=digits",))
+
+
+def datasets(section: Section, tries: int, rng: random.Random) -> None:
+    """Wrong data sets of a user's own: told in one sentence, nothing made. A right one is accepted, and trained on."""
+    _parts(section, tries, "dataset", "wrong_data", ("model=mlp", "model.width=16"))
+
+
+def _parts(section: Section, tries: int, group: str, module: str, other: Sequence[str]) -> None:
+    """Every wrong and right part of a catalogue of the tests, through check and train with --config-dir."""
+    source = ROOT / "tests" / "contracts" / f"{module}.py"
+    catalogue = _loaded(source)
+    right = getattr(catalogue, "RIGHT", (catalogue.Right,))
+    with scratch(group) as folder, asking() as ask:
+        (folder / "mine" / group).mkdir(parents=True)
+        shutil.copy(source, folder / "mine")
+        for part in [*right, *list(catalogue.FAULTS)[: tries or None]]:
+            name = part.__name__
+            (folder / "mine" / group / f"{name}.yaml").write_text(f"_target_: {module}.{name}\n")
+        before = contents(folder)
+        for part in [*right, *list(catalogue.FAULTS)[: tries or None]]:
+            given = ("--config-dir", "mine", f"{group}={part.__name__}", "allow_foreign_targets=true", *other)
+            for command in (("check", *given), ("train", *given, *TRAINED)):
+                if section.time_is_up:
+                    return
+                fault = _part_fault(ask(folder, command), catalogue.FAULTS.get(part, ""), command[0])
+                if part not in right:
+                    made = [name for name in differences(before, contents(folder)) if "__pycache__" not in name]
+                    fault = fault or (f"made {made[:3]}" if made else "")
+                shutil.rmtree(folder / "it", ignore_errors=True)
+                section.add(f"{part.__name__}, {command[0]}", fault)
+
+
+TRAINED = ("threads=1", "train.epochs=1", "train.batch_size=512", "sweep=none", "tracker=none", "run=it")
+
+
+def _loaded(source: Path) -> Any:
+    """The module in a file."""
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _part_fault(end: Ended, sentence: str, command: str) -> str:
+    """What is wrong with how a command on a part ended; `sentence` is empty for a part that is right."""
+    if not sentence:
+        return end.fault([0])
+    said = " ".join((end.out + end.err).split())
+    told = "" if sentence in said else f"not a word of '{sentence}': {said[:300]}"
+    return end.fault([2]) or (_sentence_fault(end) if command == "train" else "") or told
+
+
+ON_PICTURES = ("dataset=image_folder", f"dataset.root={break_data.PICTURES}", "dataset.size=8", "dataset.channels=1",
+               "model=mlp", "model.width=8")  # fmt: skip
+ON_TEXT = ("dataset=text", f"dataset.path={break_data.TEXT}", "dataset.length=8", "model=transformer", "model.width=8",
+           "model.inner=8", "gradient=phantom")  # fmt: skip
+CHANGED = "the data of run changed since it was trained: "
+
+
+def changes(section: Section, tries: int, rng: random.Random) -> None:
+    """Data changed after training, then asked and gone on with: refused in a sentence that says what differs."""
+    with asking() as ask:
+        for data, options, ways in (
+            ("pictures", ON_PICTURES, break_data.OF_PICTURES | break_data.HARMLESS),
+            ("text", ON_TEXT, break_data.OF_TEXT),
+        ):
+            with scratch(data) as place:
+                with chdir(place):
+                    break_data.make_data()
+                end = ask(place, ("train", *options, *ONE_EPOCH, *QUICK, "run=run"))
+                section.add(f"the run on {data}", end.fault([0]))
+                (place / "run" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
+                for kind, (change, words) in list(ways.items())[: tries or None]:
+                    for line in (ASKED["sweep"][0], ASKED["resume"][0]):
+                        if section.time_is_up:
+                            return
+                        section.add(f"{data}: {kind}, {line[0]}", _change_fault(ask, place, line, change, words, kind))
+
+
+ONE_EPOCH = ("train.epochs=1", "threads=1", "device=cpu", "tracker=none")
+
+
+def _change_fault(
+    ask: Asking, place: Path, line: Sequence[str], change: break_data.Change, words: str, kind: str
+) -> str:
+    """What is wrong with how a command on changed data ended, and with what it made."""
+    with scratch("changed") as folder, chdir(folder):
+        shutil.copytree(place, "copy")
+        os.chdir("copy")
+        change()
+        before = contents(Path())
+        end = ask(folder / "copy", line)
+        made = differences(before, contents(Path()))
+    if kind in break_data.HARMLESS:
+        return end.fault([0])
+    told = CHANGED if words else ""
+    fault = end.fault([2], words) or _sentence_fault(end) or end.fault([2], told)
+    return fault or (f"refused, and changed {made[:3]}" if made else "")
 
 
 def environments(section: Section, tries: int, rng: random.Random) -> None:
@@ -497,6 +708,10 @@ SECTIONS: dict[str, Callable[[Section, int, random.Random], None]] = {
     "pairs": pairs,
     "kills": kills,
     "commands": commands,
+    "damaged": damaged,
+    "cells": cells,
+    "datasets": datasets,
+    "changes": changes,
     "environments": environments,
 }
 

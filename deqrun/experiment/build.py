@@ -96,6 +96,10 @@ def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
         raise UserError(str(error)) from error
+    except TypeError as error:
+        raise UserError(
+            f"dataset={dataset.name} has no input_shape; deqrun check dataset=… says what is wrong."
+        ) from error
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
     if _takes_output_shape(target, dataset):
         shape["output_shape"] = tuple(dataset.output_shape)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deqrun.datasets import SPLITS, Dataset
 from deqrun.datasets.fingerprint import digest_of, places, row_digests
 from deqrun.report.files import write_whole
-from deqrun.report.safe_reading import open_npz, read_json
+from deqrun.report.safe_reading import is_there, open_npz, read_json
 from deqrun.sentences import listing
 from deqrun.settings import UserError
 
@@ -106,9 +106,9 @@ def write_record(folder: Path, record: DataRecord) -> None:
 
 def read_record(folder: Path) -> DataRecord | None:
     """The record in a run folder; None where it was recorded before there were any. Raises UserError if damaged."""
-    if not (folder / FILE).is_file():
-        return None
     try:
+        if not is_there(folder / FILE):
+            return None
         content: Any = read_json(folder / FILE)
         with open_npz(folder / ROWS) as arrays:
             rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}

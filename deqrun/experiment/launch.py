@@ -37,7 +37,7 @@ from deqrun.report import read_run, write_comparison, write_report
 from deqrun.report.records import RunStatus, Summary
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
 from deqrun.sentences import one_line, refusal
-from deqrun.settings import ComponentSettings, Interrupted, Settings, Unwritable, UserError
+from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Interrupted, Settings, Unwritable, UserError
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
@@ -110,7 +110,16 @@ def run_compare(folders: list[Path], output: Path) -> None:
 def run_describe(settings: Settings) -> None:
     """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
     dataset = build_dataset(settings)
-    described, peer = describe_model(settings, dataset, build_cell(settings, dataset))
+    cell = build_cell(settings, dataset)
+    try:
+        described, peer = describe_model(settings, dataset, cell)
+    except Exception as error:
+        if type(cell).__module__.partition(".")[0] in TRUSTED_PACKAGES:
+            raise
+        raise UserError(
+            one_line(f"model={settings.choices.get('model')} can't be described ({type(error).__name__}: {error}); "
+                     "deqrun check model=… says what is wrong with it")
+        ) from error  # fmt: skip
     Console().print(description_table(described, settings.choices.get("dataset", dataset.name), peer))
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from deqrun.report.records import Epoch, RunRecord, RunStatus, Summary
-from deqrun.report.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
+from deqrun.report.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.report.sweep_rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.report.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.yaml_text import read_yaml
@@ -64,7 +64,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path, kind: type[Row]) -> Row:
-    if not path.is_file():
+    if not is_there(path):
         return kind()  # type: ignore[call-arg]
     try:
         content = read_json(path)
@@ -75,7 +75,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
@@ -127,7 +127,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
     """Trajectories by their keys; one whose arrays are not all there is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
         with open_npz(path) as arrays:

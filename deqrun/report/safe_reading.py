@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NotReadable", "available_memory", "open_npz", "parse_json", "read_json", "read_text", "require_honest_zip"]
+__all__ = [
+    "NotReadable", "available_memory", "is_there", "open_npz", "parse_json", "read_json", "read_text",
+    "require_honest_zip",
+]  # fmt: skip
 
 MOST_TEXT = 512 * 2**20
 """Bytes of a text file; a record of a million epochs has half of them."""
@@ -65,6 +68,17 @@ def _cached(stat: Path) -> int:
         return int(lines.get("inactive_file", lines.get("total_inactive_file", 0)))
     except (OSError, ValueError):
         return 0
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file to be read. ValueError, a sentence, where a folder, a pipe or a broken link is there."""
+    if path.is_file():
+        return True
+    if path.is_symlink():
+        raise ValueError(f"'{path}' is a link to nothing that can be read; put a file in its place.")
+    if path.exists():
+        raise ValueError(f"'{path}' is {'a folder' if path.is_dir() else 'no file'}; put a file in its place.")
+    return False
 
 
 def read_text(path: Path) -> str:
