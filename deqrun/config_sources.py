@@ -80,7 +80,7 @@ def open_sources(config_dir: Path | None = None) -> Iterator[ConfigSources]:
     """Config sources outside of a running Hydra app; whatever Hydra was initialised before is put back."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    search = () if config_dir is None else (f"hydra.searchpath=[{quoted(config_dir.resolve().as_uri())}]",)
+    search = () if config_dir is None else (f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]",)
     try:
         with initialize_config_dir(str(packaged_configs()), job_name="deqrun", version_base=HYDRA_VERSION_BASE):
             yield ConfigSources(GlobalHydra.instance().config_loader(), search)

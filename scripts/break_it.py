@@ -463,10 +463,9 @@ def _outcome(place: Path) -> Any:
     made = place / "made" if (place / "made").is_dir() else place / "run"
     if not (made / "status.json").is_file() or read_run(made).status.status != "completed":
         return sorted(path.name for path in made.glob("report.html"))
-    names = sorted(str(path.relative_to(made)) for path in made.rglob("*") if "checkpoints" not in path.parts)
     rows = [json.loads(line) for line in (made / "sweep.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
-    return names, kept, read_run(made).summary.test_accuracy, [epoch.loss for epoch in read_run(made).epochs]
+    return kept, read_run(made).summary.test_accuracy, [epoch.loss for epoch in read_run(made).epochs]
 
 
 def _damage_fault(file: str, kind: str, name: str, end: Ended, changed: Sequence[str]) -> str:
@@ -478,6 +477,8 @@ def _damage_fault(file: str, kind: str, name: str, end: Ended, changed: Sequence
         return end.fault([2]) or _sentence_fault(end) or (f"refused, and changed {changed[:3]}" if changed else "")
     more = [path for path in changed if not path.startswith(writes)]
     heeds = file in reads and kind not in break_damage.FORGIVEN
+    if file == break_damage.CONFIG and kind in break_damage.NOT_FOR_PAGES:
+        heeds = name in ("sweep", "resume")
     return end.fault([0]) or (f"changed {more[:3]}" if more else "") or ("taken in silence" if heeds else "")
 
 

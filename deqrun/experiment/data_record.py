@@ -113,10 +113,16 @@ def read_record(folder: Path) -> DataRecord | None:
         with open_npz(folder / ROWS) as arrays:
             rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}
         splits = content["splits"]
+        sizes = {name: int(splits[name]["n"]) for name in SPLITS}
+        whole = content["whole"] is True
+        if any(
+            rows[name].ndim != 1 or len(rows[name]) > n or (whole and len(rows[name]) < n) for name, n in sizes.items()
+        ):
+            raise ValueError(f"{ROWS} holds another number of samples")
         return DataRecord(
             str(content["dataset"]), tuple(map(str, content["classes"])),
-            {name: int(splits[name]["n"]) for name in SPLITS}, {name: str(splits[name]["digest"]) for name in SPLITS},
-            content["whole"] is True, rows,
+            sizes, {name: str(splits[name]["digest"]) for name in SPLITS},
+            whole, rows,
         )  # fmt: skip
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")

@@ -84,7 +84,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
         try:
             content = parse_json(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and line.startswith("{"):
                 return
             raise ValueError(f"'{path}' line {number} is not JSON: {error}.") from error
         yield _from_mapping(kind, content, f"'{path}' line {number}")

@@ -121,6 +121,8 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
 
     Raises OSError, or `NotReadable` where the file is none, is damaged, or would not fit into half of the memory.
     """
+    if path.exists() and not path.is_file():
+        raise NotReadable("it is no file")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
@@ -164,7 +166,9 @@ def _array(name: str, content: bytes) -> NDArray[Any]:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read_header[version](file)
         count = int(np.prod(shape, dtype=object)) if shape else 1
-        if dtype.hasobject or count < 0 or count * dtype.itemsize != len(content) - file.tell():
+        if dtype.kind not in "biuf":
+            raise ValueError("it holds no numbers")
+        if count < 0 or count * dtype.itemsize != len(content) - file.tell():
             raise ValueError("its header does not fit its content")
         file.seek(0)
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

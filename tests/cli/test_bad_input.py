@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Outcome
+
 Refused = Callable[..., str]
 
 
@@ -240,3 +242,10 @@ def test_a_folder_of_other_files_is_not_written_into(
 def test_a_part_of_a_name_that_is_taken_is_not_made(refused: Callable[..., str], kind: str, name: str) -> None:
     """Python and Hydra find what is there already first, so that the new part would never be used."""
     assert f"the nearest is my_{name}" in refused("new", kind, name)
+
+
+@pytest.mark.parametrize("name", ["my parts", "mïne", "a,b=[c]", "q'uote"])
+def test_a_config_folder_may_have_any_name(deqrun: Callable[..., Outcome], workspace: Path, name: str) -> None:
+    (workspace / name / "model").mkdir(parents=True)
+    (workspace / name / "model" / "mine.yaml").write_text("_target_: deqrun.models.mlp.MLPCell\nwidth: 8\n")
+    assert deqrun("describe", "--config-dir", name, "model=mine").code == 0
