@@ -44,9 +44,11 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
         )
         assert settings.run is not None
         require_run(settings.run, f"run={folder} is a sweep of ")
+        flags = ["allow_foreign_targets=true"] if settings.allow_foreign_targets else []
+        flags += ["--config-dir", str(request.config_dir)] if request.config_dir else []
         with claimed(folder):
             check_settings(settings, "sweep")
             from deqrun.experiment.launch import run_sweep
 
-            run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}"]))
+            run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}", *flags]))
     return 0

@@ -33,6 +33,9 @@ from deqrun.settings import Settings
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
 from deqrun.studies.study import Study, is_study
 
+INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in ("bash", "zsh", "fish")]
+"""What prints a line for a shell to evaluate."""
+
 
 class _Ended(BaseException):
     """A job's own end, carried past Hydra, which would print a trace and go on with the next job."""
@@ -164,6 +167,10 @@ def complete_or_install(arguments: Sequence[str], config_name: str = "train") ->
     """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints what a shell evaluates."""
     query = next((argument for argument in arguments if argument.startswith("query=")), None)
     if query is None:
+        if len(arguments) != 1 or arguments[0] not in INSTALLS:
+            raise UserError(
+                f"-sc was given {' '.join(arguments) or 'nothing'}; allowed is one of {', '.join(INSTALLS)}."
+            )
         return _hydra_main(config_name, ["-sc", *arguments], train_job)
 
     def hydra_completion(config_name: str, line: str, hydra_arguments: list[str]) -> int:

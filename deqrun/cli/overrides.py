@@ -10,11 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.errors import UserError, listing, nearest, one_line, unknown
 from deqrun.records.former_names import FORMER
-from deqrun.settings.sources import ConfigSources
+from deqrun.settings.sources import NOT_COMPOSED, ConfigSources
 
 FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "baseline")
 """Groups and keys of deqrun train that a sweep of the trained run takes as they were."""
@@ -30,7 +29,7 @@ def parse(texts: Sequence[str], sources: ConfigSources) -> list[Override]:
     for text in texts:
         try:
             parsed += parser.parse_overrides([text])
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:  # a number too long, brackets too deep
             raise UserError(_unreadable(text, sources)) from error
     return parsed
 
@@ -140,7 +139,7 @@ def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSou
     """Why a config did not compose: the first override whose key does not exist, or else Hydra's reason."""
     try:
         keys, groups = _known(config_name, overrides, sources)
-    except (HydraException, OmegaConfBaseException, ValueError) as choice_error:
+    except NOT_COMPOSED as choice_error:
         return _hydra_reason(choice_error, overrides)
     for override in overrides:
         key = override.key_or_group
@@ -209,5 +208,7 @@ def _hydra_reason(error: Exception, overrides: Sequence[Override]) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return unknown(f"{group}={given}", f"an option of {group}", error.options, given)
+    if isinstance(error, RecursionError):
+        return f"{typed} can't be composed: an option names itself in its defaults, or refers to itself."
     reason = str(error).split("\n\n")[0].split("\nConfig search path")[0].split("\nTo append to")[0]
     return one_line(f"{typed} can't be composed: {reason or type(error).__name__}")

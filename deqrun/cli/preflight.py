@@ -11,7 +11,6 @@ from math import isfinite
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,7 +32,9 @@ from deqrun.cli.run_folders import (
     FREE_ON_RESUME,
     OUTPUTS,
     is_complete,
+    is_run,
     load_sweep_settings,
+    require_empty,
     require_free,
     require_run,
     resumed,
@@ -42,7 +43,7 @@ from deqrun.cli.run_folders import (
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import UserError, unknown
 from deqrun.settings import Settings, load_settings, read_settings
-from deqrun.settings.sources import ConfigSources, open_sources, quoted
+from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, open_sources, quoted
 from deqrun.settings.trust import admit
 from deqrun.studies.study import Study
 
@@ -101,7 +102,7 @@ class Plan:
         """The config before its sweeps are spread out; None where it doesn't compose, of which each job tells."""
         try:
             return self.sources.compose(self.request.config_name, self.request.overrides, multirun=True)
-        except (HydraException, OmegaConfBaseException, ValueError):
+        except NOT_COMPOSED:
             return None
 
     @property
@@ -151,7 +152,7 @@ class Plan:
         swept = any(override.is_sweep_override() for override in overrides)
         try:
             cfg = self.sources.compose(name, texts) if composed is None or swept else composed
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except NOT_COMPOSED as error:
             raise UserError(diagnose(name, overrides, self.sources, error)) from error
         check_additions(name, overrides, self.sources)
         return Job(overrides, cfg)
@@ -225,7 +226,15 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     _require_finite(settings)
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
+    elif command in ("train", "sweep") and not settings.resume and plan.names_folder and not plan.multirun:
+        _require_free_for_hydra(plan.folder(cfg))
     return settings
+
+
+def _require_free_for_hydra(folder: Path | None) -> None:
+    """The folder that is named by hydra.run.dir= holds nothing; that of a run or a sweep is looked at later."""
+    if folder is not None and not is_run(folder):
+        require_empty(folder, "hydra.run.dir=")
 
 
 def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:

@@ -86,7 +86,7 @@ def require_empty(folder: Path, where: str) -> None:
 
 def require_within(folder: Path) -> None:
     """No link in a run folder leads out of it, where a run that goes on would write. Raises UserError."""
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder):
         if (
             Path(parent).name == "wandb"
@@ -94,18 +94,20 @@ def require_within(folder: Path) -> None:
             folders.clear()
             continue
         for path in (Path(parent, name) for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(home):
+            target = Path(os.path.realpath(path))  # which takes a link to itself, too
+            if path.is_symlink() and not target.is_relative_to(home):
                 raise UserError(
-                    f"{path} is a link to {path.resolve()}, outside of the run's folder, where a run that goes on "
+                    f"{path} is a link to {target}, outside of the run's folder, where a run that goes on "
                     "would write; put a copy in its place."
                 )
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a run's status.json says that it came to its end."""
+    path = folder / "status.json"
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        status = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(status, dict) and status.get("status") == "completed"
 

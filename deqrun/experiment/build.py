@@ -27,6 +27,9 @@ from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
 from deqrun.settings.trust import is_trusted
 from deqrun.solvers import Budget, Solver
 
+TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
+"""What PyTorch says, in a RuntimeError or a ValueError, of a tensor that no memory holds."""
+
 
 def build_budget(settings: Settings) -> Budget:
     """The training budget."""
@@ -93,6 +96,10 @@ def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
         raise UserError(str(error)) from error
+    except TypeError as error:
+        raise UserError(
+            f"dataset={dataset.name} has no input_shape; deqrun check dataset=… says what is wrong."
+        ) from error
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
     if _takes_output_shape(target, dataset):
         shape["output_shape"] = tuple(dataset.output_shape)
@@ -259,9 +266,11 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
         return target(**arguments, **supplied)
     except DataUnavailable as error:
         raise UserError(str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(one_line(f"{where}: {error}")) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
+            raise UserError(f"{where} takes more memory than there is; allowed are smaller values of it.") from error
+        if isinstance(error, (ValueError, TypeError)):
+            raise UserError(one_line(f"{where}: {error}")) from error
         if component.target.startswith(TRUSTED_PACKAGES):
             raise
         raise UserError(one_line(f"{where}: {component.target} can't be constructed ({_reason(error)})")) from error

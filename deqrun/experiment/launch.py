@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,14 +37,14 @@ from deqrun.records.run import RunStatus, Summary
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_comparison, write_report
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
-from deqrun.settings import ComponentSettings, Settings, read_settings
+from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
     """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
     run = RunFolder(folder)
-    with claimed(folder), recorded(run, f"deqrun train run={folder} resume=true"):
+    with claimed(folder), recorded(run, resume_command(folder, command)):
         device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
         _require_data(dataset)
@@ -57,6 +58,15 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
             _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             _finish(settings, run, deq, dataset, done, tracker, command)
+
+
+def resume_command(folder: Path, command: str) -> str:
+    """The command that goes on in a folder that was begun with another, as a shell takes it: it needs the same code."""
+    words, again = shlex.split(command), ["deqrun", "train", f"run={folder}", "resume=true"]
+    again += [word for word in words if word == "allow_foreign_targets=true"]
+    for flag, value in pairwise(words):
+        again += [flag, value] if flag == "--config-dir" else []
+    return shlex.join(again)
 
 
 def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None:
@@ -80,7 +90,9 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:
-    """The command of a sweep that goes on where it was interrupted."""
+    """The command of a sweep that goes on where it was interrupted; one that went on before names the folder."""
+    if f"run={folder}" in shlex.split(command):
+        return command
     plain = re.fullmatch(r"[\w/.:@+-]+", str(folder))
     return f"{command} {shlex.quote(f'hydra.run.dir={folder if plain else quoted(str(folder))}')}"
 
@@ -110,7 +122,18 @@ def run_compare(folders: list[Path], output: Path) -> None:
 def run_describe(settings: Settings) -> None:
     """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
     dataset = build_dataset(settings)
-    described, baseline = describe_model(settings, dataset, build_cell(settings, dataset))
+    cell = build_cell(settings, dataset)
+    try:
+        described, baseline = describe_model(settings, dataset, cell)
+    except Exception as error:
+        if type(cell).__module__.partition(".")[0] in TRUSTED_PACKAGES:
+            raise
+        raise UserError(
+            one_line(
+                f"model={settings.choices.get('model')} can't be described ({type(error).__name__}: {error}); "
+                "deqrun check model=… says what is wrong with it"
+            )
+        ) from error
     Console().print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from deqrun.records.former_names import with_present_names
 from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, SweepCell
 from deqrun.records.run import RunRecord, RunStatus, Summary
-from deqrun.records.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
+from deqrun.records.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
@@ -73,7 +73,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_object(path: Path, kind: type[Row]) -> Row:
-    if not path.is_file():
+    if not is_there(path):
         return kind()  # type: ignore[call-arg]
     try:
         content = read_json(path)
@@ -84,7 +84,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
@@ -93,7 +93,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
         try:
             content = parse_json(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and line.startswith("{"):
                 return
             raise ValueError(f"'{path}' line {number} is not JSON: {error}.") from error
         yield _from_mapping(kind, content, f"'{path}' line {number}")
@@ -137,7 +137,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
     """Trajectories by their keys; one whose arrays are not all there is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
         with open_npz(path) as arrays:

@@ -19,8 +19,9 @@ from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
 from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
 
-Count = Annotated[int, Field(strict=True, ge=0)]
-PositiveCount = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+Iterations = Annotated[int, Field(strict=True, ge=0, le=10**6)]  # the sweep keeps every one of them in memory
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -86,7 +87,7 @@ class BudgetSettings(_Section):
 class SweepSettings(_Section):
     """The grid of test-time budgets: `sweep.*`. Lists are put in order, without doubles; empty: no sweep."""
 
-    iterations: tuple[Count, ...]
+    iterations: tuple[Iterations, ...]
     tolerances: tuple[NonNegative, ...]
     solvers: tuple[str, ...]
     starts: tuple[Literal["zeros", "normal", "other"], ...]

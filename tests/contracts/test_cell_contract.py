@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from deqrun.cli import main
 from deqrun.contracts import CELL_CHECKS, Finding, check_cell
 from deqrun.experiment.own_parts import cell_findings
 from deqrun.settings import load_settings
@@ -96,3 +98,14 @@ def test_every_cell_of_deqrun_passes(model: str, dataset: str) -> None:
     with open_sources() as sources:
         settings = load_settings(sources.compose("train", [f"model={model}", f"dataset={dataset}"]))
     assert [finding for finding in cell_findings(settings) if finding.outcome != "ok"] == []
+
+
+@pytest.mark.parametrize("cell", FAULTS, ids=lambda cell: cell.__name__)
+def test_a_wrong_cell_is_described_or_told(
+    cell: type, capsys: pytest.CaptureFixture[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "deqrun.experiment.launch")
+    (workspace / "mine" / "model").mkdir(parents=True)
+    (workspace / "mine" / "model" / "own.yaml").write_text(f"_target_: {cell.__module__}.{cell.__name__}\n")
+    code = main(["describe", "--config-dir", "mine", "model=own", "allow_foreign_targets=true"])
+    assert (code, capsys.readouterr().err.count("\n")) in [(0, 0), (2, 1)]

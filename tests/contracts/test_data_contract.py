@@ -37,6 +37,15 @@ def test_a_wrong_data_set_is_refused_before_anything_is_made(
     assert ("docs/datasets.md" in sentence) or dataset.__name__ in sentence
 
 
+@pytest.mark.parametrize("dataset", FAULTS, ids=lambda dataset: dataset.__name__)
+def test_no_cell_is_tried_on_a_wrong_data_set(
+    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]], dataset: type
+) -> None:
+    outcome = deqrun("check", *configured(dataset))
+    assert outcome.code == 2
+    assert FAULTS[dataset] in " ".join((outcome.out + outcome.err).split())
+
+
 def test_a_right_data_set_is_trained_on(
     deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -165,6 +166,43 @@ def test_a_damaged_record_is_told(
     name, damage = OF_RECORDS[kind]
     damage(run / name)
     for command in (["sweep"], ["train", "resume=true"]):
+        assert f"run/{name}" in sentence_of(capsys, *command, f"run={run}")
+
+
+@pytest.mark.parametrize("kind", ["cut short", "a stranger's pickle", "weights of another size"])
+def test_a_run_does_not_go_on_to_a_damaged_best(run: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is tested at the end, where no later epoch is better; an hour of training comes before."""
+    OF_CHECKPOINTS[kind](run / "checkpoints" / "best.pt")
+    assert "run/checkpoints/best.pt" in sentence_of(capsys, "train", f"run={run}", "resume=true")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("put", [a_folder, a_pipe, a_link_to_itself])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/best.pt", "checkpoints/last.pt", "train.jsonl", "status.json", "data.json", "trajectories.npz"],
+)
+def test_what_is_no_file_is_not_read(
+    run: Path, name: str, put: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a pipe no read would end; into a folder nothing could be written after the training."""
+    put(run / name)
+    commands = [["train", "resume=true"]] if name == "checkpoints/last.pt" else [["sweep"], ["train", "resume=true"]]
+    for command in commands:
         assert f"run/{name}" in sentence_of(capsys, *command, f"run={run}")
 
 

@@ -16,7 +16,7 @@ from deqrun.datasets import SPLITS, Dataset
 from deqrun.datasets.fingerprint import digest_of, places, row_digests
 from deqrun.errors import UserError, listing
 from deqrun.records.files import write_whole
-from deqrun.records.safe_reading import open_npz, read_json
+from deqrun.records.safe_reading import is_there, open_npz, read_json
 
 __all__ = ["FILE", "ROWS", "DataRecord", "read_record", "record_of", "write_record"]
 
@@ -107,19 +107,25 @@ def write_record(folder: Path, record: DataRecord) -> None:
 
 def read_record(folder: Path) -> DataRecord | None:
     """The record in a run folder; None where it was recorded before there were any. Raises UserError if damaged."""
-    if not (folder / FILE).is_file():
-        return None
     try:
+        if not is_there(folder / FILE):
+            return None
         content: Any = read_json(folder / FILE)
         with open_npz(folder / ROWS) as arrays:
             rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}
         splits = content["splits"]
+        sizes = {name: int(splits[name]["n"]) for name in SPLITS}
+        whole = content["whole"] is True
+        if any(
+            rows[name].ndim != 1 or len(rows[name]) > n or (whole and len(rows[name]) < n) for name, n in sizes.items()
+        ):
+            raise ValueError(f"{ROWS} holds another number of samples")
         return DataRecord(
             str(content["dataset"]),
             tuple(map(str, content["classes"])),
-            {name: int(splits[name]["n"]) for name in SPLITS},
+            sizes,
             {name: str(splits[name]["digest"]) for name in SPLITS},
-            content["whole"] is True,
+            whole,
             rows,
         )
     except (OSError, KeyError, TypeError, ValueError) as error:

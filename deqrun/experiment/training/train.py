@@ -58,6 +58,8 @@ def train(
     starts = Starts(settings.start, settings.start_scale, len(data))
     done = _resume(deq, optimizer, schedule, starts, folder)
     rows = [Epoch(**row) for row in done.epochs]
+    if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
+        folder.write_rows("epochs", rows)
     for row in rows:  # of a run that goes on, into its tracker's new record
         tracker.log_epoch(row)
     for epoch in range(done.epoch + 1, settings.epochs + 1):
