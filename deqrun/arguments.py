@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 def require_at_least(name: str, value: int, minimum: int) -> int:
     """`value` as an int if it is whole and >= `minimum`; raises ValueError otherwise."""
-    whole = _whole(name, value)
+    whole = _whole(name, value, minimum)
     if whole < minimum:
         raise ValueError(f"{name}={value} is too small: allowed are integers from {minimum} (nearest: {minimum}).")
     return whole
@@ -136,11 +136,11 @@ def require_share(name: str, value: float) -> float:
     return float(value)
 
 
-def _whole(name: str, value: int) -> int:
+def _whole(name: str, value: int, minimum: int) -> int:
     try:
         return operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}={value!r} is not an integer: allowed are whole numbers.") from None
+        raise ValueError(f"{name}={value!r} is not an integer: allowed are whole numbers from {minimum}.") from None
 
 
 def require_instance(what: str, value: object, kind: type) -> None:

@@ -34,11 +34,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
     siblings = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] == parent}
     anywhere = {name.rpartition(".")[2]: name for name in reversed(names)}
     roots = {name: name for name in names if "." not in name}
-    for word, candidates, cutoff in (
-        (last, siblings, 0.6),
-        (last, anywhere, 0.7),
-        (given.split(".")[0], roots, 0.6),
-    ):
+    for word, candidates, cutoff in ((last, siblings, 0.6), (last, anywhere, 0.7), (given.split(".")[0], roots, 0.6)):
         match = difflib.get_close_matches(word, candidates, n=1, cutoff=cutoff)
         if match:
             return candidates[match[0]]

@@ -73,8 +73,10 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
     runs: dict[str, Callable[[], object]] = {"cell": lambda: evaluate(f, z0)}
     budget = Budget(max_iter=STEPS, tol=0.0)
     ours: dict[str, Solver] = {
-        "picard": Picard(), "anderson": Anderson(MEMORY_ANDERSON), "broyden": Broyden(memory=MEMORY_BROYDEN),
-    }  # fmt: skip
+        "picard": Picard(),
+        "anderson": Anderson(MEMORY_ANDERSON),
+        "broyden": Broyden(memory=MEMORY_BROYDEN),
+    }
     for name, solver in ours.items():
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=budget)  # type: ignore[misc]
     if torchdeq:
@@ -138,7 +140,7 @@ def uneven_rows(repeats: int, clock: Clock) -> list[Row]:
         rows.append(
             Row("uneven rows: greatest difference to one at a time", name, rates.difference_alone(uneven, solver), None)
         )
-    return rows  # fmt: skip
+    return rows
 
 
 def training_step(repeats: int, clock: Clock) -> list[Row]:
@@ -152,9 +154,17 @@ def training_step(repeats: int, clock: Clock) -> list[Row]:
     if torchdeq:
         for name, options in (("implicit", {"ift": True}), ("one step", {"grad": 1})):
             deq = torchdeq.get_deq(
-                f_solver="anderson", b_solver="anderson", f_max_iter=16, b_max_iter=16, f_tol=0.0, b_tol=0.0,
-                f_stop_mode="rel", b_stop_mode="rel", m=MEMORY_ANDERSON + 1, **options,
-            )  # fmt: skip
+                f_solver="anderson",
+                b_solver="anderson",
+                f_max_iter=16,
+                b_max_iter=16,
+                f_tol=0.0,
+                b_tol=0.0,
+                f_stop_mode="rel",
+                b_stop_mode="rel",
+                m=MEMORY_ANDERSON + 1,
+                **options,
+            )
             deq.train()
             runs[f"torchdeq {name}"] = lambda deq=deq: step_theirs(deq, cell, x, optimizer)  # type: ignore[misc]
     seconds = interleaved(runs, max(3, repeats // 2), clock)
@@ -177,13 +187,14 @@ def gradients(evaluations: int) -> dict[str, Gradient]:
     }
 
 
-def step_ours(
-    cell: State, x: Tensor, gradient: Gradient, evaluations: int, optimizer: torch.optim.Optimizer
-) -> None:  # fmt: skip
+def step_ours(cell: State, x: Tensor, gradient: Gradient, evaluations: int, optimizer: torch.optim.Optimizer) -> None:
     z, _ = equilibrium(
-        lambda z: cell(z, x), torch.zeros_like(x), solver=Anderson(MEMORY_ANDERSON),
-        budget=Budget(max_iter=evaluations - 1, tol=0.0), gradient=gradient,
-    )  # fmt: skip
+        lambda z: cell(z, x),
+        torch.zeros_like(x),
+        solver=Anderson(MEMORY_ANDERSON),
+        budget=Budget(max_iter=evaluations - 1, tol=0.0),
+        gradient=gradient,
+    )
     optimizer.zero_grad(set_to_none=True)
     z.square().mean().backward()
     optimizer.step()
@@ -207,9 +218,17 @@ def peak_memory() -> list[Row]:
     rows = [Row("peak allocation, implicit", "64 over 8 evaluations", peaks[64] / peaks[8], None)]
     if torchdeq:
         deq = torchdeq.get_deq(
-            ift=True, f_solver="anderson", b_solver="anderson", f_max_iter=64, b_max_iter=64, f_tol=0.0, b_tol=0.0,
-            f_stop_mode="rel", b_stop_mode="rel", m=MEMORY_ANDERSON + 1,
-        )  # fmt: skip
+            ift=True,
+            f_solver="anderson",
+            b_solver="anderson",
+            f_max_iter=64,
+            b_max_iter=64,
+            f_tol=0.0,
+            b_tol=0.0,
+            f_stop_mode="rel",
+            b_stop_mode="rel",
+            m=MEMORY_ANDERSON + 1,
+        )
         deq.train()
         theirs = peak_bytes(lambda: step_theirs(deq, cell, x, optimizer))
         rows.append(Row("peak allocation, implicit", "deqrun over torchdeq, 64 evaluations", peaks[64] / theirs, None))

@@ -1,6 +1,6 @@
 """Tries to break deqrun, as a person in a hurry, a full disk or a killed machine would, and prints one table.
 
-    python scripts/break_it.py                       # every section, about 15 minutes on one core
+    python scripts/break_it.py                       # every section, about an hour on one core
     python scripts/break_it.py pairs kills=100       # one section, or another number of tries
 
 Each section runs whole deqrun processes in folders of its own below the system's temporary folder, and counts each end
@@ -10,10 +10,13 @@ that is as it must be. A section ends early, and says so, where its time is up. 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import os
 import random
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,11 +24,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import break_damage
+import break_data
 from rich.console import Console
 from rich.table import Table
 
@@ -37,8 +42,12 @@ TINY = ("model=mlp", "model.width=16", "threads=1", "train.epochs=1", "train.bat
 WHOLE = ("model=mlp", "model.width=16", "threads=1", "train.epochs=3", "train.batch_size=256", "sweep=quick")
 """A small run with everything that a run has: charts, a sweep, and an offline log of W&B."""
 
-SIZE = {"pairs": 30, "kills": 10, "commands": 0, "environments": 0}
+SIZE = {"pairs": 30, "kills": 10} | dict.fromkeys(
+    ("commands", "damaged", "cells", "datasets", "changes", "environments"), 0
+)
 """Tries of each section; 0: all that it lists."""
+
+ROOT = Path(__file__).resolve().parents[1]
 
 Check = Callable[[], str]
 
@@ -93,9 +102,14 @@ def start(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str
     environment = {"OMP_NUM_THREADS": "1", **os.environ, **options.pop("env", {})}
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
-        [sys.executable, "-m", "deqrun", *arguments], cwd=folder, env=environment, text=True, errors="replace",
-        start_new_session=True, **{**streams, **options},
-    )  # fmt: skip
+        [sys.executable, "-m", "deqrun", *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        **{**streams, **options},
+    )
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 180) -> Ended:
@@ -222,67 +236,418 @@ def _epochs_in_wandb(folder: Path) -> list[tuple[int, int]]:
 
 
 KEYS = (
-    "train.epochs", "train.batch_size", "seed", "threads", "budget.max_iter", "budget.tol", "budget.patience",
-    "solver.memory", "solver.mixing", "optimizer.lr", "sweep.iterations", "sweep.tolerances", "device", "name",
-    "tracker.mode", "model.width", "gradient.budget.tol", "train.jacobian_weight",
-)  # fmt: skip
+    "train.epochs",
+    "train.batch_size",
+    "seed",
+    "threads",
+    "budget.max_iter",
+    "budget.tol",
+    "budget.patience",
+    "solver.memory",
+    "solver.mixing",
+    "optimizer.lr",
+    "sweep.iterations",
+    "sweep.tolerances",
+    "device",
+    "name",
+    "tracker.mode",
+    "model.width",
+    "gradient.budget.tol",
+    "train.jacobian_weight",
+)
 BAD_VALUES = ("-1", "''", "[[", "{a:b}", "nan", "no such thing", "${b}", "1e999", "'", "1,2")
-BAD_COMMANDS: tuple[tuple[str, ...], ...] = (
-    ("trian",), ("model=mlp",), ("train", "run="), ("train", "run=''"), ("train", "run=a${b}"), ("sweep",),
-    ("sweep", "run="), ("sweep", "run=nowhere"), ("train", "resume=true"), ("train", "run=nowhere", "resume=true"),
-    ("train", "run=~nobody-of-that-name/x"), ("train", "name=a/b"), ("train", "name=a\nb"), ("train", "name=ü/ö"),
-    ("train", "run=\udcff"), ("train", "run=" + "a" * 300), ("train", "run=foreign"), ("train", "run=file"),
-    ("train", "run=file/below"), ("train", "--multrun"), ("train", "--cfg", "jobs"), ("train", "--config-dir", "no"),
-    ("train", "-m", "seed=1,2", "run=x"), ("train", "study=nothing"), ("train", "model=mlp", "model=nothing"),
-    ("train", "+a.b=1"), ("train", "~solver"), ("train", "solver=[picard"), ("train", "=3"), ("train", "=", "="),
-    ("train", "train=3"), ("train", "solver._target_=os.system"), ("compare",), ("compare", "nowhere"),
-    ("compare", "foreign", "foreign"), ("compare", "--output"), ("report",), ("report", "run="), ("report", "nowhere"),
-    ("report", "run=foreign"), ("describe", "model=nothing"), ("describe", "run=foreign"), ("help", "nothing"),
-)  # fmt: skip
+NOT_A_LINE: tuple[tuple[str, ...], ...] = (
+    ("train", "name=a\nb"),
+    ("train", "name=a\r"),
+    ("tra\nin",),
+    ("sweep", "run=a\nb"),
+    ("new", "cell", "a\nb"),
+    ("train", "run=\udcff"),
+    ("report", "run=\udcff"),
+    ("compare", "\udcff", "\udcff"),
+    ("new", "cell", "\udcff"),
+    ("train", "run=" + "a" * 300),
+    ("train", "name=" + "a" * 300),
+    ("report", "run=" + "a" * 300),
+    ("compare", "a" * 300, "b" * 300),
+    ("sweep", "run=" + "a/" * 3000),
+    ("train", "seed=" + "9" * 5000),
+    ("train", "model=" + "[" * 2000),
+    ("train", "solver.memory=" + "(" * 500),
+    ("train", *(["seed=x"] * 500)),
+)
+"""Bad command lines that a shell's quotes can't write."""
+
+TORN: dict[str, str | bytes] = {
+    "model/bracket.yaml": "_target_: deqrun.models.mlp.MLPCell\nwidth: [3\n",
+    "model/list.yaml": "- 1\n- 2\n",
+    "model/text.yaml": "just text\n",
+    "model/empty.yaml": "",
+    "model/binary.yaml": b"\xff\xfe\x00\x01",
+    "model/loop.yaml": "defaults: [loop]\n",
+    "model/foreign.yaml": "_target_: os.system\ncommand: touch executed\n",
+    "model/aliases.yaml": "_target_: deqrun.models.mlp.MLPCell\nwidth: ${model.width}\n",
+    "model/untyped.yaml": "width: 3\n",
+    "solver/nothing_of.yaml": "_target_: deqrun.solvers.Nothing\n",
+    "study/no_question.yaml": "# @package _global_\nquestion: no_such_question\nvariants: {a: []}\n",
+    "study/bad_variant.yaml": "# @package _global_\nquestion: does_it_converge\nvariants: {a: [model=nothing]}\n",
+    "study/bad_defaults.yaml": "# @package _global_\ndefaults: [override /nothing: mlp]\n",
+}
+"""Options of a --config-dir, each broken in another way."""
 
 
 def commands(section: Section, tries: int, rng: random.Random) -> None:
     """Bad command lines: one sentence and exit code 2 each, and nothing is made. All run in one process, for speed."""
-    lines = [*BAD_COMMANDS, *(("train", "model=mlp", f"{key}={value}") for key in KEYS for value in BAD_VALUES)]
-    lines = lines[: tries or None]
     with scratch("commands") as folder:
-        (folder / "foreign").mkdir()
-        (folder / "foreign" / "report.html").write_text("kept")
-        (folder / "file").write_text("")
-        before = sorted(folder.rglob("*"))
-        for line, end in zip(lines, _in_one_process(folder, lines), strict=True):
-            section.add(" ".join(line), end.fault([2]) or ("" if end.err.count("\n") == 1 else "not one sentence"))
-        left = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path not in before]
-        section.add("what is left behind", ", ".join(left))
+        if fault := _furnished(folder):
+            section.add("the run that they are about", fault)
+            return
+        before = contents(folder)
+        with asking(stubs=True) as ask:
+            for line in _bad_lines()[: tries or None]:
+                if section.time_is_up:
+                    break
+                end = ask(folder, line)
+                section.add(shlex.join(line)[:200], end.fault([2]) or _sentence_fault(end))
+        left = differences(before, contents(folder))
+        section.add("what is left behind", f"{len(left)} files, as {left[:3]}" if left else "")
 
 
-_LINES = """
-import contextlib, io, json, sys, traceback
+def _bad_lines() -> list[tuple[str, ...]]:
+    """Those of bad_commands.txt, those that no shell's quotes can write, and every value for every key."""
+    text = Path(__file__).with_name("bad_commands.txt").read_text(encoding="utf-8")
+    written = [tuple(shlex.split(line)) for line in text.splitlines() if line and not line.startswith("#")]
+    made = [("train", "model=mlp", f"{key}={value}") for key in KEYS for value in BAD_VALUES]
+    return [*written, *NOT_A_LINE, *made]
+
+
+def _furnished(folder: Path) -> str:
+    """Put into the folder what the bad command lines are about; what went wrong."""
+    end = run(folder, "train", *TINY, "tracker=none", "run=done")
+    shutil.copytree(folder / "done", folder / "stopped")
+    (folder / "stopped" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
+    (folder / "foreign").mkdir()
+    (folder / "foreign" / "report.html").write_text("kept")
+    (folder / "file").write_text("")
+    (folder / "mine").mkdir()
+    for name, content in TORN.items():
+        path = folder / "torn" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return end.fault([0])
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file, link and folder below, and a digest of what it holds."""
+    return {str(path.relative_to(folder)): _content(path) for path in sorted(folder.rglob("*"))}
+
+
+def _content(path: Path) -> str:
+    if path.is_symlink():
+        return f"-> {path.readlink()}"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Which of two contents are not in both, or not the same."""
+    return sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+
+
+def _sentence_fault(end: Ended) -> str:
+    """What is wrong with the words of a refusal; empty where they are one sentence on a line of its own."""
+    told = end.err.startswith("deqrun: ") and end.err.endswith(("\n", ".\n")) and end.err.count("\n") == 1
+    return "" if told else f"not one sentence: {end.err[:200]!r}"
+
+
+_ASKED = """
+import contextlib, io, json, os, signal, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
 import deqrun.experiment.launch as launch
+import deqrun.studies.make as make
 from deqrun.cli import main
-def accept(*given): print("accepted")
-for name in ("run_train", "run_sweep", "run_compare", "run_describe"): setattr(launch, name, accept)
-for line in json.load(open(sys.argv[1])):
+class TooLong(BaseException): pass
+def end(*given): raise TooLong("no end after 30 s")
+signal.signal(signal.SIGALRM, end)
+def accept(*given): raise SystemExit(0)
+if sys.argv[1:] == ["stubs"]: launch.train = launch.load_best = make.make_study = accept
+for asked in sys.stdin:
+    folder, line = json.loads(asked)
+    os.chdir(folder)
+    paths, modules = sys.path[:], set(sys.modules)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        signal.alarm(30)
         try: code = main(line)
+        except SystemExit: code = 0
         except BaseException: code = 1; traceback.print_exc()
-    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+        signal.alarm(0)
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(folder): del sys.modules[name]
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=answers, flush=True)
 """
+"""A process that is asked command lines, a folder and words each, and answers how each ends."""
 
 
-def _in_one_process(folder: Path, lines: Sequence[Sequence[str]]) -> Iterator[Ended]:
-    """How each command line ends, with the experiments themselves left out."""
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as given:
-        json.dump([list(line) for line in lines], given)
-        given.flush()
-        done = subprocess.run(
-            [sys.executable, "-c", _LINES, given.name], cwd=folder, capture_output=True, text=True, timeout=900,
-            check=True,
-        )  # fmt: skip
-    for line in done.stdout.splitlines():
-        code, out, err = json.loads(line)
-        yield Ended(code, out, err)
+class Asking:
+    """A process of deqrun that is asked one command line after the other; one that is gone is begun anew."""
+
+    def __init__(self, stubs: bool) -> None:
+        self.stubs = stubs
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, folder: Path, line: Sequence[str]) -> Ended:
+        """How the command line ends in the folder."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self._begun()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps([str(folder), list(line)]), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            self.end()
+            return Ended(-1, "", "Traceback: the process itself is gone")
+        return Ended(*json.loads(answer))
+
+    def _begun(self) -> subprocess.Popen[str]:
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(
+            [sys.executable, "-c", _ASKED, *(["stubs"] if self.stubs else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            _kill_group(self.process)
+            self.process.communicate()
+            self.process = None
+
+
+@contextmanager
+def asking(*, stubs: bool = False) -> Iterator[Asking]:
+    """Within: a process that is asked command lines; with `stubs` the experiments themselves are left out."""
+    ask = Asking(stubs)
+    try:
+        yield ask
+    finally:
+        ask.end()
+
+
+QUICK = ("sweep.iterations=[1]", "sweep.tolerances=[0.1]", "sweep.solvers=[picard]", "sweep.starts=[zeros]")
+SMALL = (
+    "dataset=prefix_sums",
+    "dataset.n_train=64",
+    "dataset.n_validation=16",
+    "dataset.n_test=16",
+    "model=recall",
+    "model.width=8",
+    "solver=picard",
+    "threads=1",
+    "device=cpu",
+    "train.epochs=2",
+    "tracker=none",
+    *QUICK,
+)
+"""A run of a second, with every kind of record."""
+
+READ_BY_ALL = (break_damage.CONFIG, "status.json", "summary.json", *break_damage.ROWS, "trajectories.npz")
+ASKED: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
+    "sweep": (
+        ("sweep", "run=run", *QUICK, "hydra.run.dir=made"),
+        (*READ_BY_ALL, "checkpoints/best.pt", "data.json", "data_rows.npz"),
+        ("made",),
+    ),
+    "resume": (
+        ("train", "run=run", "resume=true"),
+        (*READ_BY_ALL, *break_damage.CHECKPOINTS, "data.json", "data_rows.npz"),
+        ("run",),
+    ),
+    "report": (("report", "run=run"), READ_BY_ALL, ("run/report.html", "run/figures")),
+    "compare": (("compare", "run", "other", "--output", "made"), READ_BY_ALL, ("made",)),
+}
+"""Command lines that read a run folder, the files that each reads, and what it may write."""
+
+
+def damaged(section: Section, tries: int, rng: random.Random) -> None:
+    """Damaged and foreign files in a run folder: one sentence each, nothing executed, made or changed; or the truth."""
+    with scratch("damaged") as folder:
+        section.add("the run that is damaged", run(folder, "train", *SMALL, "run=run").fault([0]))
+        (folder / "run" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 2}')
+        tried = [("", "", lambda path: None), *list(break_damage.damages())[: tries or None]]
+        right: dict[str, Any] = {}
+        lines = ((file, kind, damage, name) for file, kind, damage in tried for name in ASKED)
+        with asking() as ask:
+            for file, kind, damage, name in lines:
+                if section.time_is_up:
+                    return
+                with _copied(folder / "run", damage, file) as place:
+                    before = contents(place)
+                    end = ask(place, ASKED[name][0])
+                    fault = _damage_fault(file, kind, name, end, differences(before, contents(place)))
+                    if not file:
+                        right[name] = _outcome(place)
+                    elif end.code == 0 and not fault and _outcome(place) != right[name]:
+                        fault = "another outcome, in silence"
+                    section.add(f"{file} {kind}, {name}", fault)
+
+
+@contextmanager
+def _copied(run_folder: Path, damage: break_damage.Damage, file: str) -> Iterator[Path]:
+    """A folder with the run, damaged, and a whole run beside it."""
+    with scratch("copy") as place, chdir(place):
+        shutil.copytree(run_folder, "run")
+        shutil.copytree(run_folder, "other")
+        damage(Path("run", file))
+        yield place
+
+
+def _outcome(place: Path) -> Any:
+    """The numbers and files that a sweep or a training has made; of a page, that it is there."""
+    made = place / "made" if (place / "made").is_dir() else place / "run"
+    if not (made / "status.json").is_file() or read_run(made).status.status != "completed":
+        return sorted(path.name for path in made.glob("report.html"))
+    rows = [json.loads(line) for line in (made / "sweep.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
+    return kept, read_run(made).summary.test_accuracy, [epoch.loss for epoch in read_run(made).epochs]
+
+
+def _damage_fault(file: str, kind: str, name: str, end: Ended, changed: Sequence[str]) -> str:
+    """What is wrong with how a command on a damaged run ended, and with what it wrote."""
+    reads, writes = ASKED[name][1:]
+    if any(path.startswith("outside") or "executed" in path for path in changed):
+        return f"made or changed {changed[:3]}"
+    if end.code == 2:
+        return end.fault([2]) or _sentence_fault(end) or (f"refused, and changed {changed[:3]}" if changed else "")
+    more = [path for path in changed if not path.startswith(writes)]
+    heeds = file in reads and kind not in break_damage.FORGIVEN
+    if file == break_damage.CONFIG and kind in break_damage.NOT_FOR_PAGES:
+        heeds = name in ("sweep", "resume")
+    return end.fault([0]) or (f"changed {more[:3]}" if more else "") or ("taken in silence" if heeds else "")
+
+
+def cells(section: Section, tries: int, rng: random.Random) -> None:
+    """Wrong cells of a user's own: told in one sentence, nothing made. Right ones are accepted, and train."""
+    _parts(section, tries, "model", "wrong_cells", ("dataset=digits",))
+
+
+def datasets(section: Section, tries: int, rng: random.Random) -> None:
+    """Wrong data sets of a user's own: told in one sentence, nothing made. A right one is accepted, and trained on."""
+    _parts(section, tries, "dataset", "wrong_data", ("model=mlp", "model.width=16"))
+
+
+def _parts(section: Section, tries: int, group: str, module: str, other: Sequence[str]) -> None:
+    """Every wrong and right part of a catalogue of the tests, through check and train with --config-dir."""
+    source = ROOT / "tests" / "contracts" / f"{module}.py"
+    catalogue = _loaded(source)
+    right = getattr(catalogue, "RIGHT", (catalogue.Right,))
+    with scratch(group) as folder, asking() as ask:
+        (folder / "mine" / group).mkdir(parents=True)
+        shutil.copy(source, folder / "mine")
+        for part in [*right, *list(catalogue.FAULTS)[: tries or None]]:
+            name = part.__name__
+            (folder / "mine" / group / f"{name}.yaml").write_text(f"_target_: {module}.{name}\n")
+        before = contents(folder)
+        for part in [*right, *list(catalogue.FAULTS)[: tries or None]]:
+            given = ("--config-dir", "mine", f"{group}={part.__name__}", "allow_foreign_targets=true", *other)
+            for command in (("check", *given), ("train", *given, *TRAINED)):
+                if section.time_is_up:
+                    return
+                fault = _part_fault(ask(folder, command), catalogue.FAULTS.get(part, ""), command[0])
+                if part not in right:
+                    made = [name for name in differences(before, contents(folder)) if "__pycache__" not in name]
+                    fault = fault or (f"made {made[:3]}" if made else "")
+                shutil.rmtree(folder / "it", ignore_errors=True)
+                section.add(f"{part.__name__}, {command[0]}", fault)
+
+
+TRAINED = ("threads=1", "train.epochs=1", "train.batch_size=512", "sweep=none", "tracker=none", "run=it")
+
+
+def _loaded(source: Path) -> Any:
+    """The module in a file."""
+    spec = importlib.util.spec_from_file_location(source.stem, source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _part_fault(end: Ended, sentence: str, command: str) -> str:
+    """What is wrong with how a command on a part ended; `sentence` is empty for a part that is right."""
+    if not sentence:
+        return end.fault([0])
+    said = " ".join((end.out + end.err).split())
+    told = "" if sentence in said else f"not a word of '{sentence}': {said[:300]}"
+    return end.fault([2]) or (_sentence_fault(end) if command == "train" else "") or told
+
+
+ON_PICTURES = (
+    "dataset=image_folder",
+    f"dataset.root={break_data.PICTURES}",
+    "dataset.size=8",
+    "dataset.channels=1",
+    "model=mlp",
+    "model.width=8",
+)
+ON_TEXT = (
+    "dataset=text",
+    f"dataset.path={break_data.TEXT}",
+    "dataset.length=8",
+    "model=transformer",
+    "model.width=8",
+    "model.inner=8",
+    "gradient=phantom",
+)
+CHANGED = "the data of run changed since it was trained: "
+
+
+def changes(section: Section, tries: int, rng: random.Random) -> None:
+    """Data changed after training, then asked and gone on with: refused in a sentence that says what differs."""
+    with asking() as ask:
+        for data, options, ways in (
+            ("pictures", ON_PICTURES, break_data.OF_PICTURES | break_data.HARMLESS),
+            ("text", ON_TEXT, break_data.OF_TEXT),
+        ):
+            with scratch(data) as place:
+                with chdir(place):
+                    break_data.make_data()
+                end = ask(place, ("train", *options, *ONE_EPOCH, *QUICK, "run=run"))
+                section.add(f"the run on {data}", end.fault([0]))
+                (place / "run" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
+                for kind, (change, words) in list(ways.items())[: tries or None]:
+                    for line in (ASKED["sweep"][0], ASKED["resume"][0]):
+                        if section.time_is_up:
+                            return
+                        section.add(f"{data}: {kind}, {line[0]}", _change_fault(ask, place, line, change, words, kind))
+
+
+ONE_EPOCH = ("train.epochs=1", "threads=1", "device=cpu", "tracker=none")
+
+
+def _change_fault(
+    ask: Asking, place: Path, line: Sequence[str], change: break_data.Change, words: str, kind: str
+) -> str:
+    """What is wrong with how a command on changed data ended, and with what it made."""
+    with scratch("changed") as folder, chdir(folder):
+        shutil.copytree(place, "copy")
+        os.chdir("copy")
+        change()
+        before = contents(Path())
+        end = ask(folder / "copy", line)
+        made = differences(before, contents(Path()))
+    if kind in break_data.HARMLESS:
+        return end.fault([0])
+    told = CHANGED if words else ""
+    fault = end.fault([2], words) or _sentence_fault(end) or end.fault([2], told)
+    return fault or (f"refused, and changed {made[:3]}" if made else "")
 
 
 def environments(section: Section, tries: int, rng: random.Random) -> None:
@@ -407,6 +772,10 @@ SECTIONS: dict[str, Callable[[Section, int, random.Random], None]] = {
     "pairs": pairs,
     "kills": kills,
     "commands": commands,
+    "damaged": damaged,
+    "cells": cells,
+    "datasets": datasets,
+    "changes": changes,
     "environments": environments,
 }
 

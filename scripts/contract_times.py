@@ -9,10 +9,19 @@ from deqrun.settings import Settings, load_settings
 from deqrun.settings.sources import open_sources
 
 CELLS = (
-    ("conv", "digits"), ("mdeq", "digits"), ("mdeq_large", "digits"), ("mlp", "digits"), ("monotone", "digits"),
-    ("monotone_conv", "digits"), ("recall", "digits"), ("recall", "prefix_sums"), ("recall", "mazes"),
-    ("transformer", "digits"), ("transformer", "copy_memory"), ("transformer", "sudoku"),
-)  # fmt: skip
+    ("conv", "digits"),
+    ("mdeq", "digits"),
+    ("mdeq_large", "digits"),
+    ("mlp", "digits"),
+    ("monotone", "digits"),
+    ("monotone_conv", "digits"),
+    ("recall", "digits"),
+    ("recall", "prefix_sums"),
+    ("recall", "mazes"),
+    ("transformer", "digits"),
+    ("transformer", "copy_memory"),
+    ("transformer", "sudoku"),
+)
 DATA_SETS = ("digits", "prefix_sums", "mazes", "sudoku", "copy_memory")
 
 

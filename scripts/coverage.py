@@ -223,9 +223,16 @@ def contraction(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth
     for kind in ("weight_0", "weight_0.5", "weight_5"):
         inside = right(draw, around(draw, level, spread_of(draw), seeds), n)
         radius = np.where(inside, 0.9, 1.1)
-        found.append(is_it_a_contraction.Spectra(
-            kind, radius, np.full((seeds, n), 1.2), np.full((seeds, n), 1e-6), np.ones((seeds, n), dtype=bool), radius,
-        ))  # fmt: skip
+        found.append(
+            is_it_a_contraction.Spectra(
+                kind,
+                radius,
+                np.full((seeds, n), 1.2),
+                np.full((seeds, n), 1e-6),
+                np.ones((seeds, n), dtype=bool),
+                radius,
+            )
+        )
     truth = {"arrive with ρ < 1 ≤": level, "arrive with ‖J‖ < 1": 0.0, "foretells": level - 1}
     return is_it_a_contraction.conclude(found), truth
 

@@ -79,13 +79,7 @@ def short_training(epochs: int) -> DEQ:
         for index in torch.randperm(len(data)).split(64):
             with model.cell.fixed_weights():
                 f = model.bind(data.inputs[index])
-                z, _ = equilibrium(
-                    f,
-                    model.start(f),
-                    solver=model.solver,
-                    budget=model.budget,
-                    gradient=model.gradient,
-                )
+                z, _ = equilibrium(f, model.start(f), solver=model.solver, budget=model.budget, gradient=model.gradient)
                 penalty = jacobian_penalty(f, z)
             loss = torch.nn.functional.cross_entropy(model.cell.readout(z), data.targets[index]) + 0.5 * penalty
             optimizer.zero_grad()

@@ -24,7 +24,6 @@ import torch
 from bench_timing import interleaved
 from main_figures import mdeq, one_evaluation, short_training
 
-from deqrun.analysis.halting import BOUNDS, RULES
 from deqrun.datasets import Dataset, Digits
 from deqrun.datasets.prefix_sums import PrefixSums
 from deqrun.experiment.evaluate import evaluate
@@ -32,6 +31,7 @@ from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.trace import cells, trace
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, MLPCell, RecallCell
+from deqrun.records.halting_rules import BOUNDS, RULES
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver
 

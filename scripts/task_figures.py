@@ -136,8 +136,11 @@ def prefix_sums(runs: Runs) -> None:
 def _ask(budgets: Sequence[int], samples: int, tolerance: float = 1e-5) -> list[str]:
     return [
         f"sweep.iterations={list(budgets)}".replace(" ", ""),
-        f"sweep.tolerances=[{tolerance}]", "sweep.solvers=[picard]", "sweep.splits=[test]", f"dataset.n_test={samples}",
-    ]  # fmt: skip
+        f"sweep.tolerances=[{tolerance}]",
+        "sweep.solvers=[picard]",
+        "sweep.splits=[test]",
+        f"dataset.n_test={samples}",
+    ]
 
 
 def overthinking(runs: Runs) -> None:
@@ -180,10 +183,14 @@ def copy_memory(runs: Runs) -> None:
     trained = runs.train("copy_memory", "study=copy_memory")
     baseline = CopyMemory().memoryless_loss
     rows = [
-        [f"seed {seed}", f"{best_loss(record):.4f}", f"{best_loss(record) / baseline:.4f}",
-         f"{100 * (record.summary.test_accuracy or 0):.1f}"]
+        [
+            f"seed {seed}",
+            f"{best_loss(record):.4f}",
+            f"{best_loss(record) / baseline:.4f}",
+            f"{100 * (record.summary.test_accuracy or 0):.1f}",
+        ]
         for seed, record in zip(runs.seeds, trained, strict=True)
-    ]  # fmt: skip
+    ]
     table(["", "validation loss, nats", "over the memoryless", "whole sequences right on test, %"], rows)
     by_seed = {f"seed {seed}": [record] for seed, record in zip(runs.seeds, trained, strict=True)}
     by_budget(by_seed, [1, 2, 3, 4, 6, 8, 16, 64])
@@ -203,24 +210,34 @@ def monotone(runs: Runs) -> None:
     groups = {}
     for model in ("monotone", "monotone_conv"):
         groups[model] = runs.train(
-            f"{model}-300", f"model={model}", f"solver={splitting}", f"solver@gradient.solver={splitting}",
-            "train.epochs=15", "train.jacobian_weight=0", "sweep.iterations=[10,30,100,300]",
-            "sweep.tolerances=[1e-2,1e-4]", f"sweep.solvers=[{','.join(solvers)}]", "sweep.splits=[test]",
-        )  # fmt: skip
+            f"{model}-300",
+            f"model={model}",
+            f"solver={splitting}",
+            f"solver@gradient.solver={splitting}",
+            "train.epochs=15",
+            "train.jacobian_weight=0",
+            "sweep.iterations=[10,30,100,300]",
+            "sweep.tolerances=[1e-2,1e-4]",
+            f"sweep.solvers=[{','.join(solvers)}]",
+            "sweep.splits=[test]",
+        )
     rows = []
     for model, records in groups.items():
         for solver in solvers:
             found = [cell_at(record, 300, 1e-4, solver) for record in records]
-            rows.append([
-                f"{model}, {solver}", over_seeds([cell.converged for cell in found], found[0].n),
-                f"{statistics.mean(cell.nfe_mean for cell in found):.1f}",
-                over_seeds([cell.accuracy for cell in found], found[0].n),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{model}, {solver}",
+                    over_seeds([cell.converged for cell in found], found[0].n),
+                    f"{statistics.mean(cell.nfe_mean for cell in found):.1f}",
+                    over_seeds([cell.accuracy for cell in found], found[0].n),
+                ]
+            )
     table(["", "converged, %", "mean evaluations", "accuracy, %"], rows)
 
 
 def digits(runs: Runs) -> None:
-    """DEQs on the digits beside their explicit peers: accuracy, parameters, evaluations, time."""
+    """DEQs on the digits beside their explicit baselines: accuracy, parameters, evaluations, time."""
     models = {
         "mlp": ["model=mlp", "optimizer.lr=3e-3", "train.epochs=20"],
         "conv": ["model=conv", "train.epochs=12"],
@@ -228,33 +245,44 @@ def digits(runs: Runs) -> None:
         "monotone": ["model=monotone", "train.epochs=15", "train.jacobian_weight=0"],
     }
     splitting = ["solver=peaceman_rachford", "solver@gradient.solver=peaceman_rachford"]
-    peers = {
+    baselines = {
         "DEQ": [],
-        "tied, 8 layers": ["peer=tied", "peer.layers=8"],
-        "untied, 8 layers, as many parameters": ["peer=untied", "peer.layers=8", "peer.match=parameters"],
-        "untied, 8 layers, as many multiply-adds": ["peer=untied", "peer.layers=8", "peer.match=multiply_adds"],
+        "tied, 8 layers": ["baseline=tied", "baseline.layers=8"],
+        "untied, 8 layers, as many parameters": ["baseline=untied", "baseline.layers=8", "baseline.match=parameters"],
+        "untied, 8 layers, as many multiply-adds": [
+            "baseline=untied",
+            "baseline.layers=8",
+            "baseline.match=multiply_adds",
+        ],
     }
     rows = []
     for model, recipe in models.items():
-        for peer, added in peers.items():
+        for baseline, added in baselines.items():
             own = splitting if model == "monotone" and not added else []
-            label = f"digits-{model}-{peer.replace(',', '').replace(' ', '-')}"
+            label = f"digits-{model}-{baseline.replace(',', '').replace(' ', '-')}"
             records = runs.train(label, *recipe, *own, *added, "sweep=none")
             summaries = [record.summary for record in records]
-            rows.append([
-                f"{model}, {peer}",
-                over_seeds([summary.test_accuracy or 0 for summary in summaries], summaries[0].n_test or 1),
-                f"{summaries[0].parameters:,}",
-                f"{statistics.mean(record.epochs[-1].nfe or 0 for record in records):.1f}",
-                f"{statistics.mean(summary.train_seconds or 0 for summary in summaries):.0f}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    f"{model}, {baseline}",
+                    over_seeds([summary.test_accuracy or 0 for summary in summaries], summaries[0].n_test or 1),
+                    f"{summaries[0].parameters:,}",
+                    f"{statistics.mean(record.epochs[-1].nfe or 0 for record in records):.1f}",
+                    f"{statistics.mean(summary.train_seconds or 0 for summary in summaries):.0f}",
+                ]
+            )
     table(["", "test accuracy, %", "parameters", "evaluations in training", "training, s"], rows)
 
 
 TASKS: dict[str, Callable[[Runs], None]] = {
-    "prefix_sums": prefix_sums, "overthinking": overthinking, "mazes": mazes, "sudoku": sudoku,
-    "copy_memory": copy_memory, "monotone": monotone, "digits": digits,
-}  # fmt: skip
+    "prefix_sums": prefix_sums,
+    "overthinking": overthinking,
+    "mazes": mazes,
+    "sudoku": sudoku,
+    "copy_memory": copy_memory,
+    "monotone": monotone,
+    "digits": digits,
+}
 
 
 def main() -> None:

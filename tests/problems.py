@@ -321,11 +321,7 @@ class TanhNetwork(Problem):
 
     def parameters(self, row: int) -> tuple[Array, ...]:
         rng = self.rng(1000 + row)
-        inlet, x, bias = (
-            rng.standard_normal((self.size, 3)),
-            rng.standard_normal(3),
-            rng.standard_normal(self.size),
-        )
+        inlet, x, bias = (rng.standard_normal((self.size, 3)), rng.standard_normal(3), rng.standard_normal(self.size))
         return self.weight(row), 0.3 * inlet, x, 0.1 * bias
 
     def start_of(self, row: int) -> Array:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.break_it import SECTIONS, SIZE, Ended, Section
-
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "scripts"))  # last: it finds its own parts there
+
+from scripts.break_it import SECTIONS, SIZE, Ended, Section  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,15 @@ def test_a_section_whose_time_is_up_says_so() -> None:
     section = Section("pairs", seconds=0.0)
     assert section.time_is_up
     assert section.note == "ended early, after 0 s"
+
+
+@pytest.mark.parametrize(("section", "tried"), [("damaged=1", 9), ("cells=1", 8), ("datasets=1", 4), ("changes=1", 6)])
+def test_the_first_tries_of_a_section_come_out_right(section: str, tried: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/break_it.py", section], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"│ {tried} " in done.stdout
 
 
 def test_the_first_bad_commands_come_out_right() -> None:

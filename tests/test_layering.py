@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gradients": {"solvers", *GROUND},
     "datasets": GROUND,
     "models": {"gradients", "solvers", *GROUND},
-    "analysis": {"gradients", "solvers", "models", *GROUND},
+    "analysis": {"gradients", "solvers", "models", "records", "inference", *GROUND},
     "contracts": {"models", "datasets", "gradients", *GROUND},
     "inference": GROUND,
     "records": GROUND,

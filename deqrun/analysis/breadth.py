@@ -205,6 +205,10 @@ def spread(correct: NDArray[np.bool_]) -> Spread:
     accuracy = right.mean(axis=2)
     deviation = accuracy.std(axis=0, ddof=1) if len(right) > 1 else np.zeros(right.shape[1])
     return Spread(
-        accuracy.mean(axis=0), accuracy.min(axis=0), accuracy.max(axis=0), deviation,
-        right.any(axis=0).mean(axis=1), right.all(axis=0).mean(axis=1),
-    )  # fmt: skip
+        accuracy.mean(axis=0),
+        accuracy.min(axis=0),
+        accuracy.max(axis=0),
+        deviation,
+        right.any(axis=0).mean(axis=1),
+        right.all(axis=0).mean(axis=1),
+    )

@@ -134,9 +134,11 @@ def spectrum_along(
     radii = [spectral_radius(f, z, iterations=radius_iterations) for z in states]
     norms = [spectral_norm(f, z, iterations=norm_iterations) for z in states]
     return LocalSpectrum(
-        radius=torch.stack([one.value for one in radii]), norm=torch.stack([one.value for one in norms]),
-        radius_error=torch.stack([one.error for one in radii]), norm_error=torch.stack([one.error for one in norms]),
-    )  # fmt: skip
+        radius=torch.stack([one.value for one in radii]),
+        norm=torch.stack([one.value for one in norms]),
+        radius_error=torch.stack([one.error for one in radii]),
+        norm_error=torch.stack([one.error for one in norms]),
+    )
 
 
 class Behaviour(IntEnum):

@@ -32,12 +32,7 @@ class Cycles:
 
 @torch.no_grad()
 def limit_cycles(
-    f: Callable[[Tensor], Tensor],
-    z: Tensor,
-    *,
-    max_period: int = 16,
-    tol: float = 1e-4,
-    transient: int = 0,
+    f: Callable[[Tensor], Tensor], z: Tensor, *, max_period: int = 16, tol: float = 1e-4, transient: int = 0
 ) -> Cycles:
     """The smallest p <= max_period for which f^p(z) and f^2p(z) both lie within tol of z, per row.
 

@@ -111,9 +111,13 @@ class Truth(NamedTuple):
 
 
 def measure_reference(
-    problem: Problem, z: Tensor, solver: Solver | None, precise: Budget | None, directions: int,
+    problem: Problem,
+    z: Tensor,
+    solver: Solver | None,
+    precise: Budget | None,
+    directions: int,
     generator: torch.Generator | None,
-) -> tuple[AuditReference, Truth]:  # fmt: skip
+) -> tuple[AuditReference, Truth]:
     """The reference of `audit`, at the fixed point that the solver finds from z."""
     problem = replace(problem, z0=z)
     problem = problem.in_float64() or problem
@@ -141,9 +145,14 @@ def measure_reference(
 
 @torch.no_grad()
 def _finite_differences(
-    problem: Problem, z: Tensor, gradient: Tensor, solver: Solver | None, precise: Budget, directions: int,
+    problem: Problem,
+    z: Tensor,
+    gradient: Tensor,
+    solver: Solver | None,
+    precise: Budget,
+    directions: int,
     generator: torch.Generator | None,
-) -> list[tuple[float, float]]:  # fmt: skip
+) -> list[tuple[float, float]]:
     """(central difference of L, ⟨g, d⟩) per direction; each solve starts at z*, to stay at this fixed point.
 
     The step is relative to ‖θ‖, the cube root of the tolerance: there the rounding of L and the third derivative

@@ -32,6 +32,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deqrun.inference import one_error_below
+from deqrun.records.halting_rules import BOUNDS, HALTING_RULES, RULES
+
 __all__ = [
     "BOUNDS",
     "RULES",
@@ -46,11 +49,6 @@ __all__ = [
     "stops",
     "thresholds",
 ]
-
-RULES = ("residual", "change", "kl", "entropy", "stable")
-BOUNDS = ("budget", "oracle")
-COUNTS = ("stable", "budget")
-"""Rules that stop a sample from a threshold upwards; the others do from it downwards."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ class Recording:
 
     def rules(self) -> tuple[str, ...]:
         """Rules whose signal was recorded, and the bounds."""
-        return tuple(rule for rule in RULES if rule == "residual" or rule in self.signals) + BOUNDS
+        return tuple(name for name, rule in HALTING_RULES.items() if not rule.recorded or name in self.signals)
 
     def urge(self, rule: str) -> NDArray[Any]:
         """(T+1, n): the signal turned so that a rule stops at the first value <= its turned threshold; inf if unknown.
@@ -99,15 +97,9 @@ class Recording:
         """
         if rule not in self.rules():
             raise ValueError(f"There is no halting rule {rule!r} here; there are {', '.join(self.rules())}.")
-        steps = np.arange(len(self.residual))[:, None]
-        if rule == "oracle":
-            signal = np.where(self.correct, 0.0, np.inf)
-        elif rule == "budget":
-            signal = np.broadcast_to(-steps.astype(np.float64), self.residual.shape)
-        elif rule == "stable":
-            signal = -self.signals[rule].astype(np.float64)
-        else:
-            signal = self.residual if rule == "residual" else self.signals[rule]
+        signal, steps = HALTING_RULES[rule].signal(self), np.arange(len(self.residual))[:, None]
+        if HALTING_RULES[rule].counts:
+            signal = -signal.astype(np.float64)
         return np.where((steps <= self.last()) & ~np.isnan(signal), signal, signal.dtype.type(np.inf))
 
 
@@ -143,11 +135,6 @@ class HaltingPoint:
     nfe_p95: float
     fired: float
 
-    @property
-    def standard_error(self) -> float:
-        """Of the accuracy p: √(p (1 − p) / n)."""
-        return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.n))
-
 
 def stops(recording: Recording, rule: str, threshold: float = np.nan) -> Stops:
     """Where each sample stops; the oracle takes no threshold. Raises ValueError for a rule that is not recorded."""
@@ -156,7 +143,7 @@ def stops(recording: Recording, rule: str, threshold: float = np.nan) -> Stops:
 
 def _stops(recording: Recording, rule: str, threshold: float, lowest: NDArray[Any]) -> Stops:
     """`lowest` (T+1, n) is the running minimum of the rule's urge: it crosses the threshold once."""
-    turned = 0.0 if rule == "oracle" else -threshold if rule in COUNTS else threshold
+    turned = 0.0 if rule == "oracle" else -threshold if HALTING_RULES[rule].counts else threshold
     above = np.count_nonzero(~(lowest <= turned), axis=0)
     fired, last, columns = above < len(lowest), recording.last(), np.arange(recording.n)
     iterate = np.where(fired, above, last)
@@ -178,9 +165,14 @@ def curve(recording: Recording, rule: str, grid: Sequence[float] | NDArray[Any])
 
 def _point(rule: str, threshold: float, at: Stops) -> HaltingPoint:
     return HaltingPoint(
-        rule, threshold, len(at.nfe), float(at.correct.mean()), float(at.nfe.mean()),
-        float(np.quantile(at.nfe, 0.95)), float(at.fired.mean()),
-    )  # fmt: skip
+        rule,
+        threshold,
+        len(at.nfe),
+        float(at.correct.mean()),
+        float(at.nfe.mean()),
+        float(np.quantile(at.nfe, 0.95)),
+        float(at.fired.mean()),
+    )
 
 
 def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.float64]:
@@ -200,7 +192,7 @@ def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.
         return np.array([np.nan])
     urge = validation.urge(rule)
     values = np.minimum.accumulate(urge, axis=0)[np.isfinite(urge)]
-    if rule in COUNTS:
+    if HALTING_RULES[rule].counts:
         counts = np.unique(-values) + 0.0  # no negative zero
         return np.asarray(counts[counts >= (1 if rule == "stable" else 0)], dtype=np.float64)
     # Of the samples' values, not of the distinct ones: thresholds lie close where many samples stop.
@@ -233,7 +225,7 @@ def choose(points: Sequence[HaltingPoint], target: float | None = None) -> Halti
     None where no point reaches it. Raises ValueError where there are no points.
     """
     best = _best(points)
-    least = best.accuracy - best.standard_error if target is None else target
+    least = one_error_below(best.accuracy, best.n) if target is None else target
     reaching = [point for point in points if point.accuracy >= least]
     return min(reaching, key=lambda point: (point.nfe_mean, -point.accuracy), default=None)
 

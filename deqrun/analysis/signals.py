@@ -155,10 +155,11 @@ class SignalRecorder:
         else:
             before = self._before.take(rows, self.batch)
             column = (
-                state_change(z, before.z), kl_divergence(reading, before.reading),
+                state_change(z, before.z),
+                kl_divergence(reading, before.reading),
                 entropy_change(reading, before.reading),
                 torch.where(answers_agree(reading, before.reading), before.stable + 1, 0),
-            )  # fmt: skip
+            )
         self._before = _Iterate(rows, z, reading, column[3])
         self._columns.append((rows, column))
 

@@ -122,9 +122,12 @@ def spectral_radius(
         _, hessenberg = arnoldi(jacobian.vjp, start_BD, min(iterations, jacobian.size))
     ritz_BM, residual_BM, _ = ritz_pairs(hessenberg)
     return SpectralRadius(
-        ritz_BM[:, 0].abs(), residual_BM[:, 0], **_spent(jacobian),
-        ritz=ritz_BM[:, :leading], ritz_error=residual_BM[:, :leading],
-    )  # fmt: skip
+        ritz_BM[:, 0].abs(),
+        residual_BM[:, 0],
+        **_spent(jacobian),
+        ritz=ritz_BM[:, :leading],
+        ritz_error=residual_BM[:, :leading],
+    )
 
 
 def spectral_norm(f: Map, z: Tensor, *, iterations: int = 20, generator: torch.Generator | None = None) -> Estimate:
@@ -159,10 +162,12 @@ def _growth(jacobian: Jacobian, v_BD: Tensor, iterations: int) -> SpectralRadius
     early_B, late_B, value_B = (part.mean(dim=0).exp() for part in (tail_KB[:half], tail_KB[half:], tail_KB))
     broken_B = ~value_B.isfinite()
     return SpectralRadius(
-        value_B.masked_fill(broken_B, torch.nan), (late_B - early_B).abs().masked_fill(broken_B, torch.nan),
-        **_spent(jacobian), ritz=torch.zeros(jacobian.batch, 0, dtype=torch.complex128),
+        value_B.masked_fill(broken_B, torch.nan),
+        (late_B - early_B).abs().masked_fill(broken_B, torch.nan),
+        **_spent(jacobian),
+        ritz=torch.zeros(jacobian.batch, 0, dtype=torch.complex128),
         ritz_error=torch.zeros(jacobian.batch, 0, dtype=torch.float64),
-    )  # fmt: skip
+    )
 
 
 def _spent(jacobian: Jacobian) -> dict[str, int]:

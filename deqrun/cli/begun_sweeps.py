@@ -34,17 +34,21 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
     typed = dict(text.partition("=")[::2] for text in request.overrides)
     for key, value in typed.items():
         if key not in FREE:
-            raise UserError(f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
-                            f"{key} out, or ask its run anew.")  # fmt: skip
+            raise UserError(
+                f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
+                f"{key} out, or ask its run anew."
+            )
     with sources_of(request):
         settings = read_settings(
             folder / "config.yaml", allow_foreign_targets=typed.get("allow_foreign_targets") == "true"
         )
         assert settings.run is not None
         require_run(settings.run, f"run={folder} is a sweep of ")
+        flags = ["allow_foreign_targets=true"] if settings.allow_foreign_targets else []
+        flags += ["--config-dir", str(request.config_dir)] if request.config_dir else []
         with claimed(folder):
             check_settings(settings, "sweep")
             from deqrun.experiment.launch import run_sweep
 
-            run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}"]))
+            run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}", *flags]))
     return 0

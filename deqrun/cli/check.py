@@ -21,15 +21,17 @@ FAILED = 2
 
 
 def run_check(arguments: Sequence[str]) -> int:
-    """Check the parts that the arguments name, or both where they name none; 0, or 2 where a check fails."""
+    """Check the parts that the arguments name, or both where they name none; 0, or 2 once a check fails."""
     request = read_request("check", arguments)
     if not request.runs or request.flags.shell_completion or request.flags.multirun:
         raise UserError("deqrun check takes overrides and --config-dir; other flags are deqrun train's.")
     with sources_of(request) as sources:
         job = Plan(request, sources).jobs[0]
         settings = settings_of("check", job.cfg, job.overrides)
-    failed = [part for part in _named(request) if _printed(part, settings)]
-    return FAILED if failed else 0
+    for part in _named(request):  # the data set first: no cell can be tried on one that fails
+        if _printed(part, settings):
+            return FAILED
+    return 0
 
 
 def _named(request: Request) -> list[str]:

@@ -12,16 +12,7 @@ from deqrun.cli.new_templates import TEMPLATES
 from deqrun.cli.run_folders import find_runs
 from deqrun.errors import UserError
 
-FLAGS = (
-    "--multirun",
-    "--cfg",
-    "--package",
-    "--resolve",
-    "--info",
-    "--config-dir",
-    "--shell-completion",
-    "--help",
-)
+FLAGS = ("--multirun", "--cfg", "--package", "--resolve", "--info", "--config-dir", "--shell-completion", "--help")
 
 WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd", "--config-name", "-cn")
 

@@ -152,6 +152,8 @@ def _compare(arguments: Sequence[str]) -> int:
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("folders", nargs="*", type=Path)
     parser.add_argument("--output", type=Path)
+    if not all(word.strip() for word in arguments):
+        raise UserError("deqrun compare was given an empty name, as where a shell's variable is empty; name folders.")
     given = parser.parse_intermixed_args(arguments)
     folders = [run for folder in given.folders for run in _runs_in(folder)]
     folders = list({folder.resolve(): folder for folder in folders}.values())

@@ -50,7 +50,7 @@ Keys that are changed most, as in train.epochs=10
   budget.max_iter, budget.tol       what one solve may spend in training
   solver.memory                     any parameter of the solver; model.* alike
   solver@gradient.solver            solver of the backward pass
-  peer.layers, peer.match           of an explicit net: peer=tied, peer=untied
+  baseline.layers, baseline.match   of baseline=tied and baseline=untied
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from types import TracebackType
 
@@ -21,14 +22,19 @@ from omegaconf import DictConfig
 
 from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
+from deqrun.cli.grid import begun_grid, laid_out, run_grid, threads_of_jobs
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
-from deqrun.cli.run_folders import is_complete, is_run, trained_options
+from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.settings import Settings
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
+from deqrun.studies.study import Study, is_study
+
+INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in ("bash", "zsh", "fish")]
+"""What prints a line for a shell to evaluate."""
 
 
 class _Ended(BaseException):
@@ -60,6 +66,8 @@ def run_app(command: str, argv: Sequence[str]) -> int:
 def _run_jobs(plan: Plan) -> int:
     """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
     every_job = check_jobs(plan)
+    if plan.grid:
+        return _run_grid(plan, every_job)
     done = _already_complete(plan)
     if done is not None:
         return _tell_complete(done)
@@ -70,7 +78,39 @@ def _run_jobs(plan: Plan) -> int:
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
-        return _in_hydra(plan.request, [*plan.naming(), place])
+        return _in_hydra(plan.request, [*plan.naming(), place], None if plan.multirun else every_job[0])
+
+
+def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
+    """Run a multirun's jobs: in the folder where a grid of this shape was begun, else in a new one."""
+    shape, home = plan.shape, plan.folder(plan.jobs[0].cfg)
+    begun = None if plan.names_folder or plan.resume is False else begun_grid(shape)
+    if plan.resume and begun is None and not (home is not None and plan.names_folder and home.is_dir()):
+        raise UserError("resume=true finds no grid of this shape below outputs; leave it out to begin one.")
+    folder = begun or home
+    assert folder is not None
+    with claimed(folder, fresh=begun is None and not plan.names_folder, of_a_run=False) as own:
+        if begun is not None:
+            print(f"grid    {own}, begun before: it goes on (resume=false begins another)", flush=True)
+        check_builds(every_job, plan.request.command)
+        hydra = [str(override.input_line) for override in plan.overrides if override.is_hydra_override()]
+        master = [text for text in plan.request.overrides if text.startswith("study=") and "," not in text]
+        shared = [*threads_of_jobs(plan.sources, plan.request.config_name, hydra, plan.overrides)]
+        texts = [[str(override.input_line) for override in job.overrides] + shared for job in plan.jobs]
+        jobs = laid_out(own, shape, list(zip(texts, every_job, strict=True)))
+        place = [f"hydra.sweep.dir={quoted(str(own))}"]
+        argv = [*master, *hydra, *place, *plan.request.arguments]
+        argv += [] if plan.request.flags.multirun else ["--multirun"]
+        try:
+            with _without_global_hydra():
+                job = ask_job if plan.request.asks_run else _JOBS[plan.request.command]
+                return run_grid(jobs, lambda: _hydra_main(plan.request.config_name, argv, job))
+        except Interrupted as stop:
+            done = sum(job.done for job in jobs)
+            raise Interrupted(
+                f"Interrupted; {done} of {len(jobs)} jobs are complete, and what is done is kept. Go on with the same "
+                "command."
+            ) from stop
 
 
 def _tell_complete(folder: Path) -> int:
@@ -95,10 +135,23 @@ def write_missing_report(folder: Path) -> Path:
             raise Unwritable(refusal(error) or one_line(error)) from error
 
 
-def _in_hydra(request: Request, added: Sequence[str]) -> int:
+def _in_hydra(request: Request, added: Sequence[str], checked: Settings | Study | None = None) -> int:
+    """Run the jobs. `checked` is handed to the job of a plain run; those of a multirun may run in other processes."""
     with _without_global_hydra():
         job = ask_job if request.asks_run else _JOBS[request.command]
-        return _hydra_main(request.config_name, request.for_hydra(added), job)
+        return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
+
+
+def _handed(job: Callable[..., None], checked: Settings | Study | None) -> Callable[[DictConfig], None]:
+    """The job, which takes what was checked; itself, where nothing is handed on."""
+    if checked is None:
+        return job
+
+    @wraps(job)
+    def handed(cfg: DictConfig) -> None:
+        job(cfg, checked)
+
+    return handed
 
 
 def _already_complete(plan: Plan) -> Path | None:
@@ -114,6 +167,10 @@ def complete_or_install(arguments: Sequence[str], config_name: str = "train") ->
     """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints what a shell evaluates."""
     query = next((argument for argument in arguments if argument.startswith("query=")), None)
     if query is None:
+        if len(arguments) != 1 or arguments[0] not in INSTALLS:
+            raise UserError(
+                f"-sc was given {' '.join(arguments) or 'nothing'}; allowed is one of {', '.join(INSTALLS)}."
+            )
         return _hydra_main(config_name, ["-sc", *arguments], train_job)
 
     def hydra_completion(config_name: str, line: str, hydra_arguments: list[str]) -> int:
@@ -189,13 +246,15 @@ def _without_global_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def train_job(cfg: DictConfig) -> None:
+def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """One training run, or one study; called by Hydra, in whatever process its launcher chose."""
     with _ends():
-        if _made_study("train", cfg):
+        if _made_study("train", cfg, checked):
             return
-        settings, folder = _settings_and_folder("train", cfg)
+        settings, folder = _settings_and_folder("train", cfg, checked)
         with claimed(folder):
+            if HydraConfig.get().mode == RunMode.MULTIRUN and is_run(folder):
+                settings = begun_job(settings, folder)
             if is_run(folder) and not settings.resume:
                 raise UserError(f"{folder} already holds a run, and nothing is overwritten; start again in a moment.")
             print(f"run     {folder}", flush=True)
@@ -204,10 +263,10 @@ def train_job(cfg: DictConfig) -> None:
             run_train(settings, folder, _command("train"))
 
 
-def sweep_job(cfg: DictConfig) -> None:
+def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """One sweep of a trained run; called by Hydra."""
     with _ends():
-        settings, folder = _settings_and_folder("sweep", cfg)
+        settings, folder = _settings_and_folder("sweep", cfg, checked)
         assert settings.run is not None
         with claimed(folder):
             print(f"sweep   {folder}", flush=True)
@@ -216,14 +275,16 @@ def sweep_job(cfg: DictConfig) -> None:
             run_sweep(settings, settings.run, folder, _command("sweep"))
 
 
-def ask_job(cfg: DictConfig) -> None:
+def ask_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
     """A study's question, put to a trained run; called by Hydra."""
     with _ends():
-        _made_study("sweep", cfg)
+        _made_study("sweep", cfg, checked)
 
 
-def _made_study(command: str, cfg: DictConfig) -> bool:
+def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None) -> bool:
     """Make the study that the config describes; False where it describes a plain run."""
+    if isinstance(checked, Settings):
+        return False
     node = HydraConfig.get()
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     with current_sources(cfg) as sources:
@@ -232,7 +293,8 @@ def _made_study(command: str, cfg: DictConfig) -> bool:
         return False
     folder = Path(node.runtime.output_dir)
     with claimed(folder):
-        require_free_for_study(folder, cfg.resume is True)
+        again = HydraConfig.get().mode == RunMode.MULTIRUN and is_study(folder)
+        require_free_for_study(folder, cfg.resume is True or again)
         print(f"study   {folder}", flush=True)
         from deqrun.studies.make import make_study
 
@@ -260,11 +322,11 @@ def _ends() -> Iterator[None]:
         raise _Ended(error) from error
 
 
-def _settings_and_folder(command: str, cfg: DictConfig) -> tuple[Settings, Path]:
+def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Study | None) -> tuple[Settings, Path]:
     node = HydraConfig.get()
+    if isinstance(checked, Settings):
+        return checked, Path(node.runtime.output_dir)
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
-    if node.mode == RunMode.MULTIRUN:
-        print(f"job {node.job.num}: {' '.join(node.overrides.task)}", flush=True)
     return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)
 
 

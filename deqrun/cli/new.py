@@ -5,11 +5,14 @@ from __future__ import annotations
 import keyword
 import re
 import shlex
+import sys
 from collections.abc import Sequence
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from deqrun.cli.new_templates import TEMPLATES
 from deqrun.errors import UserError, unknown
+from deqrun.settings.sources import packaged_configs
 
 __all__ = ["run_new"]
 
@@ -43,7 +46,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str, Path]:
     words, folder = list(arguments), Path()
     if "--output" in words:
         place = words.index("--output")
-        if place + 1 >= len(words):
+        if place + 1 >= len(words) or not words[place + 1].strip():
             raise UserError("--output needs a folder, as in --output mine.")
         folder = Path(words[place + 1])
         del words[place : place + 2]
@@ -57,16 +60,23 @@ def _read(arguments: Sequence[str]) -> tuple[str, str, Path]:
     kind, name = words
     if kind not in TEMPLATES:
         raise UserError(unknown(kind, "a kind of part", TEMPLATES))
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or keyword.iskeyword(name) or name in TAKEN:
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or _is_taken(kind, name):
         nearest = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789") or "mine"
-        nearest = f"my_{nearest}" if keyword.iskeyword(nearest) or nearest in TAKEN else nearest[:41]
+        nearest = f"my_{nearest}" if _is_taken(kind, nearest) else nearest[:41]
         raise UserError(
-            f"{name} is not a name for a part: allowed are small letters, digits and _, from a letter, and no word of "
-            f"Python's or deqrun's; the nearest is {nearest}."
+            f"{name} is not a name for a part: allowed are small letters, digits and _, from a letter, and no word, "
+            f"module or option that Python or deqrun has; the nearest is {nearest}."
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; give a folder.")
     return kind, name, folder
+
+
+def _is_taken(kind: str, name: str) -> bool:
+    """Whether Python or deqrun has a word, a module or an option of this name, which would be found in its place."""
+    option = packaged_configs() / TEMPLATES[kind].group / f"{name}.yaml"
+    module = name in sys.stdlib_module_names or name in packages_distributions()
+    return keyword.iskeyword(name) or name in TAKEN or option.is_file() or (bool(TEMPLATES[kind].code) and module)
 
 
 def _files(kind: str, name: str) -> dict[str, str]:

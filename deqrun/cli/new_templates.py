@@ -149,16 +149,25 @@ budget:
 
 TEMPLATES = {
     "cell": Template(
-        "model", CELL, "_target_: NAME.CLASS\nwidth: 64\n", CELL_TEST,
+        "model",
+        CELL,
+        "_target_: NAME.CLASS\nwidth: 64\n",
+        CELL_TEST,
         "deqrun train --config-dir {folder} model={name} train.epochs=5",
     ),
     "dataset": Template(
-        "dataset", DATASET, "_target_: NAME.CLASS\nn: 600\nsplit_seed: 0\n", DATASET_TEST,
+        "dataset",
+        DATASET,
+        "_target_: NAME.CLASS\nn: 600\nsplit_seed: 0\n",
+        DATASET_TEST,
         "deqrun train --config-dir {folder} dataset={name} model=mlp train.epochs=5",
     ),
     "solver": Template(
-        "solver", SOLVER, "_target_: NAME.CLASS\ndamping: 0.8\n", SOLVER_TEST,
+        "solver",
+        SOLVER,
+        "_target_: NAME.CLASS\ndamping: 0.8\n",
+        SOLVER_TEST,
         "deqrun train --config-dir {folder} solver={name} model=mlp train.epochs=5",
     ),
     "study": Template("study", "", STUDY, "", "deqrun train --config-dir {folder} study={name}"),
-}  # fmt: skip
+}

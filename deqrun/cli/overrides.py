@@ -10,12 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.errors import UserError, listing, nearest, one_line, unknown
-from deqrun.settings.sources import ConfigSources
+from deqrun.records.former_names import FORMER
+from deqrun.settings.sources import NOT_COMPOSED, ConfigSources
 
-FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "peer")
+FIXED_BY_TRAINING = ("model", "gradient", "optimizer", "budget", "train", "seed", "study", "baseline")
 """Groups and keys of deqrun train that a sweep of the trained run takes as they were."""
 
 JOBS_CHECKED = 128
@@ -29,7 +29,7 @@ def parse(texts: Sequence[str], sources: ConfigSources) -> list[Override]:
     for text in texts:
         try:
             parsed += parser.parse_overrides([text])
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:  # a number too long, brackets too deep
             raise UserError(_unreadable(text, sources)) from error
     return parsed
 
@@ -51,20 +51,33 @@ def _unreadable(text: str, sources: ConfigSources) -> str:
     return f"{text} can't be read: put a value with spaces or signs in quotes, as in \"name='a b'\"."
 
 
-def job_overrides(overrides: Sequence[Override]) -> list[list[str]]:
+MOST_JOBS = 1000
+"""Jobs of a grid that goes on where it was cut: each is composed before the first starts, at about 0.1 s."""
+
+
+def job_count(overrides: Sequence[Override]) -> int:
+    """How many jobs a multirun has, or more than `MOST_JOBS`."""
+    count = 1
+    for override in overrides:
+        if override.is_discrete_sweep():
+            count *= sum(1 for _ in itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        if count > MOST_JOBS:
+            break
+    return count
+
+
+def job_overrides(overrides: Sequence[Override], most: int | None = None) -> list[list[str]]:
     """The overrides of each job of a multirun, in the order in which they run.
 
-    Beyond 128 jobs: one job for each value of each key, the other keys at their first value.
+    most  beyond so many jobs: one job for each value of each key, the other keys at their first value; None: all jobs
     """
     texts = {override.get_key_element(): _values(override) for override in overrides}
     columns = list(texts.values())
-    product = list(itertools.islice(itertools.product(*columns), JOBS_CHECKED + 1))
-    if len(product) <= JOBS_CHECKED:
+    product = list(itertools.islice(itertools.product(*columns), None if most is None else most + 1))
+    if most is None or len(product) <= most:
         return [list(job) for job in product]
     first = [column[0] for column in columns]
-    one_changed = (
-        (*first[:i], value, *first[i + 1 :]) for i, column in enumerate(columns) for value in column[:JOBS_CHECKED]
-    )
+    one_changed = ((*first[:i], value, *first[i + 1 :]) for i, column in enumerate(columns) for value in column[:most])
     return [list(job) for job in dict.fromkeys(one_changed)]
 
 
@@ -126,7 +139,7 @@ def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSou
     """Why a config did not compose: the first override whose key does not exist, or else Hydra's reason."""
     try:
         keys, groups = _known(config_name, overrides, sources)
-    except (HydraException, OmegaConfBaseException, ValueError) as choice_error:
+    except NOT_COMPOSED as choice_error:
         return _hydra_reason(choice_error, overrides)
     for override in overrides:
         key = override.key_or_group
@@ -158,6 +171,10 @@ def choices_made(cfg: DictConfig) -> list[str]:
 def unknown_key(override: Override, config_name: str, keys: Sequence[str], groups: Sequence[str]) -> str:
     """One sentence on a key that isn't there: its siblings, and the nearest key or group anywhere."""
     key, text = override.key_or_group, _text(override)
+    former, dot, rest = key.partition(".")
+    if former in FORMER:
+        present = f"{FORMER[former]}{dot}{rest}"
+        return f"{text} is called {text.replace(key, present, 1)} now."
     if config_name == "sweep" and key.split(".")[0] in FIXED_BY_TRAINING:
         changeable = sorted({name.split(".")[0] for name in (*groups, *keys)})
         return f"{text} can't change: the run was trained before; deqrun sweep changes {listing(changeable)}."
@@ -191,5 +208,7 @@ def _hydra_reason(error: Exception, overrides: Sequence[Override]) -> str:
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return unknown(f"{group}={given}", f"an option of {group}", error.options, given)
+    if isinstance(error, RecursionError):
+        return f"{typed} can't be composed: an option names itself in its defaults, or refers to itself."
     reason = str(error).split("\n\n")[0].split("\nConfig search path")[0].split("\nTo append to")[0]
     return one_line(f"{typed} can't be composed: {reason or type(error).__name__}")

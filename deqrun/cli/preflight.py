@@ -11,17 +11,30 @@ from math import isfinite
 from pathlib import Path
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from deqrun.cli.overrides import check_additions, check_choices, diagnose, dotted_keys, job_overrides, parse
+from deqrun.cli.grid import Shape
+from deqrun.cli.overrides import (
+    JOBS_CHECKED,
+    MOST_JOBS,
+    check_additions,
+    check_choices,
+    diagnose,
+    dotted_keys,
+    job_count,
+    job_overrides,
+    parse,
+)
 from deqrun.cli.request import Request
 from deqrun.cli.run_folders import (
+    FREE_ON_RESUME,
     OUTPUTS,
     is_complete,
+    is_run,
     load_sweep_settings,
+    require_empty,
     require_free,
     require_run,
     resumed,
@@ -30,7 +43,7 @@ from deqrun.cli.run_folders import (
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import UserError, unknown
 from deqrun.settings import Settings, load_settings, read_settings
-from deqrun.settings.sources import ConfigSources, open_sources, quoted
+from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, open_sources, quoted
 from deqrun.settings.trust import admit
 from deqrun.studies.study import Study
 
@@ -89,7 +102,7 @@ class Plan:
         """The config before its sweeps are spread out; None where it doesn't compose, of which each job tells."""
         try:
             return self.sources.compose(self.request.config_name, self.request.overrides, multirun=True)
-        except (HydraException, OmegaConfBaseException, ValueError):
+        except NOT_COMPOSED:
             return None
 
     @property
@@ -103,11 +116,35 @@ class Plan:
         """Every job; each group, option and key that was typed exists. Imports no torch. Raises UserError."""
         if not self.multirun:
             return [self._job(self.request.overrides, self.unswept)]
-        of_one_run = [override for override in self.overrides if override.key_or_group in ("run", "resume")]
-        if of_one_run and self.request.command == "train":
-            key = of_one_run[0].key_or_group
-            raise UserError(f"{key}= is for one run, and -m makes a folder for each job; leave one of them out.")
-        return [self._job(texts) for texts in job_overrides([*self._sweeper_params(), *self.overrides])]
+        if self.request.command == "train" and any(override.key_or_group == "run" for override in self.overrides):
+            raise UserError("run= is for one run, and -m makes a folder for each job; leave one of them out.")
+        of_jobs = [override for override in self.overrides if override.key_or_group != "resume"]
+        every = job_overrides([*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED)
+        return [self._job(texts) for texts in every]
+
+    @property
+    def grid(self) -> bool:
+        """Whether the jobs are a grid that is known before it starts: Hydra's own sweeper, and no user's."""
+        typed = [o for o in self.overrides if o.key_or_group.startswith(("hydra/sweeper", "hydra.sweeper._target_"))]
+        if not self.multirun or typed or job_count([*self._sweeper_params(), *self.overrides]) > MOST_JOBS:
+            return False
+        return self.unswept is None or str(self.unswept.hydra.sweeper._target_).endswith(".BasicSweeper")
+
+    @property
+    def shape(self) -> Shape:
+        """What this grid shares with one that was begun: all that doesn't differ between jobs, and the keys that do."""
+        free = {*FREE_ON_RESUME, "report"} - ({"run"} if self.request.command == "sweep" else set())
+        own = [o for o in self.overrides if not o.is_hydra_override() and o.key_or_group not in free]
+        params = self._sweeper_params()
+        differing = sorted({o.key_or_group for o in [*own, *params] if o.is_sweep_override()})
+        shared = sorted(str(o.input_line) for o in own if not o.is_sweep_override())
+        return Shape(self.request.command, tuple(shared), tuple(differing))
+
+    @property
+    def resume(self) -> bool | None:
+        """What resume= was typed of a multirun; None where nothing was."""
+        given = [override.value() for override in self.overrides if override.key_or_group == "resume"]
+        return bool(given[-1]) if given else None
 
     def _job(self, texts: Sequence[str], composed: DictConfig | None = None) -> Job:
         name, overrides = self.request.config_name, parse(texts, self.sources)
@@ -115,7 +152,7 @@ class Plan:
         swept = any(override.is_sweep_override() for override in overrides)
         try:
             cfg = self.sources.compose(name, texts) if composed is None or swept else composed
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except NOT_COMPOSED as error:
             raise UserError(diagnose(name, overrides, self.sources, error)) from error
         check_additions(name, overrides, self.sources)
         return Job(overrides, cfg)
@@ -189,7 +226,15 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     _require_finite(settings)
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
+    elif command in ("train", "sweep") and not settings.resume and plan.names_folder and not plan.multirun:
+        _require_free_for_hydra(plan.folder(cfg))
     return settings
+
+
+def _require_free_for_hydra(folder: Path | None) -> None:
+    """The folder that is named by hydra.run.dir= holds nothing; that of a run or a sweep is looked at later."""
+    if folder is not None and not is_run(folder):
+        require_empty(folder, "hydra.run.dir=")
 
 
 def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:

@@ -14,6 +14,9 @@ from hydra._internal.utils import get_args_parser
 from deqrun.errors import UserError, nearest, one_line
 from deqrun.settings.sources import quoted
 
+FOLDERS = ("run", "hydra.run.dir", "hydra.sweep.dir")
+"""Keys whose value is a folder that is written into."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -59,13 +62,15 @@ class Request:
 
 def _literal(text: str) -> str:
     key, _, word = text.partition("=")
+    if key in FOLDERS and not word.strip(" '\""):
+        raise UserError(
+            f"{key}= names no folder, as where a shell's variable is empty; give {key}=DIR, or leave {key}= out."
+        )
     if key != "run" and not word.isascii() and re.fullmatch(r"[\w.+/-]+", word):
         return f"{key}={quoted(word)}"  # the grammar takes no letters beyond ASCII without quotes
     value = text.removeprefix("run=")
     if value == text or value == "null":
         return text
-    if not value.strip(" '\""):
-        raise UserError("run= names no folder, as where a shell's variable is empty; give run=DIR, or leave run= out.")
     if "${" in value:
         raise UserError(f"{text} has ${{ in it, by which configs refer to each other; give a folder without it.")
     return text if value[0] in "'\"" else f"run={quoted(_expanded(value))}"
@@ -108,9 +113,11 @@ def _require_harmony(command: str, flags: argparse.Namespace) -> None:
         raise UserError(f"{names} don't go together; give one of them.")
     if flags.resolve and not flags.cfg:
         raise UserError("--resolve goes with --cfg, as in --cfg job --resolve.")
-    if flags.config_dir and not Path(flags.config_dir).is_dir():
+    if flags.package is not None and not flags.cfg:
+        raise UserError("--package goes with --cfg, as in --cfg job --package solver.")
+    if flags.config_dir is not None and not (flags.config_dir.strip() and Path(flags.config_dir).is_dir()):
         raise UserError(f"--config-dir {flags.config_dir} is not a folder; give one that holds groups, as model/.")
-    if flags.config_dir and any(text.startswith("hydra.searchpath=") for text in flags.overrides):
+    if flags.config_dir is not None and any(text.startswith("hydra.searchpath=") for text in flags.overrides):
         raise UserError("--config-dir and hydra.searchpath= both add config folders; give one of them.")
 
 

@@ -86,7 +86,7 @@ def require_empty(folder: Path, where: str) -> None:
 
 def require_within(folder: Path) -> None:
     """No link in a run folder leads out of it, where a run that goes on would write. Raises UserError."""
-    home = folder.resolve()
+    home = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder):
         if (
             Path(parent).name == "wandb"
@@ -94,18 +94,20 @@ def require_within(folder: Path) -> None:
             folders.clear()
             continue
         for path in (Path(parent, name) for name in (*folders, *files)):
-            if path.is_symlink() and not path.resolve().is_relative_to(home):
+            target = Path(os.path.realpath(path))  # which takes a link to itself, too
+            if path.is_symlink() and not target.is_relative_to(home):
                 raise UserError(
-                    f"{path} is a link to {path.resolve()}, outside of the run's folder, where a run that goes on "
+                    f"{path} is a link to {target}, outside of the run's folder, where a run that goes on "
                     "would write; put a copy in its place."
                 )
 
 
 def is_complete(folder: Path) -> bool:
     """Whether a run's status.json says that it came to its end."""
+    path = folder / "status.json"
     try:
-        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        status = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(status, dict) and status.get("status") == "completed"
 
@@ -157,6 +159,20 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     return saved.model_copy(update={"run": folder, "resume": True} | free)
 
 
+def begun_job(given: Settings, folder: Path) -> Settings:
+    """The settings of a multirun's job whose folder holds a run already: it goes on there. Raises UserError.
+
+    Refused is a run of other settings, by their fingerprint.
+    """
+    saved = read_settings(folder / "config.yaml", allow_foreign_targets=given.allow_foreign_targets)
+    if saved.fingerprint() != given.fingerprint():
+        raise UserError(
+            f"{folder} already holds another run, and nothing is overwritten; give another hydra.sweep.dir."
+        )
+    require_within(folder)
+    return given.model_copy(update={"run": folder, "resume": True})
+
+
 def _require_same(override: Override, given: Settings, saved: Settings) -> None:
     key = override.key_or_group + (f"@{override.package}" if override.package else "")
     if key in given.choices or key in saved.choices:
@@ -189,7 +205,7 @@ def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) ->
     store = ConfigStore.instance()
     for group in ("solver", "dataset"):
         store.store(group=group, name=TRAINED, node=sections[group])
-    untied = saved is not None and saved.peer.kind == "untied"
+    untied = saved is not None and saved.baseline.kind == "untied"
     own_sweep = {"sweep": {"tolerances": [0.0], "solvers": ["picard"]}} if untied else {}
     store.store(name=TRAINED, node={"name": sections["name"]} | own_sweep)
     try:

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.cli.overrides import check_additions, check_choices, diagnose, parse
 from deqrun.cli.run_folders import FREE_ON_RESUME, is_run, require_empty, require_run, require_within
 from deqrun.errors import UserError, listing, one_line
 from deqrun.settings import Settings, load_settings
-from deqrun.settings.sources import ConfigSources, choices
+from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, choices
 from deqrun.settings.study import StudySettings, load_study_settings
 from deqrun.studies.study import FILE, Study, Variant, is_study
 
@@ -48,14 +46,29 @@ def study_of(
     folder = None if cfg.run is None else Path(str(cfg.run))
     begun = cfg.resume is True and folder is not None and is_study(folder)
     if settings.question is None and not begun:
-        if settings.size == "full" and "study" not in choices(cfg):
-            raise UserError("size=full has no effect without a study; choose one, as in study=is_it_a_contraction.")
+        _require_no_study_keys(settings, cfg, typed)
         return None
+    if cfg.resume is True and folder is None:
+        raise UserError("resume=true needs run=DIR, the folder of the study to go on with.")
+    if cfg.resume is True and folder is not None and not folder.exists():
+        raise UserError(f"run={folder} does not exist, so that no study can go on there; leave resume=true out.")
     composed = _composed(name, settings, cfg, typed, sources, flags) if settings.question else None
     if not begun:
         return composed
     assert folder is not None
     return _resumed(folder, composed, cfg, typed)
+
+
+def _require_no_study_keys(settings: StudySettings, cfg: DictConfig, typed: Sequence[Override]) -> None:
+    """What a plain run would not heed is told. Raises UserError."""
+    if settings.size == "full" and "study" not in choices(cfg):
+        raise UserError("size=full has no effect without a study; choose one, as in study=is_it_a_contraction.")
+    for override in typed:
+        key = override.key_or_group.split(".")[0]
+        if key in ("seeds", "jobs", "variants", "ask") and "study" not in choices(cfg):
+            raise UserError(
+                f"{override.input_line} has no effect without a study; choose one, as in study=is_it_a_contraction."
+            )
 
 
 def require_free_for_study(folder: Path, resume: bool) -> None:
@@ -90,15 +103,26 @@ def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[
         raise UserError(f"deqrun sweep study={name} needs run=DIR, the folder of a trained run.")
     run = require_run(Path(str(cfg.run)), "run=")
     return Study(
-        name, settings.question, settings.size, settings.ask, (), str(cfg.device), cfg.threads, run.resolve(),
+        name,
+        settings.question,
+        settings.size,
+        settings.ask,
+        (),
+        str(cfg.device),
+        cfg.threads,
+        run.resolve(),
         allow_foreign_targets=cfg.allow_foreign_targets is True,
-    )  # fmt: skip
+    )
 
 
 def _composed(
-    name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[Override], sources: ConfigSources,
+    name: str,
+    settings: StudySettings,
+    cfg: DictConfig,
+    typed: Sequence[Override],
+    sources: ConfigSources,
     flags: Sequence[str],
-) -> Study:  # fmt: skip
+) -> Study:
     assert settings.question is not None
     if not settings.trained:
         raise UserError(f"study={name} has no variants, and so nothing to ask {settings.question} of; give it some.")
@@ -110,9 +134,16 @@ def _composed(
         for variant in _variants(name, settings, cfg, kind, typed, own, sources, flags)
     ]
     return Study(
-        name, settings.question, settings.size, settings.ask, tuple(variants), str(cfg.device), cfg.threads,
-        jobs=settings.jobs, allow_foreign_targets=cfg.allow_foreign_targets is True,
-    )  # fmt: skip
+        name,
+        settings.question,
+        settings.size,
+        settings.ask,
+        tuple(variants),
+        str(cfg.device),
+        cfg.threads,
+        jobs=settings.jobs,
+        allow_foreign_targets=cfg.allow_foreign_targets is True,
+    )
 
 
 def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, Sequence[Override]]) -> None:
@@ -128,9 +159,15 @@ def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, S
 
 
 def _variants(
-    name: str, settings: StudySettings, cfg: DictConfig, kind: str, typed: Sequence[Override],
-    own: Sequence[Override], sources: ConfigSources, flags: Sequence[str],
-) -> Iterator[Variant]:  # fmt: skip
+    name: str,
+    settings: StudySettings,
+    cfg: DictConfig,
+    kind: str,
+    typed: Sequence[Override],
+    own: Sequence[Override],
+    sources: ConfigSources,
+    flags: Sequence[str],
+) -> Iterator[Variant]:
     """The runs of one variant, one for each seed."""
     taken = {override.get_key_element().lstrip("+~") for override in own}
     kept = [
@@ -157,7 +194,7 @@ def _settings(texts: Sequence[str], sources: ConfigSources) -> Settings:
     check_choices(overrides, sources)
     try:
         cfg = sources.compose("train", texts)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except NOT_COMPOSED as error:
         raise UserError(diagnose("train", overrides, sources, error)) from error
     check_additions("train", overrides, sources)
     return load_settings(cfg)

@@ -116,8 +116,9 @@ class _Trial:
         self._inject(self.x, False)
         self._f(self.z, self.injection, False)
         self._readout(self.z)
-        for name, old, new in zip(("x", "z", *["the injection"] * len(self.injection)), before,
-                                  (self.x, self.z, *self.injection), strict=True):  # fmt: skip
+        for name, old, new in zip(
+            ("x", "z", *["the injection"] * len(self.injection)), before, (self.x, self.z, *self.injection), strict=True
+        ):
             if not torch.equal(old.nan_to_num(), new.nan_to_num()):
                 raise Fault(
                     f"the cell writes into {name}; solvers keep what they give to it, so no in-place operation "
@@ -330,8 +331,10 @@ def _gradients(value: Tensor, inputs: Sequence[Tensor]) -> Sequence[Tensor | Non
 
 def _require_finite(name: str, value: Tensor) -> None:
     if not bool(value.isfinite().all()):
-        raise Fault(f"{name} gives numbers that are not finite on finite data; a cell must not divide by 0, nor grow "
-                    f"without bound ({DOCS}).")  # fmt: skip
+        raise Fault(
+            f"{name} gives numbers that are not finite on finite data; a cell must not divide by 0, nor grow "
+            f"without bound ({DOCS})."
+        )
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -26,8 +26,18 @@ LEAST = 2
 SHARED = 0.01
 """Share of a split that may be in another one: real data holds a few samples twice."""
 
-NUMERIC = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16,
-           torch.float32, torch.float64, torch.bool)  # fmt: skip
+NUMERIC = (
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.bool,
+)
 
 DATA_CHECKS = {
     "attributes": "check_attributes",
@@ -85,22 +95,28 @@ class _Trial:
         for name in SPLITS:
             split = _called(f"load({name!r})", lambda name=name: self.data.load(name))  # type: ignore[misc]
             if not isinstance(split, Split):
-                raise Fault(f"load({name!r}) returned a {type(split).__name__}; it must return Split(inputs, targets) "
-                            f"of deqrun.datasets ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"load({name!r}) returned a {type(split).__name__}; it must return Split(inputs, targets) "
+                    f"of deqrun.datasets ({DOCS})."
+                )
             for field in ("inputs", "targets"):
                 self._require_tensor(name, field, getattr(split, field))
             self.splits[name] = split
 
     def _require_tensor(self, split: str, field: str, value: object) -> None:
         if isinstance(value, np.ndarray):
-            raise Fault(f"{field} of the {split} split are a NumPy array; they must be a tensor, as "
-                        f"torch.from_numpy makes one ({DOCS}).")  # fmt: skip
+            raise Fault(
+                f"{field} of the {split} split are a NumPy array; they must be a tensor, as "
+                f"torch.from_numpy makes one ({DOCS})."
+            )
         if not isinstance(value, Tensor) or value.dtype not in NUMERIC:
             kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise Fault(f"{field} of the {split} split are a {kind}; they must be a tensor of numbers ({DOCS}).")
         if value.device.type != "cpu" or value.requires_grad:
-            raise Fault(f"{field} of the {split} split are on {value.device} or carry a gradient; they must be plain "
-                        f"tensors in the host's memory ({DOCS}).")  # fmt: skip
+            raise Fault(
+                f"{field} of the {split} split are on {value.device} or carry a gradient; they must be plain "
+                f"tensors in the host's memory ({DOCS})."
+            )
         if value.dim() == 0:
             raise Fault(f"{field} of the {split} split are a single number; samples come first ({DOCS}).")
 
@@ -108,12 +124,16 @@ class _Trial:
         """Each split has enough samples, and as many targets as inputs."""
         for name, split in self.splits.items():
             if len(split.inputs) != len(split.targets):
-                raise Fault(f"the {name} split has {len(split.inputs)} inputs and {len(split.targets)} targets; there "
-                            f"must be as many of both ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"the {name} split has {len(split.inputs)} inputs and {len(split.targets)} targets; there "
+                    f"must be as many of both ({DOCS})."
+                )
             if len(split) < LEAST:
                 found = "is empty" if len(split) == 0 else "has one sample"
-                raise Fault(f"the {name} split {found}; each needs {LEAST} samples at least, and some hundreds to tell "
-                            f"models apart ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"the {name} split {found}; each needs {LEAST} samples at least, and some hundreds to tell "
+                    f"models apart ({DOCS})."
+                )
 
     def check_encode(self) -> None:
         """Encoded inputs are float32 of the input's shape."""
@@ -122,11 +142,15 @@ class _Trial:
             wanted = (len(split.inputs[:SAMPLES]), *self.data.input_shape)
             if not isinstance(x, Tensor) or tuple(x.shape) != wanted:
                 given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-                raise Fault(f"encoded inputs of the {name} split are {given} for {wanted[0]} samples; they must be "
-                            f"{wanted}, by input_shape={self.data.input_shape}, channels first ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"encoded inputs of the {name} split are {given} for {wanted[0]} samples; they must be "
+                    f"{wanted}, by input_shape={self.data.input_shape}, channels first ({DOCS})."
+                )
             if x.dtype != torch.float32:
-                raise Fault(f"encoded inputs are {_name(x.dtype)}; models see float32, so store float32, or let encode "
-                            f"return inputs.float() ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"encoded inputs are {_name(x.dtype)}; models see float32, so store float32, or let encode "
+                    f"return inputs.float() ({DOCS})."
+                )
 
     def check_finite(self) -> None:
         """No input is NaN or infinite, in any split."""
@@ -142,19 +166,25 @@ class _Trial:
         wrong = ~x.isfinite().flatten(1).all(1)
         if bool(wrong.any()):
             first = low + int(wrong.nonzero()[0])
-            raise Fault(f"input {first} of the {split} split is not finite (NaN or infinity); leave such samples out, "
-                        f"or fill them in ({DOCS}).")  # fmt: skip
+            raise Fault(
+                f"input {first} of the {split} split is not finite (NaN or infinity); leave such samples out, "
+                f"or fill them in ({DOCS})."
+            )
 
     def check_targets(self) -> None:
         """Targets are long, of their shape, and name classes that there are."""
         for name, split in self.splits.items():
             targets, wanted = split.targets, (len(split), *self.data.output_shape)
             if tuple(targets.shape) != wanted:
-                raise Fault(f"targets of the {name} split are of shape {tuple(targets.shape)}; they must be {wanted}, "
-                            f"the class's number for each answer, not one-hot ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"targets of the {name} split are of shape {tuple(targets.shape)}; they must be {wanted}, "
+                    f"the class's number for each answer, not one-hot ({DOCS})."
+                )
             if targets.dtype != torch.int64:
-                raise Fault(f"targets of the {name} split are {_name(targets.dtype)}; they must be int64, as "
-                            f".long() gives ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"targets of the {name} split are {_name(targets.dtype)}; they must be int64, as "
+                    f".long() gives ({DOCS})."
+                )
             self._require_range(name, targets)
 
     def _require_range(self, name: str, targets: Tensor) -> None:
@@ -162,9 +192,11 @@ class _Trial:
         outside = asked & ((targets < 0) | (targets >= self.data.num_classes))
         if bool(outside.any()):
             ignored = f", and {IGNORED} where nothing is asked" if self.data.output_shape else ""
-            raise Fault(f"the {name} split has a target of {int(targets[outside][0])}; allowed are 0 to "
-                        f"{self.data.num_classes - 1}, by num_classes={self.data.num_classes}{ignored} "
-                        f"({DOCS}).")  # fmt: skip
+            raise Fault(
+                f"the {name} split has a target of {int(targets[outside][0])}; allowed are 0 to "
+                f"{self.data.num_classes - 1}, by num_classes={self.data.num_classes}{ignored} "
+                f"({DOCS})."
+            )
         if not bool(asked.flatten(1).any(1).all() if asked.dim() > 1 else asked.all()):
             raise Fault(f"a sample of the {name} split asks for nothing: all of its targets are {IGNORED} ({DOCS}).")
 
@@ -172,14 +204,18 @@ class _Trial:
         """The training split holds two classes at least, and every class that the others ask for."""
         seen = set(self.splits["train"].targets.unique().tolist()) - {IGNORED}
         if len(seen) < 2:
-            raise Fault(f"every target of the train split is {next(iter(seen))}; there must be two classes at least, "
-                        f"so mix the samples before they are split ({DOCS}).")  # fmt: skip
+            raise Fault(
+                f"every target of the train split is {next(iter(seen))}; there must be two classes at least, "
+                f"so mix the samples before they are split ({DOCS})."
+            )
         for name in SPLITS[1:]:
             unseen = set(self.splits[name].targets.unique().tolist()) - {IGNORED} - seen
             if unseen:
-                raise Fault(f"class {min(unseen)} is in the {name} split and not in train, where {len(seen)} classes "
-                            f"are; mix the samples before they are split, as stratified_split does "
-                            f"({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"class {min(unseen)} is in the {name} split and not in train, where {len(seen)} classes "
+                    f"are; mix the samples before they are split, as stratified_split does "
+                    f"({DOCS})."
+                )
 
     def check_splits_apart(self) -> None:
         """No split holds samples of another."""
@@ -189,9 +225,11 @@ class _Trial:
         for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
             shared = int(np.isin(self.rows[other], self.rows[one]).sum())
             if shared > SHARED * len(self.rows[other]):
-                raise Fault(f"{shared} of the {len(self.rows[other])} samples of the {other} split are in {one}, too; "
-                            "splits share none, or repeats = True says that samples come twice by nature "
-                            f"({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"{shared} of the {len(self.rows[other])} samples of the {other} split are in {one}, too; "
+                    "splits share none, or repeats = True says that samples come twice by nature "
+                    f"({DOCS})."
+                )
 
     def check_same_each_time(self) -> None:
         """Constructed again with the same parameters, the data set holds the same."""
@@ -199,8 +237,10 @@ class _Trial:
         for name, split in self.splits.items():
             anew = again.load(name)
             if digest_of(anew, row_digests(anew.inputs)) != digest_of(split, self.rows[name]):
-                raise Fault(f"the {name} split is another when the data set is constructed again; draw with a "
-                            f"generator of its own, seeded by a parameter as split_seed ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"the {name} split is another when the data set is constructed again; draw with a "
+                    f"generator of its own, seeded by a parameter as split_seed ({DOCS})."
+                )
 
     def check_loss(self) -> None:
         """`loss` and `correct` give one number per sample."""
@@ -214,8 +254,10 @@ class _Trial:
                 given = (
                     f"{tuple(value.shape)} {_name(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
                 )
-                raise Fault(f"{name} returned {given} for {len(targets)} samples; it must return {kind} of shape "
-                            f"({len(targets)},), one for each ({DOCS}).")  # fmt: skip
+                raise Fault(
+                    f"{name} returned {given} for {len(targets)} samples; it must return {kind} of shape "
+                    f"({len(targets)},), one for each ({DOCS})."
+                )
 
     def check_augment(self) -> None:
         """Augmented inputs have their shape and dtype still."""

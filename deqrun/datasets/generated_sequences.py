@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
-from itertools import count
+from itertools import islice
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
-from deqrun.datasets.splits_by_content import owned, split_of_bits
+from deqrun.datasets.splits_by_content import WORD, owned, split_of_bits
 
 __all__ = ["GeneratedSequences", "distinct_rows"]
 
@@ -69,13 +69,14 @@ class GeneratedSequences(Dataset):
         what    the samples, for the sentence
         longer  whether a greater length is a way out
         """
-        lengths = list(lengths)
+        lengths = list(islice(lengths, 2 * WORD))  # of more, each split holds more than any memory does
         for split, n in self._sizes.items():
             most = sum(owned(bits, split) for bits in lengths)
             if n > most:
                 allowed = [f"1 to {most:,} (nearest: {most:,})"] if most else []
-                if longer:
-                    allowed.append(f"a length from {next(bits for bits in count(1) if owned(bits, split) >= n)}")
+                enough = [bits for bits in range(1, WORD + 1) if owned(bits, split) >= n]
+                if longer and enough:
+                    allowed.append(f"a length from {enough[0]}")
                 distinct = sum(2**bits for bits in lengths)
                 raise ValueError(
                     f"n_{split}={n:,} is too many: of the {distinct:,} distinct {what} {most:,} are "

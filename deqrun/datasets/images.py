@@ -32,8 +32,15 @@ MISSING = (RuntimeError, OSError, HTTPException)
 """What torchvision's loaders raise where files are missing, have another checksum, or are out of reach."""
 
 DAMAGED = (
-    ValueError, TypeError, LookupError, AssertionError, EOFError, pickle.UnpicklingError, tarfile.TarError, zlib.error,
-)  # fmt: skip
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+    EOFError,
+    pickle.UnpicklingError,
+    tarfile.TarError,
+    zlib.error,
+)
 """What they raise, besides, where a file has another form than they take for granted: of MNIST's, only the archives'
 checksums are compared."""
 

@@ -22,10 +22,13 @@ from deqrun.errors import UserError, nearest, one_line, unknown
 from deqrun.experiment.data.changes import MatchedDataset
 from deqrun.experiment.data.record import read_record
 from deqrun.gradients import Gradient
-from deqrun.models import DEQ, Cell, CellDescription, PeerDescription, describe, describe_peer, untied_peer
+from deqrun.models import DEQ, BaselineDescription, Cell, CellDescription, describe, describe_baseline, untied_baseline
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
 from deqrun.settings.trust import is_trusted
 from deqrun.solvers import Budget, Solver
+
+TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
+"""What PyTorch says, in a RuntimeError or a ValueError, of a tensor that no memory holds."""
 
 
 def build_budget(settings: Settings) -> Budget:
@@ -76,23 +79,27 @@ def _same_question(settings: Settings) -> bool:
 def build_cell(settings: Settings, dataset: Dataset) -> Cell:
     """The cell, or the net of untied layers in its place; its input shape, number of classes and of answers are those
     of the data set."""
-    peer, make = settings.peer, partial(build_own_cell, settings, dataset)
-    if peer.kind != "untied" or peer.layers is None or peer.match is None:
+    baseline, make = settings.baseline, partial(build_own_cell, settings, dataset)
+    if baseline.kind != "untied" or baseline.layers is None or baseline.match is None:
         return make()
     try:
-        return untied_peer(make, peer.layers, peer.match)
+        return untied_baseline(make, baseline.layers, baseline.match)
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(one_line(f"peer: {error}")) from error
+        raise UserError(one_line(f"baseline: {error}")) from error
 
 
 def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell:
-    """The cell that `model` describes, whatever its peer; changes take the place of its own parameters."""
+    """The cell that `model` describes, whatever its baseline; changes take the place of its own parameters."""
     try:
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
         raise UserError(str(error)) from error
+    except TypeError as error:
+        raise UserError(
+            f"dataset={dataset.name} has no input_shape; deqrun check dataset=… says what is wrong."
+        ) from error
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
     if _takes_output_shape(target, dataset):
         shape["output_shape"] = tuple(dataset.output_shape)
@@ -160,25 +167,22 @@ def build_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> O
 
 def build_deq(settings: Settings, dataset: Dataset) -> DEQ:
     """The model: its cell, solved by the solver of training within the training budget."""
-    deq = DEQ(
-        build_cell(settings, dataset),
-        build_solver(settings),
-        build_budget(settings),
-        build_gradient(settings),
-    )
+    deq = DEQ(build_cell(settings, dataset), build_solver(settings), build_budget(settings), build_gradient(settings))
     if settings.train.channels_last:
         order_channels_last(deq)
     return deq
 
 
-def describe_model(settings: Settings, dataset: Dataset, cell: Cell) -> tuple[CellDescription, PeerDescription | None]:
-    """Size and cost of the cell that is trained and, of an explicit peer, beside the DEQ's."""
+def describe_model(
+    settings: Settings, dataset: Dataset, cell: Cell
+) -> tuple[CellDescription, BaselineDescription | None]:
+    """Size and cost of the cell that is trained and, of an explicit baseline, beside the DEQ's."""
     trained = describe(cell)
-    if settings.peer.layers is None:
+    if settings.baseline.layers is None:
         return trained, None
     with torch.device("meta"):
         own = build_own_cell(settings, dataset)
-    return trained, describe_peer(trained, describe(own), settings.peer.layers)
+    return trained, describe_baseline(trained, describe(own), settings.baseline.layers)
 
 
 def order_channels_last(model: nn.Module) -> None:
@@ -205,10 +209,10 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
         f"budget {settings.budget}": lambda: build_budget(settings),
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, [nn.Parameter(torch.zeros(1))]),
-        f"model {settings.model} {settings.dataset} {settings.peer}": lambda: build_cell(
+        f"model {settings.model} {settings.dataset} {settings.baseline}": lambda: build_cell(
             settings, build_dataset(settings)
         ),
-        f"all {settings.model} {settings.dataset} {settings.peer} {settings.solver} {settings.sweep_solvers}": (
+        f"all {settings.model} {settings.dataset} {settings.baseline} {settings.solver} {settings.sweep_solvers}": (
             lambda: _check_adapts(settings)
         ),
         f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
@@ -262,9 +266,11 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
         return target(**arguments, **supplied)
     except DataUnavailable as error:
         raise UserError(str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise UserError(one_line(f"{where}: {error}")) from error
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
+            raise UserError(f"{where} takes more memory than there is; allowed are smaller values of it.") from error
+        if isinstance(error, (ValueError, TypeError)):
+            raise UserError(one_line(f"{where}: {error}")) from error
         if component.target.startswith(TRUSTED_PACKAGES):
             raise
         raise UserError(one_line(f"{where}: {component.target} can't be constructed ({_reason(error)})")) from error

@@ -93,17 +93,24 @@ def put_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     own, given = model.state_dict(), checkpoint.model
     missing, more = [name for name in own if name not in given], [name for name in given if name not in own]
     other = [name for name in own if name in given and own[name].shape != given[name].shape]
-    if not (missing or more or other):
+    odd = [name for name in own if name in given and not _is_sound(given[name], own[name])]
+    if not (missing or more or other or odd):
         model.load_state_dict(given)
         return
     clauses = [f"it has no {missing[0]}"] if missing else [f"the model has no {more[0]}"] if more else []
     clauses += [
         f"its {name} is {list(given[name].shape)} and the model's {list(own[name].shape)}" for name in other[:1]
     ]
+    clauses += [f"its {odd[0]} is not finite, or of another type than the model's"] if odd and not other else []
     raise UserError(
         f"'{path}' does not fit the model that config.yaml describes: {', and '.join(clauses)}; put back the "
         "checkpoint or the config.yaml that belongs to it."
     )
+
+
+def _is_sound(given: torch.Tensor, own: torch.Tensor) -> bool:
+    """Whether a tensor is of the type of the model's own, and finite."""
+    return given.dtype == own.dtype and bool(given.isfinite().all())
 
 
 def as_rows(epochs: list[Any]) -> list[dict[str, Any]]:

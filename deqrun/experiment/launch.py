@@ -6,11 +6,11 @@ import platform
 import re
 import shlex
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.sweep.grid import sweep, sweep_cells, sweep_halting
+from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.trackers import Tracker, tracked
 from deqrun.experiment.trained import load_best
@@ -32,19 +32,19 @@ from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
-from deqrun.records.reading import read_run
+from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunStatus, Summary
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_comparison, write_report
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
-from deqrun.settings import ComponentSettings, Settings, read_settings
+from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> None:
     """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
     run = RunFolder(folder)
-    with claimed(folder), recorded(run, f"deqrun train run={folder} resume=true"):
+    with claimed(folder), recorded(run, resume_command(folder, command)):
         device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
         _require_data(dataset)
@@ -58,6 +58,15 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
             _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             _finish(settings, run, deq, dataset, done, tracker, command)
+
+
+def resume_command(folder: Path, command: str) -> str:
+    """The command that goes on in a folder that was begun with another, as a shell takes it: it needs the same code."""
+    words, again = shlex.split(command), ["deqrun", "train", f"run={folder}", "resume=true"]
+    again += [word for word in words if word == "allow_foreign_targets=true"]
+    for flag, value in pairwise(words):
+        again += [flag, value] if flag == "--config-dir" else []
+    return shlex.join(again)
 
 
 def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None:
@@ -81,7 +90,9 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:
-    """The command of a sweep that goes on where it was interrupted."""
+    """The command of a sweep that goes on where it was interrupted; one that went on before names the folder."""
+    if f"run={folder}" in shlex.split(command):
+        return command
     plain = re.fullmatch(r"[\w/.:@+-]+", str(folder))
     return f"{command} {shlex.quote(f'hydra.run.dir={folder if plain else quoted(str(folder))}')}"
 
@@ -111,8 +122,19 @@ def run_compare(folders: list[Path], output: Path) -> None:
 def run_describe(settings: Settings) -> None:
     """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
     dataset = build_dataset(settings)
-    described, peer = describe_model(settings, dataset, build_cell(settings, dataset))
-    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), peer))
+    cell = build_cell(settings, dataset)
+    try:
+        described, baseline = describe_model(settings, dataset, cell)
+    except Exception as error:
+        if type(cell).__module__.partition(".")[0] in TRUSTED_PACKAGES:
+            raise
+        raise UserError(
+            one_line(
+                f"model={settings.choices.get('model')} can't be described ({type(error).__name__}: {error}); "
+                "deqrun check model=… says what is wrong with it"
+            )
+        ) from error
+    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
@@ -168,37 +190,35 @@ def _leave_status(run: RunFolder, status: str, reason: str) -> None:
 
 
 def _epoch(run: RunFolder) -> int | None:
-    return read_run(run.path).status.epoch if (run.path / "config.yaml").is_file() else None
+    return read_status(run.path).epoch if (run.path / "config.yaml").is_file() else None
 
 
 def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
-) -> None:  # fmt: skip
+) -> None:
     """Test once, sweep, summarise, report."""
     if (run.checkpoints / "best.pt").is_file():
         load_best(deq, run.path)
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
-    began = time.perf_counter()
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
-    trajectories, grid = swept.trajectories, sweep_cells(settings, swept.trajectories)
-    seconds = time.perf_counter() - began
-    run.write_trajectories(trajectories)
-    run.write_sweep(grid)
-    if settings.sweep.breadth:
-        run.write_breadth(swept.breadth)
-    if settings.sweep.halting:
-        run.write_halting(sweep_halting(settings, trajectories))
+    run.write_trajectories(swept.trajectories)
+    for kind, rows in swept.rows.items():
+        run.write_rows(kind, rows)
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
-        _summary(settings, deq, dataset, done, command), test_accuracy=accuracy.mean, test_accuracy_low=accuracy.low,
-        test_accuracy_high=accuracy.high, sweep_seconds=seconds, status="completed",
-    )  # fmt: skip
+        _summary(settings, deq, dataset, done, command),
+        test_accuracy=accuracy.mean,
+        test_accuracy_low=accuracy.low,
+        test_accuracy_high=accuracy.high,
+        sweep_seconds=swept.seconds,
+        status="completed",
+    )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     page = write_report(run.path, completed)
-    tracker.log_sweep(grid, trajectories)
+    tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
     run.write_status(completed.status, epoch=completed.epoch)
@@ -221,8 +241,9 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
             f"warning: the solves of training did not settle: in the last epoch their median residual was "
             f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
             "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
@@ -241,19 +262,34 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
-    described, peer = describe_model(settings, dataset, deq.cell)
+    described, baseline = describe_model(settings, dataset, deq.cell)
     choices = settings.choices
     return Summary(
-        name=settings.name, command=command, config_hash=settings.fingerprint(),
-        seed=settings.seed, versions=_versions(), model=choices.get("model"), dataset=choices.get("dataset"),
-        solver=choices.get("solver"), gradient=choices.get("gradient"), peer=settings.peer.kind,
-        peer_layers=settings.peer.layers, parameters=described.parameters,
-        deq_parameters=peer.deq_parameters if peer else None, net_multiply_adds=peer.multiply_adds if peer else None,
-        state_size=described.state_size, multiply_adds=described.multiply_adds,
-        train_max_iter=settings.budget.max_iter, train_tol=settings.budget.tol, n_train=len(dataset.load("train")),
-        n_validation=len(dataset.load("validation")), n_test=len(dataset.load("test")), best_epoch=done.best_epoch,
-        val_accuracy=done.best_accuracy, train_seconds=done.seconds,
-    )  # fmt: skip
+        name=settings.name,
+        command=command,
+        config_hash=settings.fingerprint(),
+        seed=settings.seed,
+        versions=_versions(),
+        model=choices.get("model"),
+        dataset=choices.get("dataset"),
+        solver=choices.get("solver"),
+        gradient=choices.get("gradient"),
+        baseline=settings.baseline.kind,
+        baseline_layers=settings.baseline.layers,
+        parameters=described.parameters,
+        deq_parameters=baseline.deq_parameters if baseline else None,
+        net_multiply_adds=baseline.multiply_adds if baseline else None,
+        state_size=described.state_size,
+        multiply_adds=described.multiply_adds,
+        train_max_iter=settings.budget.max_iter,
+        train_tol=settings.budget.tol,
+        n_train=len(dataset.load("train")),
+        n_validation=len(dataset.load("validation")),
+        n_test=len(dataset.load("test")),
+        best_epoch=done.best_epoch,
+        val_accuracy=done.best_accuracy,
+        train_seconds=done.seconds,
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -58,16 +58,24 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
     except DataUnavailable:  # which is told elsewhere
         return
     rows = _rows(settings, dataset)
-    _require(f"{rows} samples at a time of " + _named(settings, "dataset"), 4 * rows * math.prod(shape), available,
-             "dataset, or train.batch_size, train.eval_batch_size and sweep.batch_size")  # fmt: skip
+    _require(
+        f"{rows} samples at a time of " + _named(settings, "dataset"),
+        4 * rows * math.prod(shape),
+        available,
+        "dataset, or train.batch_size, train.eval_batch_size and sweep.batch_size",
+    )
     cell = _abstract_cell(settings, dataset)
     if cell is not None:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
         _require("the weights of " + _named(settings, "model"), COPIES_OF_WEIGHTS * weights, available, "model")
         states = 4 * COPIES_OF_STATES * rows * cell.state_size
         if settings.device != "cuda" and not (settings.device == "auto" and torch.cuda.is_available()):
-            _require(f"the states of {rows} samples at a time of " + _named(settings, "model"), states, available,
-                     "model, or train.batch_size, train.eval_batch_size and sweep.batch_size")  # fmt: skip
+            _require(
+                f"the states of {rows} samples at a time of " + _named(settings, "model"),
+                states,
+                available,
+                "model, or train.batch_size, train.eval_batch_size and sweep.batch_size",
+            )
 
 
 def _named(settings: Settings, group: str) -> str:

@@ -20,8 +20,8 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from deqrun.records.rows import SweepCell
-from deqrun.records.run import Epoch, Summary
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import TrackerSettings
 
@@ -65,11 +65,19 @@ class WandbTracker(Tracker):
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # else staged under the home folder
         os.environ.setdefault("WANDB_SILENT", "true")
         self._run = wandb.init(
-            dir=str(folder), name=name, config=config, mode=settings.mode, project=settings.project,
-            entity=settings.entity, group=settings.group, job_type=settings.job_type, tags=list(settings.tags),
-            id=_run_id(folder), resume="allow",
+            dir=str(folder),
+            name=name,
+            config=config,
+            mode=settings.mode,
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group,
+            job_type=settings.job_type,
+            tags=list(settings.tags),
+            id=_run_id(folder),
+            resume="allow",
             settings=wandb.Settings(console="off", reinit="create_new", init_timeout=OFFLINE.begin - 5),
-        )  # fmt: skip  # create_new: never another job's run
+        )
         self._known = int(self._run.summary.get("epoch", 0)) if settings.mode == "online" else 0
         for metrics, axis in (("train/*", "epoch"), ("residual/*", "residual/iter"), ("accuracy/*", "budget/iters")):
             self._run.define_metric(axis)
@@ -150,9 +158,13 @@ class SafeTracker(Tracker):
     """
 
     def __init__(
-        self, make: Callable[[], Tracker], patience: Patience = OFFLINE, *, waits: bool = True,
+        self,
+        make: Callable[[], Tracker],
+        patience: Patience = OFFLINE,
+        *,
+        waits: bool = True,
         abandon: Callable[[], object] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._patience, self._abandon = patience, abandon
         self._aside = _Aside()
         self._off, self._tells = False, True
@@ -246,8 +258,10 @@ def make_tracker(settings: TrackerSettings, folder: Path, name: str, config: dic
     online = settings.mode == "online"
     return SafeTracker(
         lambda: WandbTracker(settings, folder, name, config),
-        ONLINE if online else OFFLINE, waits=online, abandon=end_wandb_service,
-    )  # fmt: skip
+        ONLINE if online else OFFLINE,
+        waits=online,
+        abandon=end_wandb_service,
+    )
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
+from deqrun.records.safe_reading import is_there
 from deqrun.settings import Settings
 
 
@@ -34,15 +35,23 @@ def load_best(deq: DEQ, run: Path) -> Checkpoint:
     Where its file is missing and the last epoch is the one that validation chose, the last checkpoint has its weights.
     """
     device, path = next(deq.parameters()).device, run / "checkpoints" / "best.pt"
-    if not path.is_file():
+    if not checkpoint_is_there(path):
         path = run / "checkpoints" / "last.pt"
-    if not path.is_file():
+    if not checkpoint_is_there(path):
         raise UserError(_no_checkpoint(run))
     checkpoint = load_checkpoint(path, device)
     if path.name == "last.pt":
         require_last_is_best(checkpoint, run)
     put_weights(deq, checkpoint, path)
     return checkpoint
+
+
+def checkpoint_is_there(path: Path) -> bool:
+    """Whether there is a checkpoint. Raises UserError where something that is no file is in its place."""
+    try:
+        return is_there(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def require_last_is_best(last: Checkpoint, run: Path) -> None:
@@ -78,11 +87,14 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
     if not resumes:
         load_best(deq, run)
         return
-    last = run / "checkpoints" / "last.pt"
-    if last.is_file():
+    best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
+    best_is_there = checkpoint_is_there(best)
+    if checkpoint_is_there(last):
         checkpoint = load_checkpoint(last, torch.device("cpu"))
         put_weights(deq, checkpoint, last)
-        if checkpoint.epoch and not (run / "checkpoints" / "best.pt").is_file():
+        if best_is_there:  # it is tested at the end, if no later epoch takes its place
+            put_weights(deq, load_checkpoint(best, torch.device("cpu")), best)
+        elif checkpoint.epoch:
             require_last_is_best(checkpoint, run)
         require_state(checkpoint, build_optimizer(settings, deq.parameters()), last)
 

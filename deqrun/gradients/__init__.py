@@ -17,12 +17,4 @@ from deqrun.gradients.one_step import OneStep
 from deqrun.gradients.phantom import Phantom
 from deqrun.gradients.unrolled import Unrolled
 
-__all__ = [
-    "Gradient",
-    "Implicit",
-    "OneStep",
-    "Phantom",
-    "Unrolled",
-    "equilibrium",
-    "jacobian_penalty",
-]
+__all__ = ["Gradient", "Implicit", "OneStep", "Phantom", "Unrolled", "equilibrium", "jacobian_penalty"]

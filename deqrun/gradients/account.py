@@ -55,10 +55,17 @@ class Account:
         tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals)
         status[(residuals[-1] <= tol) & residuals[-1].isfinite()] = int(Status.CONVERGED)
         return Solution(
-            z=z.detach(), residual=residuals[-1].clone(), steps=steps, kept=steps.clone(), nfe=nfes[-1].clone(),
-            jvps=torch.zeros_like(steps), status=status, residuals=residuals, nfes=nfes.clone(),
+            z=z.detach(),
+            residual=residuals[-1].clone(),
+            steps=steps,
+            kept=steps.clone(),
+            nfe=nfes[-1].clone(),
+            jvps=torch.zeros_like(steps),
+            status=status,
+            residuals=residuals,
+            nfes=nfes.clone(),
             products=torch.zeros_like(nfes),
-        )  # fmt: skip
+        )
 
     def after(self, before: Solution, z: Tensor) -> Solution:
         """The Solution of `before` continued: each row goes back to its kept iterate, and from there on to z.
@@ -72,11 +79,17 @@ class Account:
         ended = (before.status == int(Status.STALLED)) | (before.status == int(Status.DIVERGED))
         unsettled = here.status == int(Status.EXHAUSTED)
         return replace(
-            before, z=here.z, residual=here.residual, steps=before.steps + more, kept=before.steps + more,
-            nfe=before.nfe + here.nfe, status=torch.where(ended & unsettled, before.status, here.status),
-            residuals=residuals, nfes=nfes.cummax(0).values,
+            before,
+            z=here.z,
+            residual=here.residual,
+            steps=before.steps + more,
+            kept=before.steps + more,
+            nfe=before.nfe + here.nfe,
+            status=torch.where(ended & unsettled, before.status, here.status),
+            residuals=residuals,
+            nfes=nfes.cummax(0).values,
             products=_longer(before.products, more, 0).cummax(0).values,
-        )  # fmt: skip
+        )
 
 
 def _longer(table: Tensor, more: int, value: float) -> Tensor:

@@ -13,7 +13,15 @@ simulates what each interval covers and how often a claim is false. Imports no t
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
-from deqrun.inference.samples import mean_interval, median_interval, p_value, share_interval, wilson
+from deqrun.inference.samples import (
+    from_interval,
+    mean_interval,
+    median_interval,
+    one_error_below,
+    p_value,
+    share_interval,
+    wilson,
+)
 from deqrun.inference.units import (
     DIFFERENCE,
     SHARE,
@@ -38,6 +46,7 @@ __all__ = [
     "claim",
     "claim_median",
     "claim_statistic",
+    "from_interval",
     "holm",
     "mean_interval",
     "median_interval",
@@ -45,6 +54,7 @@ __all__ = [
     "of_seeds",
     "of_the_recipe",
     "of_these_models",
+    "one_error_below",
     "p_value",
     "rank_correlation",
     "resampled",

@@ -80,6 +80,27 @@ def p_value(mean: float, ends: Callable[[float], tuple[float, float]], versus: f
     return float(10.0**high)
 
 
+def from_interval(mean: float, low: float, high: float, n: int) -> Estimate:
+    """An estimate of which a mean and its 95 % interval were recorded; p is that of 0, as if the error were normal.
+
+    The error is taken from the side of the interval on which 0 lies. NaN bounds give p NaN: nothing is claimed.
+    """
+    error = ((mean - low) if mean > 0 else (high - mean)) / normal(LEVEL)
+    if not math.isfinite(error):
+        p = math.nan
+    else:
+        p = 1.0 if mean == 0 else 0.0 if error == 0 else 2 * float(special.ndtr(-abs(mean) / error))
+    return Estimate(mean, low, high, n, p=p)
+
+
+def one_error_below(share: float, n: int) -> float:
+    """p − √(p (1 − p) / n): the least share that is as good as the best one, p, of n answers.
+
+    The one-standard-error rule of Breiman, Friedman, Olshen & Stone (1984), with the binomial error.
+    """
+    return share - math.sqrt(share * (1 - share) / n)
+
+
 def share_interval(right: ArrayLike, versus: float = math.nan) -> Estimate:
     """Share of true answers of `right` (n,) with its 95 % score interval (Wilson 1927), within [0, 1].
 

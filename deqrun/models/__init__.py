@@ -3,16 +3,17 @@
 from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.conv import ConvCell
 from deqrun.models.deq import DEQ
-from deqrun.models.describe import CellDescription, PeerDescription, describe, describe_peer
+from deqrun.models.describe import BaselineDescription, CellDescription, describe, describe_baseline
 from deqrun.models.mdeq import MDEQCell
 from deqrun.models.mlp import MLPCell
 from deqrun.models.monotone import MonotoneCell, MonotoneConvCell
 from deqrun.models.recall import RecallCell
 from deqrun.models.transformer import TransformerCell
-from deqrun.models.untied import UntiedCell, untied_peer
+from deqrun.models.untied import UntiedCell, untied_baseline
 
 __all__ = [
     "DEQ",
+    "BaselineDescription",
     "BoundCell",
     "Cell",
     "CellDescription",
@@ -21,12 +22,11 @@ __all__ = [
     "MLPCell",
     "MonotoneCell",
     "MonotoneConvCell",
-    "PeerDescription",
     "RecallCell",
     "TransformerCell",
     "UntiedCell",
     "as_injection",
     "describe",
-    "describe_peer",
-    "untied_peer",
+    "describe_baseline",
+    "untied_baseline",
 ]

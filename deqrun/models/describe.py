@@ -13,7 +13,7 @@ from deqrun.models.cell import Cell
 from deqrun.models.cell_parts import Part, abstract_parts, names_behind
 from deqrun.models.untied import UntiedCell
 
-__all__ = ["CellDescription", "PeerDescription", "describe", "describe_peer"]
+__all__ = ["BaselineDescription", "CellDescription", "describe", "describe_baseline"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class CellDescription:
     evaluation mode; convolutions and matrix products only. Norms, activations, sums, biases are not counted.
 
     untied_layers: the number of layers of a net of untied layers, whose multiply_adds are those of one; else None.
-    narrowed: constructor arguments by which these are narrower than the cell whose peer they are.
+    narrowed: constructor arguments by which these are narrower than the cell whose baseline they are.
     """
 
     name: str
@@ -52,8 +52,8 @@ class CellDescription:
 
 
 @dataclass(frozen=True)
-class PeerDescription:
-    """An explicit net beside the DEQ whose peer it is.
+class BaselineDescription:
+    """An explicit net beside the DEQ whose baseline it is.
 
     parameters and multiply_adds are those of the whole net, deq_parameters those of the DEQ, and deq_multiply_adds
     those of its answer from as many evaluations as the net has layers; multiply-adds are per sample, with injection
@@ -69,9 +69,9 @@ class PeerDescription:
     deq_multiply_adds: int
 
 
-def describe_peer(net: CellDescription, deq: CellDescription, layers: int) -> PeerDescription:
+def describe_baseline(net: CellDescription, deq: CellDescription, layers: int) -> BaselineDescription:
     """The net of `layers` layers beside the DEQ."""
-    return PeerDescription(
+    return BaselineDescription(
         kind="tied" if net.untied_layers is None else "untied",
         layers=layers,
         narrowed=net.narrowed,

@@ -13,12 +13,7 @@ from deqrun.models.cell import Cell
 
 __all__ = ["ACTIVATIONS", "MLPCell"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "identity": nn.Identity,
-}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "identity": nn.Identity}
 
 
 class MLPCell(Cell):

@@ -1,4 +1,4 @@
-"""The explicit peer of a deep equilibrium model whose layers have weights of their own."""
+"""The explicit baseline of a deep equilibrium model whose layers have weights of their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.cell_parts import parameter_names
 from deqrun.solvers.layers import Layers
 
-__all__ = ["BoundLayers", "Match", "UntiedCell", "untied_peer"]
+__all__ = ["BoundLayers", "Match", "UntiedCell", "untied_baseline"]
 
 Match = Literal["parameters", "multiply_adds"]
 
@@ -29,7 +29,7 @@ class UntiedCell(Cell):
     Arguments
         layers      L >= 1 cells of one kind and size; what is not f's own is taken from the first of them, the others'
                     is given up
-        narrowed    constructor arguments by which they are narrower than the cell whose peer this is
+        narrowed    constructor arguments by which they are narrower than the cell whose baseline this is
 
     Attributes of the same names. `forward` is the whole way from z_0 to z_L.
     """
@@ -116,7 +116,7 @@ class BoundLayers(Layers, BoundCell):
         return self.cell.evaluate(k, z, self.injection).to(z.dtype) if k < self.depth else z
 
 
-def untied_peer(make: Callable[..., Cell], layers: int, match: Match) -> UntiedCell:
+def untied_baseline(make: Callable[..., Cell], layers: int, match: Match) -> UntiedCell:
     """The net of `layers` untied layers beside the cell that `make()` builds.
 
         parameters      each layer is narrower than the cell: of all the widths that the cell knows (`Cell.narrower`)

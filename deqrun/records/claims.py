@@ -291,6 +291,11 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()  # which succeeds only where nothing was written into it
 
 
+def _is_file(folder: Path) -> bool:
+    """Whether a folder's status.json is a file: of a pipe no read would end."""
+    return (folder / STATUS).is_file()
+
+
 def holds_only_traces(folder: Path) -> bool:
     """Whether a folder holds nothing but what claims leave in it: that of a run that was killed before it began."""
     try:
@@ -299,8 +304,8 @@ def holds_only_traces(folder: Path) -> bool:
         return False
     if STATUS in names:
         try:
-            status = json.loads((folder / STATUS).read_text(encoding="utf-8") or "{}")
-        except (OSError, ValueError):
+            status = json.loads((folder / STATUS).read_text(encoding="utf-8") or "{}") if _is_file(folder) else None
+        except (OSError, ValueError, RecursionError):
             return False
         if status not in ({}, STARTING):
             return False

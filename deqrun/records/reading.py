@@ -10,9 +10,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
-from deqrun.records.run import Epoch, RunRecord, RunStatus, Summary
-from deqrun.records.safe_reading import NotReadable, open_npz, parse_json, read_json, read_text
+from deqrun.records.former_names import with_present_names
+from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, SweepCell
+from deqrun.records.run import RunRecord, RunStatus, Summary
+from deqrun.records.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
@@ -29,19 +30,27 @@ def read_run(folder: Path | str) -> RunRecord:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
-    epochs = {row.epoch: row for row in read_rows(folder / "train.jsonl", Epoch)}
-    cells = {(row.key, row.max_iter, row.tol): row for row in read_rows(folder / "sweep.jsonl", SweepCell)}
     return RunRecord(
         folder=folder,
         config=_read_config(folder / "config.yaml"),
         status=_read_object(folder / "status.json", RunStatus),
         summary=_read_object(folder / "summary.json", Summary),
-        epochs=tuple(epochs[key] for key in sorted(epochs)),
-        sweep=tuple(cells.values()),
         trajectories=read_trajectories(folder / "trajectories.npz"),
-        breadth=tuple(read_rows(folder / "breadth.jsonl", BreadthRow)),
-        halting=tuple(read_rows(folder / "halting.jsonl", HaltingRow)),
+        **{name: _rows_of(folder, kind) for name, kind in ROW_KINDS.items()},
     )
+
+
+def read_status(folder: Path) -> RunStatus:
+    """status.json alone; its defaults where there is none. Raises ValueError as `read_run` does."""
+    return _read_object(folder / "status.json", RunStatus)
+
+
+def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
+    rows = list(read_rows(folder / kind.file, kind.row))
+    if kind.once is None:
+        return tuple(rows)
+    last = {kind.once(row): row for row in rows}
+    return tuple(sorted(last.values(), key=kind.once) if kind.row is Epoch else last.values())
 
 
 def _no_run(folder: Path) -> str:
@@ -58,13 +67,13 @@ def _no_run(folder: Path) -> str:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        return read_yaml(path)
+        return with_present_names(read_yaml(path))
     except ValueError as error:
         raise ValueError(f"'{path}' is not a config: {' '.join(str(error).split())}.") from error
 
 
 def _read_object(path: Path, kind: type[Row]) -> Row:
-    if not path.is_file():
+    if not is_there(path):
         return kind()  # type: ignore[call-arg]
     try:
         content = read_json(path)
@@ -75,7 +84,7 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return
     lines = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
@@ -84,7 +93,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
         try:
             content = parse_json(line)
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and line.startswith("{"):
                 return
             raise ValueError(f"'{path}' line {number} is not JSON: {error}.") from error
         yield _from_mapping(kind, content, f"'{path}' line {number}")
@@ -94,6 +103,7 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
     """A dataclass from a JSON object: known fields are converted, unknown ones are left out."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}; an object with named values is expected.")
+    content = with_present_names(content)
     hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
     values: dict[str, Any] = {}
     for field in fields(kind):
@@ -127,7 +137,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
     """Trajectories by their keys; one whose arrays are not all there is left out."""
-    if not path.is_file():
+    if not is_there(path):
         return {}
     try:
         with open_npz(path) as arrays:

@@ -1,12 +1,44 @@
-"""The rows that are derived from trajectories: sweep.jsonl, halting.jsonl and breadth.jsonl.
+"""The rows of a run folder: one dataclass for each kind, and one table, `ROW_KINDS`, of where each kind is kept.
 
-Accuracies and shares are fractions in [0, 1]; times are seconds.
+Accuracies and shares are fractions in [0, 1]; times are seconds; residuals are relative unless the run's budget says
+otherwise. A new kind of row is a dataclass here, a line of `ROW_KINDS`, and a field of `RunRecord` of that name.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from deqrun.records.trajectory import TrajectoryKey
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One row of train.jsonl. A value the run doesn't have (an adjoint without one) is None.
+
+    residual and adjoint_residual are medians over the epoch's solves, behind which single rows can hide. converged and
+    adjoint_converged are the shares of the solves that reached their tolerance. gradient_share is the largest share
+    that one sample has of its batch's gradient, max_i ‖g_i‖ / Σ_i ‖g_i‖: the epoch's maximum over the batches of full
+    size. g_i is the adjoint u_i under the implicit gradient, and ∂L/∂z_i at the end of the solve under the others.
+    """
+
+    epoch: int
+    step: int | None = None
+    loss: float | None = None
+    train_accuracy: float | None = None
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    learning_rate: float | None = None
+    nfe: float | None = None
+    residual: float | None = None
+    converged: float | None = None
+    adjoint_nfe: float | None = None
+    adjoint_residual: float | None = None
+    adjoint_converged: float | None = None
+    jacobian_penalty: float | None = None
+    grad_norm: float | None = None
+    gradient_share: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,3 +140,30 @@ class BreadthRow:
     gain_high: float = field(default=math.nan, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
     difficulty: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """Where one kind of row is kept.
+
+    name  the field of `RunRecord` that holds the rows
+    file  in the run folder, JSON lines
+    row   the dataclass
+    once  of a row, the value that only one row may have: of several, as a resumed run leaves them, the last counts
+    """
+
+    name: str
+    file: str
+    row: type
+    once: Callable[[Any], Any] | None = None
+
+
+ROW_KINDS = {
+    kind.name: kind
+    for kind in (
+        RowKind("epochs", "train.jsonl", Epoch, once=lambda row: row.epoch),
+        RowKind("sweep", "sweep.jsonl", SweepCell, once=lambda row: (row.key, row.max_iter, row.tol)),
+        RowKind("halting", "halting.jsonl", HaltingRow),
+        RowKind("breadth", "breadth.jsonl", BreadthRow),
+    )
+}

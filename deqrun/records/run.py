@@ -1,4 +1,4 @@
-"""What a run folder holds, as typed values: epochs, the summary, and the run that has them.
+"""A run folder as typed values: its status, its summary, and the record that holds all its rows.
 
 Residuals are relative unless the run's budget says otherwise; accuracies and shares are fractions in [0, 1]; times
 are seconds.
@@ -9,45 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of train.jsonl. A value the run doesn't have (an adjoint without one) is None.
-
-    residual and adjoint_residual are medians over the epoch's solves, behind which single rows can hide. converged and
-    adjoint_converged are the shares of the solves that reached their tolerance. gradient_share is the largest share
-    that one sample has of its batch's gradient, max_i ‖g_i‖ / Σ_i ‖g_i‖: the epoch's maximum over the batches of full
-    size. g_i is the adjoint u_i under the implicit gradient, and ∂L/∂z_i at the end of the solve under the others.
-    """
-
-    epoch: int
-    step: int | None = None
-    loss: float | None = None
-    train_accuracy: float | None = None
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    learning_rate: float | None = None
-    nfe: float | None = None
-    residual: float | None = None
-    converged: float | None = None
-    adjoint_nfe: float | None = None
-    adjoint_residual: float | None = None
-    adjoint_converged: float | None = None
-    jacobian_penalty: float | None = None
-    grad_norm: float | None = None
-    gradient_share: float | None = None
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
     """summary.json: the run in one row. All None while the run is still training.
 
-    multiply_adds are those of one evaluation. peer is none, tied or untied; of an explicit peer there are its layers,
-    the parameters of the DEQ beside which it stands, and the multiply-adds of the whole net per sample.
+    multiply_adds are those of one evaluation. baseline is none, tied or untied. An explicit
+    baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
     """
 
     name: str | None = None
@@ -59,8 +30,8 @@ class Summary:
     dataset: str | None = None
     solver: str | None = None
     gradient: str | None = None
-    peer: str | None = None
-    peer_layers: int | None = None
+    baseline: str | None = None
+    baseline_layers: int | None = None
     parameters: int | None = None
     state_size: int | None = None
     multiply_adds: float | None = None
@@ -120,10 +91,10 @@ class RunRecord:
         return None if chosen is None else str(chosen)
 
     @property
-    def peer(self) -> tuple[str | None, int | None]:
+    def baseline(self) -> tuple[str | None, int | None]:
         """'tied' or 'untied' and the number of layers of an explicit net; None of a DEQ."""
-        kind = self.summary.peer or self.setting("peer", "kind")
-        layers = self.summary.peer_layers or self.setting("peer", "layers")
+        kind = self.summary.baseline or self.setting("baseline", "kind")
+        layers = self.summary.baseline_layers or self.setting("baseline", "layers")
         return (str(kind), int(layers)) if kind in ("tied", "untied") and layers else (None, None)
 
     @property

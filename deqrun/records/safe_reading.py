@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NotReadable", "available_memory", "open_npz", "parse_json", "read_json", "read_text", "require_honest_zip"]
+__all__ = [
+    "NotReadable",
+    "available_memory",
+    "is_there",
+    "open_npz",
+    "parse_json",
+    "read_json",
+    "read_text",
+    "require_honest_zip",
+]
 
 MOST_TEXT = 512 * 2**20
 """Bytes of a text file; a record of a million epochs has half of them."""
@@ -67,6 +76,17 @@ def _cached(stat: Path) -> int:
         return 0
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file to be read. ValueError, a sentence, where a folder, a pipe or a broken link is there."""
+    if path.is_file():
+        return True
+    if path.is_symlink():
+        raise ValueError(f"'{path}' is a link to nothing that can be read; put a file in its place.")
+    if path.exists():
+        raise ValueError(f"'{path}' is {'a folder' if path.is_dir() else 'no file'}; put a file in its place.")
+    return False
+
+
 def read_text(path: Path) -> str:
     """The text of a file; ValueError, half a sentence, where it is too large or not UTF-8."""
     size = path.stat().st_size
@@ -107,6 +127,8 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
 
     Raises OSError, or `NotReadable` where the file is none, is damaged, or would not fit into half of the memory.
     """
+    if path.exists() and not path.is_file():
+        raise NotReadable("it is no file")
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
@@ -150,7 +172,9 @@ def _array(name: str, content: bytes) -> NDArray[Any]:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, _, dtype = read_header[version](file)
         count = int(np.prod(shape, dtype=object)) if shape else 1
-        if dtype.hasobject or count < 0 or count * dtype.itemsize != len(content) - file.tell():
+        if dtype.kind not in "biuf":
+            raise ValueError("it holds no numbers")
+        if count < 0 or count * dtype.itemsize != len(content) - file.tell():
             raise ValueError("its header does not fit its content")
         file.seek(0)
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)

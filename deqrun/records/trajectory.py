@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deqrun.records.halting_rules import HALTING_RULES
+
 
 class TrajectoryKey(NamedTuple):
     """What a trajectory is of. difficulty: that of the data where the sweep asked for several; None: the run's own."""
@@ -38,7 +40,7 @@ class TrajectoryKey(NamedTuple):
         return cls(solver, start, split, precision, None if difficulty == "own" else int(difficulty))
 
 
-SIGNALS = ("change", "kl", "entropy", "stable")
+SIGNALS = tuple(name for name, rule in HALTING_RULES.items() if rule.recorded)
 """Arrays of a trajectory that halting rules see beside the residual."""
 
 DIVERGED = 3

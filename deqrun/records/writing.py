@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from deqrun.records.files import write_whole
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
-from deqrun.records.run import Epoch, RunStatus, Summary
+from deqrun.records.rows import ROW_KINDS
+from deqrun.records.run import RunStatus, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
 
 class RunFolder:
-    """The files of one run, by name. Reading them back is `deqrun.report.read_run`."""
+    """The files of one run, by name. Reading them back is `deqrun.records.reading.read_run`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,17 +35,9 @@ class RunFolder:
         """status: running, completed, interrupted or failed; reason: a sentence."""
         self._write_json("status.json", RunStatus(status, reason, epoch))
 
-    def write_epochs(self, epochs: Iterable[Epoch]) -> None:
-        self._write_rows("train.jsonl", epochs)
-
-    def write_sweep(self, cells: Iterable[SweepCell]) -> None:
-        self._write_rows("sweep.jsonl", cells)
-
-    def write_halting(self, rows: Iterable[HaltingRow]) -> None:
-        self._write_rows("halting.jsonl", rows)
-
-    def write_breadth(self, rows: Iterable[BreadthRow]) -> None:
-        self._write_rows("breadth.jsonl", rows)
+    def write_rows(self, kind: str, rows: Iterable[Any]) -> None:
+        """The rows of one kind of `ROW_KINDS`, JSON lines; what is not finite is null."""
+        write_whole(self.path / ROW_KINDS[kind].file, json_lines(rows))
 
     def write_summary(self, summary: Summary) -> None:
         self._write_json("summary.json", summary)
@@ -62,9 +54,10 @@ class RunFolder:
     def _write_json(self, name: str, content: Any) -> None:
         write_whole(self.path / name, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
-    def _write_rows(self, name: str, rows: Iterable[Any]) -> None:
-        lines = (json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
-        write_whole(self.path / name, "".join(lines))
+
+def json_lines(rows: Iterable[Any]) -> str:
+    """A line of JSON for each row, a dataclass or a mapping; what is not finite is null."""
+    return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
 
 
 def _plain(value: Any) -> Any:

@@ -1,42 +1,83 @@
-"""A finding, and the words that all findings share."""
+"""A finding: one row of the table of what a run found."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from deqrun.inference import Estimate, Told
+from deqrun.inference import Estimate, Told, one_error_below, told
 from deqrun.records.rows import SweepCell
 from deqrun.report import numbers
+
+SHOWN = {Told.ABOVE: "rises", Told.BELOW: "falls", Told.NOT: "not shown", Told.TOO_FEW: "too few seeds"}
+SAVED = {Told.ABOVE: "fewer", Told.BELOW: "more", Told.NOT: "not shown", Told.TOO_FEW: "too few seeds"}
+"""What a family of differences says of each: of a change in accuracy, and of evaluations saved."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A heading of a few words and one or two sentences."""
+    """One row: a value, its interval, and how it was chosen.
+
+    title     the heading that it stands under
+    what      the quantity, with its solver and budget
+    value     as a person reads it
+    interval  '95.6 to 98.6 %'; empty where there is none
+    n         samples that it rests on
+    how       how it was chosen or measured
+    change    a difference, which is shown only where the family of all differences of the table leaves out zero
+    saving    whether the difference counts evaluations saved, rather than accuracy
+    shown     what the family says of the difference; empty of a value that is no difference
+    """
 
     title: str
-    sentence: str
+    what: str
+    value: str
+    interval: str = ""
+    n: int | None = None
+    how: str = ""
+    change: Estimate | None = None
+    saving: bool = False
+    shown: str = ""
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, in the order of `HEADINGS`."""
+        n = "" if self.n is None else f"{self.n:,}"
+        return self.title, self.what, self.value, self.interval, n, self.shown, self.how
 
 
-def change_in_words(change: Estimate, side: Told | None = None) -> str:
-    """'falls: −1.2 points, 95 % interval −2.0 to −0.4', or that no change was detected.
-
-    side  told of the change where it is one of a family; None: it stands by itself
-    """
-    interval = f"{numbers.points(change.mean)} points, 95 % interval {numbers.points(change.low)} to "
-    interval += numbers.points(change.high)
-    if change.includes_zero or side is Told.NOT:
-        return f"shows no detectable change: {interval}"
-    return f"{'rises' if change.mean > 0 else 'falls'}: {interval}"
+HEADINGS = ("", "quantity", "value", "95 % interval", "n", "shown", "chosen or measured")
 
 
-def interval_in_words(accuracy: float | None, low: float | None, high: float | None, n: int | None) -> str:
-    """'97.2 % (95 % interval 95.6 to 98.6 %, n = 360)'."""
-    parts = [] if low is None or math.isnan(low) else [f"95 % interval {numbers.percent_range(low, high)}"]
-    parts += [] if n is None else [f"n = {n:,}"]
-    return numbers.percent(accuracy) + (f" ({', '.join(parts)})" if parts else "")
+def judged(found: Sequence[Finding]) -> list[Finding]:
+    """The findings, each difference with what the family of all of them says of it (Holm)."""
+    family = [finding.change for finding in found if finding.change is not None]
+    sides = iter(told(family))
+    return [
+        finding if finding.change is None else replace(finding, shown=(SAVED if finding.saving else SHOWN)[next(sides)])
+        for finding in found
+    ]
+
+
+def of_accuracy(title: str, what: str, cell: SweepCell, how: str) -> Finding:
+    """The accuracy of a cell of the sweep."""
+    interval = numbers.percent_range(cell.accuracy_low, cell.accuracy_high)
+    return Finding(title, what, numbers.percent(cell.accuracy), interval, cell.n, how)
+
+
+def of_change(title: str, what: str, change: Estimate, how: str) -> Finding:
+    """A paired change of accuracy, in percentage points."""
+    interval = f"{numbers.points(change.low)} to {numbers.points(change.high)}"
+    return Finding(title, what, f"{numbers.points(change.mean)} points", interval, change.n, how, change)
+
+
+def of_saving(title: str, what: str, saved: Estimate, how: str) -> Finding:
+    """Evaluations saved, paired by sample."""
+    low, high = (f"{end:.1f}".replace("-", "\N{MINUS SIGN}") for end in (saved.low, saved.high))
+    value = f"{saved.mean:.1f}".replace("-", "\N{MINUS SIGN}")
+    return Finding(title, what, value, f"{low} to {high}", saved.n, how, saved, saving=True)
 
 
 def enough_cell(cells: list[SweepCell]) -> SweepCell:
-    """The cell of smallest budget whose accuracy is within one binomial standard error of the best one's."""
+    """The cell of smallest budget whose accuracy is within one standard error of the best one's."""
     best = max(cells, key=lambda cell: cell.accuracy)
-    error = math.sqrt(best.accuracy * (1 - best.accuracy) / best.n)
-    return min((c for c in cells if c.accuracy >= best.accuracy - error), key=lambda cell: cell.max_iter)
+    least = one_error_below(best.accuracy, best.n)
+    return min((cell for cell in cells if cell.accuracy >= least), key=lambda cell: cell.max_iter)

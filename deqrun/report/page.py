@@ -14,7 +14,7 @@ from deqrun.report.charts.data import labels
 from deqrun.report.charts.style import run_colours, unchecked
 from deqrun.report.findings import findings
 from deqrun.report.html import environment, vega_bundle
-from deqrun.report.page_parts import differences, grouped, headline, origin, subtitle, sweep_columns
+from deqrun.report.page_parts import differences, grouped, headline, note, origin, subtitle, sweep_columns
 from deqrun.report.tables import (
     COMPARISON_HEADINGS,
     COMPARISON_NOTE,
@@ -84,6 +84,7 @@ def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
         record=record,
         subtitle=subtitle(record),
         headline=headline(record),
+        note=note(record),
         findings=grouped(findings(record)),
         sweep=sweep_columns(record),
         config=_config_text(record),
@@ -108,7 +109,7 @@ def comparison_html(records: Sequence[RunRecord], charts: Drawn | None = None) -
             (name, record, grouped(findings(record)), origin(record))
             for name, record in zip(names, records, strict=True)
         ],
-    )  # fmt: skip
+    )
 
 
 def _render(template: str, charts: Drawn, **values: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
-from deqrun.report.findings import Finding
+from deqrun.report.finding import Finding
 from deqrun.report.tables import interval_text, training_cost
 
 
@@ -22,24 +22,16 @@ class Headline:
 
 
 def headline(record: RunRecord) -> list[Headline]:
-    """The numbers a reader looks for first; those that aren't known yet are left out."""
+    """The four numbers a reader looks for first, all at the training budget; those not known yet are left out."""
     s = record.summary
     nfe, residual = training_cost(record)
     interval = numbers.percent_range(s.test_accuracy_low, s.test_accuracy_high)
-    at_budget = "at the training budget, test"
+    at_budget = "test, within the training budget"
     found = [
         Headline("Test accuracy", numbers.percent(s.test_accuracy), f"95 % interval {interval}, {_n(s.n_test)}"),
-        Headline(
-            "Validation accuracy",
-            numbers.percent(s.val_accuracy),
-            f"chose the checkpoint, {_n(s.n_validation)}",
-        ),
         Headline("Training budget", numbers.count(record.train_max_iter), _tolerance_note(record)),
         Headline("Mean evaluations", numbers.mean(nfe), at_budget),
         Headline("Median residual", numbers.residual(residual), at_budget),
-        Headline("Parameters", numbers.count(s.parameters), f"state of {numbers.count(s.state_size)} numbers"),
-        Headline("Training", numbers.duration(s.train_seconds), f"{len(record.epochs)} epochs, {_n(s.n_train)}"),
-        Headline("Sweep", numbers.duration(s.sweep_seconds), f"{len(record.sweep):,} cells"),
     ]
     return [number for number in found if number.value != numbers.UNKNOWN]
 
@@ -57,7 +49,7 @@ def subtitle(record: RunRecord) -> str:
     """'mdeq on digits, solver anderson, gradient implicit, seed 0'."""
     model, dataset = record.choice("model"), record.choice("dataset")
     parts = [" on ".join(name for name in (model, dataset) if name)]
-    kind, layers = record.peer
+    kind, layers = record.baseline
     parts += [f"{layers} {kind} layers"] if kind else []
     parts += [f"{group} {name}" for group in ("solver", "gradient") if (name := record.choice(group))]
     seed = record.summary.seed if record.summary.seed is not None else record.config.get("seed")
@@ -65,9 +57,28 @@ def subtitle(record: RunRecord) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def grouped(found: Sequence[Finding]) -> list[tuple[str, list[str]]]:
-    """Findings by title, in their order: one heading, a sentence for each solver."""
-    return [(title, [f.sentence for f in group]) for title, group in groupby(found, key=lambda f: f.title)]
+def note(record: RunRecord) -> str:
+    """How to read the words of a solve where the run is an explicit baseline; empty for a DEQ."""
+    kind, layers = record.baseline
+    if kind == "tied":
+        return (
+            f"An explicit baseline: the cell applied {layers:,} times with one set of weights. Training solved for "
+            f"nothing; budgets above {layers:,} apply the same cell further."
+        )
+    if kind != "untied":
+        return ""
+    ours, deq = record.summary.parameters, record.summary.deq_parameters
+    size = "" if ours is None or deq is None else f" It has {ours:,} parameters; the DEQ of this cell has {deq:,}."
+    return (
+        f"An explicit baseline: {layers:,} layers with weights of their own. Training solved for nothing. Iterate k is "
+        "the state after k layers; its residual is the share by which the next layer changes it, and 0 after the "
+        f"last.{size}"
+    )
+
+
+def grouped(found: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
+    """Findings by title, in their order."""
+    return [(title, list(group)) for title, group in groupby(found, key=lambda finding: finding.title)]
 
 
 @dataclass(frozen=True)
@@ -89,21 +100,25 @@ def sweep_columns(record: RunRecord) -> list[Column]:
     if len(record.difficulties) > 1:
         names = ["trained" if c.difficulty is None else f"{c.difficulty:,}" for c in cells]
         variant.append(Column("difficulty", names))
-    return [
-        Column("split", [c.split for c in cells], words=True),
-        Column("solver", [c.solver for c in cells], words=True),
-        *variant,
-        Column("tolerance", [numbers.tolerance(c.tol) for c in cells]),
-        Column("budget", [f"{c.max_iter:,}" for c in cells]),
-        Column("accuracy % [95 %]", [interval_text(c.accuracy, c.accuracy_low, c.accuracy_high) for c in cells]),
-        Column("evals", [numbers.mean(c.nfe_mean) for c in cells]),
-        Column("evals, 95 %", [numbers.mean(c.nfe_p95) for c in cells]),
-        Column("converged", [numbers.percent(c.converged) for c in cells]),
-        Column("diverged", [numbers.percent(c.diverged) for c in cells]),
-        Column("residual", [numbers.residual(c.residual_median) for c in cells]),
-        Column("time", [numbers.duration(c.seconds) for c in cells]),
-        Column("n", [f"{c.n:,}" for c in cells]),
-    ] if cells else []  # fmt: skip
+    return (
+        [
+            Column("split", [c.split for c in cells], words=True),
+            Column("solver", [c.solver for c in cells], words=True),
+            *variant,
+            Column("tolerance", [numbers.tolerance(c.tol) for c in cells]),
+            Column("budget", [f"{c.max_iter:,}" for c in cells]),
+            Column("accuracy % [95 %]", [interval_text(c.accuracy, c.accuracy_low, c.accuracy_high) for c in cells]),
+            Column("evals", [numbers.mean(c.nfe_mean) for c in cells]),
+            Column("evals, 95 %", [numbers.mean(c.nfe_p95) for c in cells]),
+            Column("converged", [numbers.percent(c.converged) for c in cells]),
+            Column("diverged", [numbers.percent(c.diverged) for c in cells]),
+            Column("residual", [numbers.residual(c.residual_median) for c in cells]),
+            Column("time", [numbers.duration(c.seconds) for c in cells]),
+            Column("n", [f"{c.n:,}" for c in cells]),
+        ]
+        if cells
+        else []
+    )
 
 
 def _place(cell: SweepCell) -> tuple[object, ...]:
@@ -118,12 +133,19 @@ def origin(record: RunRecord) -> list[tuple[str, str]]:
     s = record.summary
     facts = [
         ("Command", s.command),
+        ("Parameters", _with(numbers.count(s.parameters), f"a state of {numbers.count(s.state_size)} numbers")),
+        ("Training", _with(numbers.duration(s.train_seconds), f"{len(record.epochs)} epochs, {_n(s.n_train)}")),
+        ("Sweep", _with(numbers.duration(s.sweep_seconds), f"{len(record.sweep):,} cells")),
         ("Seed", s.seed if s.seed is not None else record.config.get("seed")),
         ("Configuration", s.config_hash),
         ("Folder", record.folder.name),
         ("Versions", ", ".join(f"{name} {version}" for name, version in s.versions.items())),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _with(value: str, rest: str) -> str | None:
+    return None if value == numbers.UNKNOWN else f"{value}, {rest}"
 
 
 def differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:

@@ -3,93 +3,68 @@
 As in `findings`, what is chosen is chosen on validation, and what is reported of the choice is measured on test.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from deqrun.inference import DIFFERENCE, Estimate, mean_interval
-from deqrun.records.rows import BreadthRow, HaltingRow
+from deqrun.inference import DIFFERENCE, from_interval, mean_interval, one_error_below
+from deqrun.records.halting_rules import HALTING_RULES, RULES
+from deqrun.records.rows import BreadthRow
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
-from deqrun.report.finding import Finding, change_in_words, enough_cell, interval_in_words
-
-RULES = {
-    "residual": "on the residual",
-    "change": "on the change of the state",
-    "kl": "on the change of the answer's distribution (KL)",
-    "entropy": "on the change of its entropy",
-    "stable": "once the answer has stood for some iterates",
-}
+from deqrun.report.finding import Finding, enough_cell, of_accuracy, of_change, of_saving
 
 
-def halting(record: RunRecord) -> list[Finding]:
+def halting(record: RunRecord) -> Iterator[Finding]:
     """Per solver, what the rule that is cheapest on validation saves against the fixed budget chosen there.
 
     One target of accuracy holds for all: one standard error below the best on validation.
     """
-    found = []
+    title = "Stopping by itself"
     for solver in record.solvers:
         validation = {row.rule: row for row in record.halting_rows("validation", solver) if row.chosen}
-        rules = [row for name, row in validation.items() if name in RULES]
-        if not rules or "budget" not in validation:
-            continue
-        best = min(rules, key=lambda row: (row.nfe_mean, -row.accuracy))
         test = {row.rule: row for row in record.halting_rows("test", solver) if row.chosen or row.rule == "oracle"}
-        if best.rule in test and "budget" in test:
-            found.append(Finding("Stopping by itself", _halting_sentence(solver, test, best.rule)))
-    return found
+        rules = [row for name, row in validation.items() if name in RULES]
+        best = min(rules, key=lambda row: (row.nfe_mean, -row.accuracy), default=None)
+        if best is None or best.rule not in test or "budget" not in test or "budget" not in validation:
+            continue
+        at, fixed = test[best.rule], test["budget"]
+        saved = from_interval(at.saved, at.saved_low, at.saved_high, at.n)
+        how = f"cheapest rule on validation at equal accuracy; {numbers.mean(at.nfe_mean)} evaluations in place of the "
+        how += f"{numbers.mean(fixed.nfe_mean)} of {numbers.iterations(round(fixed.threshold))}"
+        yield of_saving(title, f"evaluations saved, {solver} stops {HALTING_RULES[best.rule].words}", saved, how)
+        gained = from_interval(at.gained, at.gained_low, at.gained_high, at.n)
+        how = f"{numbers.percent(at.accuracy)}, and {numbers.percent(fixed.accuracy)} at the fixed budget; paired"
+        yield of_change(title, f"test accuracy with that rule, {solver}", gained, how)
+        if "oracle" in test:
+            oracle = test["oracle"]
+            how = f"{numbers.mean(oracle.nfe_mean)} evaluations; stops at the first right answer: a bound, no rule"
+            interval = numbers.percent_range(oracle.accuracy_low, oracle.accuracy_high)
+            accuracy = numbers.percent(oracle.accuracy)
+            yield Finding(title, f"test accuracy of the oracle, {solver}", accuracy, interval, oracle.n, how)
 
 
-def _halting_sentence(solver: str, test: dict[str, HaltingRow], rule: str) -> str:
-    at, fixed = test[rule], test["budget"]
-    saved = Estimate(at.saved, at.saved_low, at.saved_high, at.n)
-    gained = Estimate(at.gained, at.gained_low, at.gained_high, at.n)
-    verdict = (
-        "no detectable saving"
-        if saved.includes_zero
-        else f"{abs(saved.mean):.1f} {'fewer' if saved.mean > 0 else 'more'}"
-    )
-    bounds = f"{saved.low:.1f} to {saved.high:.1f}".replace("-", "\N{MINUS SIGN}")
-    sentence = (
-        f"Of the rules, chosen on validation at equal accuracy, with {solver} the cheapest stops {RULES[rule]}: "
-        f"{numbers.mean(at.nfe_mean)} evaluations a sample where a fixed budget of "
-        f"{numbers.iterations(round(fixed.threshold))} takes {numbers.mean(fixed.nfe_mean)}, {verdict} (95 % interval "
-        f"of the saving {bounds}). Test accuracy, {numbers.percent(fixed.accuracy)} then, "
-        f"{numbers.percent(at.accuracy)} with the rule, {change_in_words(gained)} (paired over {at.n:,} samples)."
-    )
-    if "oracle" in test:
-        oracle = test["oracle"]
-        sentence += (
-            f" An oracle that stops at the first right answer would take {numbers.mean(oracle.nfe_mean)} and give "
-            f"{numbers.percent(oracle.accuracy)}."
-        )
-    return sentence
-
-
-def breadth(record: RunRecord) -> list[Finding]:
+def breadth(record: RunRecord) -> Iterator[Finding]:
     """Per solver, the cheapest breadth and depth that validation likes, beside the cheapest depth of one start."""
-    found = []
     for solver in record.solvers:
         validation, test = record.breadth_rows("validation", solver), record.breadth_rows("test", solver)
         single = [row for row in validation if row.breadth == 1]
         if not single or not any(row.breadth > 1 for row in validation):
             continue
-        target = _one_error_below_the_best(validation)
+        best = max(validation, key=lambda row: row.accuracy)
+        target = one_error_below(best.accuracy, best.n)
         broad, deep = _cheapest(validation, target), _cheapest(single, target)
-        sentences = [_spread_sentence(solver, test)] if test else []
+        if test:
+            yield _spread(solver, test)
         measured = {_cell(row): row for row in reversed(test)}  # of one start: by the mean, which needs no residual
         if _cell(broad) in measured:
-            sentences.append(_breadth_sentence(measured[_cell(broad)]))
+            yield _chosen(solver, measured[_cell(broad)], "cheapest")
         if deep is None:
-            sentences.append("No number of iterations of a single start comes within one standard error of that.")
+            how = "no number of iterations comes within one standard error of the best on validation"
+            yield Finding("Depth and breadth", f"one start of {solver}", "not enough", how=how)
         elif _cell(deep) != _cell(broad) and _cell(deep) in measured:
-            sentences.append(f"Of one start alone: {_breadth_sentence(measured[_cell(deep)])}")
-        found.append(Finding("Depth and breadth", " ".join(sentences)))
-    return found
-
-
-def _one_error_below_the_best(rows: list[BreadthRow]) -> float:
-    best = max(rows, key=lambda row: row.accuracy)
-    return float(best.accuracy - np.sqrt(best.accuracy * (1 - best.accuracy) / best.n))
+            yield _chosen(solver, measured[_cell(deep)], "cheapest of one start")
 
 
 def _cheapest(rows: list[BreadthRow], target: float) -> BreadthRow | None:
@@ -104,32 +79,35 @@ def _cell(row: BreadthRow | None) -> tuple[str, int, int] | None:
     return ("one" if row.breadth == 1 else row.aggregation, row.breadth, row.max_iter)
 
 
-def _spread_sentence(solver: str, test: list[BreadthRow]) -> str:
+def _spread(solver: str, test: list[BreadthRow]) -> Finding:
     end = max(test, key=lambda row: (row.breadth, row.max_iter))
-    return (
-        f"{end.breadth} normal starts with {numbers.iterations(end.max_iter)} of {solver} each: test accuracies from "
-        f"{numbers.percent(end.starts_least)} to {numbers.percent(end.starts_most)} (standard deviation "
-        f"{100 * end.starts_deviation:.1f} points, n = {end.n:,}); some start is right on "
-        f"{numbers.percent(end.some_right)} of the samples, every start on {numbers.percent(end.all_right)}."
+    return Finding(
+        "Depth and breadth",
+        f"test accuracies of {end.breadth} starts, {numbers.iterations(end.max_iter)} of {solver} each",
+        numbers.percent_range(end.starts_least, end.starts_most),
+        n=end.n,
+        how=f"standard deviation {100 * end.starts_deviation:.1f} points; some start is right on "
+        f"{numbers.percent(end.some_right)}, every start on {numbers.percent(end.all_right)}",
     )
 
 
-def _breadth_sentence(row: BreadthRow) -> str:
-    joined = "" if row.breadth == 1 else f" put together by {row.aggregation}"
-    measured = interval_in_words(row.accuracy, row.accuracy_low, row.accuracy_high, row.n)
-    starts = "1 start" if row.breadth == 1 else f"{row.breadth} starts{joined}"
-    return (
-        f"Cheapest within one standard error of the best on validation is {starts} with "
-        f"{numbers.iterations(row.max_iter)}: {measured} on test, at {numbers.mean(row.nfe_mean)} evaluations."
+def _chosen(solver: str, row: BreadthRow, of: str) -> Finding:
+    starts = "1 start" if row.breadth == 1 else f"{row.breadth} starts by {row.aggregation}"
+    return Finding(
+        "Depth and breadth",
+        f"test accuracy, {starts}, {numbers.iterations(row.max_iter)} of {solver}",
+        numbers.percent(row.accuracy),
+        numbers.percent_range(row.accuracy_low, row.accuracy_high),
+        row.n,
+        f"{of} within one standard error of the best on validation; {numbers.mean(row.nfe_mean)} evaluations",
     )
 
 
-def precisions(record: RunRecord) -> list[Finding]:
+def precisions(record: RunRecord) -> Iterator[Finding]:
     """Per solver, the paired change of test accuracy from the main precision to each other, and what converges.
 
     At the largest budget and the smallest tolerance.
     """
-    found = []
     for solver in record.solvers:
         main = record.trajectory(solver)
         for precision in record.precisions[1:]:
@@ -142,20 +120,17 @@ def precisions(record: RunRecord) -> list[Finding]:
                 other.correct_at(budget, record.keep).astype(np.int8) - main.correct_at(budget, record.keep), DIFFERENCE
             )
             residual = np.median(other.residual[other.returned(budget, record.keep), np.arange(other.n)])
-            sentence = (
-                f"From {record.main_precision} to {precision}, with {numbers.iterations(budget)} of {solver}, test "
-                f"accuracy {change_in_words(change)} (paired over {change.n:,} samples); the median residual ends at "
-                f"{numbers.residual(float(residual))}."
+            what = (
+                f"test accuracy from {record.main_precision} to {precision}, {numbers.iterations(budget)} of {solver}"
             )
-            found.append(Finding("Precision", sentence))
-    return found
+            how = f"paired; the median residual ends at {numbers.residual(float(residual))}"
+            yield of_change("Precision", what, change, how)
 
 
-def difficulties(record: RunRecord) -> list[Finding]:
+def difficulties(record: RunRecord) -> Iterator[Finding]:
     """Per difficulty, of the main solver: the smallest budget that validation finds enough, and its test accuracy."""
     if len(record.difficulties) < 2 or record.main_solver is None:
-        return []
-    parts = []
+        return
     for difficulty in record.difficulties:
         named = {"solver": record.main_solver, "start": record.main_start, "tol": record.smallest_tol()}
         cells = record.cells("validation", difficulty=difficulty, **named)  # type: ignore[arg-type]
@@ -163,12 +138,8 @@ def difficulties(record: RunRecord) -> list[Finding]:
             continue
         enough = enough_cell(cells)
         tested = record.cells("test", difficulty=difficulty, max_iter=enough.max_iter, **named)  # type: ignore[arg-type]
+        name = "as trained" if difficulty is None else f"difficulty {difficulty:,}"
+        what = f"test accuracy {name}, {numbers.iterations(enough.max_iter)} of {record.main_solver}"
+        how = f"fewest within one standard error of the best on validation (n = {enough.n:,})"
         if tested:
-            cell = tested[0]
-            measured = interval_in_words(cell.accuracy, cell.accuracy_low, cell.accuracy_high, cell.n)
-            name = "as trained" if difficulty is None else f"difficulty {difficulty:,}"
-            parts.append(f"{name} needs {numbers.iterations(cell.max_iter)} and gets {measured}")
-    if not parts:
-        return []
-    sentence = f"With {record.main_solver}, budgets chosen on validation, accuracies on test: {'; '.join(parts)}."
-    return [Finding("Difficulty", sentence)]
+            yield of_accuracy("Difficulty", what, tested[0], how)

@@ -19,7 +19,7 @@ from deqrun.report import numbers
 from deqrun.report.charts.data import labels
 
 if TYPE_CHECKING:  # the description is made beside the models, which need torch; this package doesn't
-    from deqrun.models import CellDescription, PeerDescription
+    from deqrun.models import BaselineDescription, CellDescription
 
 WIDTH = 80
 
@@ -48,17 +48,18 @@ def end_of_run_table(record: RunRecord) -> Table:
         mark = "*" if _is_training_row(record, cell) else " "
         accuracy = interval_text(cell.accuracy, cell.accuracy_low, cell.accuracy_high)
         table.add_row(
-            name, f"{cell.max_iter:,}{mark}", accuracy, numbers.mean(cell.nfe_mean),
-            numbers.residual(cell.residual_median), numbers.percent(cell.converged),
-        )  # fmt: skip
+            name,
+            f"{cell.max_iter:,}{mark}",
+            accuracy,
+            numbers.mean(cell.nfe_mean),
+            numbers.residual(cell.residual_median),
+            numbers.percent(cell.converged),
+        )
     if not cells:
         s = record.summary
         accuracy = interval_text(s.test_accuracy, s.test_accuracy_low, s.test_accuracy_high)
         table.add_row(
-            record.choice("solver") or numbers.UNKNOWN,
-            numbers.count(record.train_max_iter),
-            accuracy,
-            *["–"] * 3,
+            record.choice("solver") or numbers.UNKNOWN, numbers.count(record.train_max_iter), accuracy, *["–"] * 3
         )
     return table
 
@@ -134,8 +135,16 @@ class ComparisonRow:
 
 
 COMPARISON_HEADINGS = (
-    "run", "model, solver", "params", "best solver", "val %", "test % [95 %]", "evals", "resid.", "time",
-)  # fmt: skip
+    "run",
+    "model, solver",
+    "params",
+    "best solver",
+    "val %",
+    "test % [95 %]",
+    "evals",
+    "resid.",
+    "time",
+)
 COMPARISON_NOTE = (
     "Accuracies, mean evaluations and median residual (both on test) are those of the training solver at "
     "the training "
@@ -170,7 +179,7 @@ def _comparison_row(record: RunRecord, label: str) -> ComparisonRow:
 
 def _model(record: RunRecord) -> str | None:
     """'conv', 'conv tied 8'."""
-    model, (kind, layers) = record.choice("model"), record.peer
+    model, (kind, layers) = record.choice("model"), record.baseline
     return f"{model} {kind} {layers}" if model and kind else model
 
 
@@ -226,11 +235,7 @@ def comparison_table(records: Sequence[RunRecord]) -> Group:
 
 def comparison_markdown(records: Sequence[RunRecord]) -> str:
     """The comparison as a Markdown table with its note."""
-    rows = [
-        COMPARISON_HEADINGS,
-        ["---"] * len(COMPARISON_HEADINGS),
-        *(r.texts() for r in comparison_rows(records)),
-    ]
+    rows = [COMPARISON_HEADINGS, ["---"] * len(COMPARISON_HEADINGS), *(r.texts() for r in comparison_rows(records))]
     lines = ["| " + " | ".join(_cell_markdown(text) for text in row) + " |" for row in rows]
     return "\n".join(lines) + f"\n\n{COMPARISON_NOTE}\n"
 
@@ -242,8 +247,10 @@ def _cell_markdown(text: str) -> str:
     return text
 
 
-def description_table(description: "CellDescription", dataset: str, peer: "PeerDescription | None" = None) -> Table:
-    """What a model costs before anything is trained; a peer also beside the DEQ."""
+def description_table(
+    description: "CellDescription", dataset: str, baseline: "BaselineDescription | None" = None
+) -> Table:
+    """What a model costs before anything is trained; a baseline also beside the DEQ."""
     table = _table(f"{description.name} on {dataset}, input {' × '.join(map(str, description.input_shape))}")
     table.add_column("")
     table.add_column("", justify="right")
@@ -260,22 +267,22 @@ def description_table(description: "CellDescription", dataset: str, peer: "PeerD
         (f"multiply-adds of one {once}, per sample", f"{description.multiply_adds:,}"),
         ("multiply-adds of the injection, per sample", f"{description.injection_multiply_adds:,}"),
         ("multiply-adds of the read-out, per sample", f"{description.readout_multiply_adds:,}"),
-        *_beside_the_deq(peer),
+        *_beside_the_deq(baseline),
     ):
         table.add_row(name, value)
     return table
 
 
-def _beside_the_deq(peer: "PeerDescription | None") -> list[tuple[str, str]]:
-    if peer is None:
+def _beside_the_deq(baseline: "BaselineDescription | None") -> list[tuple[str, str]]:
+    if baseline is None:
         return []
-    narrowed = [("layers narrowed to", ", ".join(f"{name}={value}" for name, value in peer.narrowed.items()))]
+    narrowed = [("layers narrowed to", ", ".join(f"{name}={value}" for name, value in baseline.narrowed.items()))]
     return [
-        (f"{peer.kind} layers", f"{peer.layers:,}"),
-        *(narrowed if peer.narrowed else []),
-        ("parameters of the DEQ beside it", f"{peer.deq_parameters:,}"),
-        ("multiply-adds of the net, per sample", f"{peer.multiply_adds:,}"),
-        (f"multiply-adds of {peer.layers:,} evaluations of the DEQ", f"{peer.deq_multiply_adds:,}"),
+        (f"{baseline.kind} layers", f"{baseline.layers:,}"),
+        *(narrowed if baseline.narrowed else []),
+        ("parameters of the DEQ beside it", f"{baseline.deq_parameters:,}"),
+        ("multiply-adds of the net, per sample", f"{baseline.multiply_adds:,}"),
+        (f"multiply-adds of {baseline.layers:,} evaluations of the DEQ", f"{baseline.deq_multiply_adds:,}"),
     ]
 
 
@@ -296,8 +303,31 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
+def grid_table(jobs: Sequence[tuple[str, str, str, float | None, str]]) -> Table:
+    """The jobs of a multirun: number, what differs, state, test accuracy, and why a job failed."""
+    table = _table(None)
+    table.add_column("job", justify="right")
+    table.add_column("what differs", overflow="fold")
+    table.add_column("state")
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    reasons = any(reason for *_, reason in jobs)
+    if reasons:
+        table.add_column("reason", overflow="fold")
+    for number, differs, state, accuracy, reason in jobs:
+        table.add_row(number, differs, state, numbers.percent(accuracy), *([reason] if reasons else []))
+    return table
+
+
 def _table(title: str | None, caption: str | None = None) -> Table:
     return Table(
-        title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), title_justify="left",
-        caption_justify="left", title_style="bold", caption_style="dim", header_style="bold",
-    )  # fmt: skip
+        title=title,
+        caption=caption,
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        caption_style="dim",
+        header_style="bold",
+    )

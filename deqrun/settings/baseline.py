@@ -1,4 +1,4 @@
-"""Explicit peers of a DEQ in the config: which they are, what they put in place of a solve, and what they rule out."""
+"""Explicit baselines of a DEQ: their settings, what takes the place of a solve, and the settings they rule out."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["PeerSettings", "require_explicit", "with_peer"]
+__all__ = ["BaselineSettings", "require_explicit", "with_baseline"]
 
 PLAIN_ITERATION = {"_target_": "deqrun.solvers.Picard", "damping": 1.0}
 BACK_PROPAGATION = {"_target_": "deqrun.gradients.Unrolled", "damping": 1.0, "last": None}
 
 ALLOWED = ("solver=picard", "gradient=unrolled")
-"""What may be typed of solver and gradient beside a peer: what it sets anyway."""
+"""What may be typed of solver and gradient beside a baseline: what it sets anyway."""
 
 NO_PATH = {
     "train.start": "zeros",
@@ -28,8 +28,8 @@ NO_PATH = {
 """Training of the way to a fixed point, switched off: a net of untied layers has neither the one nor the other."""
 
 
-class PeerSettings(BaseModel):
-    """The explicit net that is trained in the DEQ's place: `peer.*`.
+class BaselineSettings(BaseModel):
+    """The explicit net that is trained in the DEQ's place: `baseline.*`.
 
     kind     none: the DEQ | tied: its cell applied `layers` times | untied: layers with weights of their own
     match    what an untied net has in common with the DEQ: its parameters, or the multiply-adds of `layers` evaluations
@@ -43,62 +43,66 @@ class PeerSettings(BaseModel):
 
     @property
     def explicit(self) -> bool:
-        """Whether there is a peer at all."""
+        """Whether there is a baseline at all."""
         return self.kind != "none"
 
     @model_validator(mode="after")
-    def _is_whole(self) -> PeerSettings:
+    def _is_whole(self) -> BaselineSettings:
         if not self.explicit:
             given = [f"{name}={value}" for name in ("layers", "match") if (value := getattr(self, name)) is not None]
             if given:
-                raise ValueError(f"has {given[0]}, but no net is asked for; give peer=tied or peer=untied as well.")
+                raise ValueError(
+                    f"has {given[0]}, but no net is asked for; give baseline=tied or baseline=untied as well."
+                )
         elif self.layers is None:
-            raise ValueError(f"has kind={self.kind} but no layers; give peer={self.kind}, which has all that belongs.")
+            raise ValueError(
+                f"has kind={self.kind} but no layers; give baseline={self.kind}, which has all that belongs."
+            )
         elif self.kind == "tied" and self.match is not None:
             raise ValueError(
                 f"has match={self.match}, but a tied net has the cell's own parameters and nothing to match; leave it "
-                "out, or give peer=untied."
+                "out, or give baseline=untied."
             )
         elif self.kind == "untied" and self.match is None:
             raise ValueError("has match=null, but an untied net matches something; give parameters or multiply_adds.")
         return self
 
 
-def with_peer(sections: Mapping[str, Any], typed: Iterable[str]) -> dict[str, Any]:
-    """The sections of a run whose solver and gradient are those of its peer; without a peer, as they are.
+def with_baseline(sections: Mapping[str, Any], typed: Iterable[str]) -> dict[str, Any]:
+    """The sections of a run whose solver and gradient are those of its baseline; without a baseline, as they are.
 
-    A study chooses them for its DEQ, and is right to; on the command line beside `peer` they are a contradiction.
+    A study chooses them for its DEQ, and is right to; on the command line beside `baseline` they are a contradiction.
 
     sections   as composed, `choices` among them
     typed      the overrides of the command line
     Raises ValueError where one of them asks for another solver or gradient.
     """
-    peer = sections.get("peer")
-    if not isinstance(peer, Mapping) or peer.get("kind") not in ("tied", "untied"):
+    baseline = sections.get("baseline")
+    if not isinstance(baseline, Mapping) or baseline.get("kind") not in ("tied", "untied"):
         return dict(sections)
     for override in typed:
         key = override.lstrip("+~").partition("=")[0]
         group = key.partition(".")[0].partition("@")[0]
         if group in ("solver", "gradient") and key != "gradient.checkpoint" and override not in ALLOWED:
             raise ValueError(
-                f"{override} does not go with peer={peer['kind']}: nothing is solved, and all layers are "
-                f"back-propagated through; leave {key} out, or leave the peer out."
+                f"{override} does not go with baseline={baseline['kind']}: nothing is solved, and all layers are "
+                f"back-propagated through; leave {key} out, or leave the baseline out."
             )
     gradient = sections.get("gradient")
     checkpoint = gradient.get("checkpoint", 0) if isinstance(gradient, Mapping) else 0
     choices = {group: option for group, option in sections["choices"].items() if "@gradient" not in group}
     return dict(sections) | {
         "solver": PLAIN_ITERATION,
-        "gradient": BACK_PROPAGATION | {"steps": peer.get("layers"), "checkpoint": checkpoint},
+        "gradient": BACK_PROPAGATION | {"steps": baseline.get("layers"), "checkpoint": checkpoint},
         "choices": choices | {"solver": "picard", "gradient": "unrolled"},
     }
 
 
-def require_explicit(peer: PeerSettings, sections: Mapping[str, Any]) -> None:
-    """Nothing in a run's sections contradicts its peer. Raises ValueError, one sentence."""
-    if not peer.explicit:
+def require_explicit(baseline: BaselineSettings, sections: Mapping[str, Any]) -> None:
+    """Nothing in a run's sections contradicts its baseline. Raises ValueError, one sentence."""
+    if not baseline.explicit:
         return
-    layers = peer.layers
+    layers = baseline.layers
     needed: dict[str, Any] = {
         "budget.max_iter": layers,
         "budget.tol": 0,
@@ -107,17 +111,17 @@ def require_explicit(peer: PeerSettings, sections: Mapping[str, Any]) -> None:
     }
     needed |= {f"solver.{key}": value for key, value in PLAIN_ITERATION.items()}
     needed |= {f"gradient.{key}": value for key, value in (BACK_PROPAGATION | {"steps": layers}).items()}
-    needed |= NO_PATH if peer.kind == "untied" else {"train.random_budget": None}
+    needed |= NO_PATH if baseline.kind == "untied" else {"train.random_budget": None}
     for key, value in needed.items():
         group, _, name = key.partition(".")
         given = sections[group].get(name, value)
         if given != value:
-            others = "; sweep.solvers asks with others" if group == "solver" and peer.kind == "tied" else ""
+            others = "; sweep.solvers asks with others" if group == "solver" and baseline.kind == "tied" else ""
             raise ValueError(
-                f"{key}={_typed(given)} does not go with peer={peer.kind} and peer.layers={layers}; it must be "
-                f"{_typed(value)}, which the peer sets by itself{others}."
+                f"{key}={_typed(given)} does not go with baseline={baseline.kind} and baseline.layers={layers}; it "
+                f"must be {_typed(value)}, which the baseline sets by itself{others}."
             )
-    if peer.kind == "untied":
+    if baseline.kind == "untied":
         _require_layer_by_layer(sections)
 
 
@@ -126,14 +130,14 @@ def _require_layer_by_layer(sections: Mapping[str, Any]) -> None:
     others = [name for name, solver in sections["sweep_solvers"].items() if dict(solver) != PLAIN_ITERATION]
     if others:
         raise ValueError(
-            f"sweep.solvers holds {others[0]}, but untied layers have no fixed point to solve for (peer=untied); "
+            f"sweep.solvers holds {others[0]}, but untied layers have no fixed point to solve for (baseline=untied); "
             "give sweep.solvers=[picard], undamped, which goes from layer to layer."
         )
     tolerances = [tol for tol in sections["sweep"]["tolerances"] if tol != 0]
     if tolerances:
         raise ValueError(
             f"sweep.tolerances holds {tolerances[0]:g}, but untied layers have no fixed point to come near "
-            "(peer=untied); give sweep.tolerances=[0]."
+            "(baseline=untied); give sweep.tolerances=[0]."
         )
 
 

@@ -27,7 +27,7 @@ def without_leftovers(sections: Mapping[str, Any], cfg: DictConfig) -> dict[str,
     if not chosen or not any(text.startswith("study=") for text in typed):
         return kept
     with current_sources(cfg) as sources:
-        others = [text for text in typed_overrides(cfg) if text.lstrip("+").split("=", 1)[0] in ("study", "peer")]
+        others = [text for text in typed_overrides(cfg) if text.lstrip("+").split("=", 1)[0] in ("study", "baseline")]
         studys = choices(sources.compose("train", others))
         for group, name in chosen.items():
             if name == studys.get(group) or name not in sources.groups.get(group, []):

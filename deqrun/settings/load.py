@@ -11,8 +11,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from deqrun.errors import UserError, one_line, unknown
+from deqrun.records.former_names import with_present_names
 from deqrun.records.yaml_text import read_yaml
-from deqrun.settings.baseline import with_peer
+from deqrun.settings.baseline import with_baseline
 from deqrun.settings.explain import explain
 from deqrun.settings.leftovers import without_leftovers
 from deqrun.settings.schema import Settings
@@ -31,7 +32,7 @@ def read_settings(path: Path, *, allow_foreign_targets: bool = False) -> Setting
     except (OSError, ValueError) as error:
         raise UserError(one_line(f"{path} can't be read as the config of a run: {error}")) from error
     try:
-        return settings_from(content | {"allow_foreign_targets": allow_foreign_targets})
+        return settings_from(with_present_names(content) | {"allow_foreign_targets": allow_foreign_targets})
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
@@ -44,7 +45,7 @@ def load_settings(cfg: DictConfig) -> Settings:
     """
     try:
         sections = without_leftovers(sections_of(cfg), cfg)
-        sections = with_peer(sections | {"choices": choices_of(cfg)}, typed_overrides(cfg))
+        sections = with_baseline(sections | {"choices": choices_of(cfg)}, typed_overrides(cfg))
     except ValueError as error:
         raise UserError(str(error)) from error
     own = {sections["choices"].get("solver"): sections.get("solver")}

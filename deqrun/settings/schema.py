@@ -11,28 +11,23 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from deqrun.records.halting_rules import HALTING_RULES
 from deqrun.records.yaml_text import write_yaml
-from deqrun.settings.baseline import PeerSettings, require_explicit
+from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
 from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
 
-Count = Annotated[int, Field(strict=True, ge=0)]
-PositiveCount = Annotated[int, Field(strict=True, ge=1)]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+PositiveCount = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
+Iterations = Annotated[int, Field(strict=True, ge=0, le=10**6)]  # the sweep keeps every one of them in memory
 NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-HaltingRule = Literal["residual", "change", "kl", "entropy", "stable", "oracle", "budget"]
+HaltingRule = Literal[tuple(HALTING_RULES)]  # type: ignore[valid-type]
 Precision = Literal["float32", "bfloat16", "float64"]
 Flag = Annotated[bool, Field(strict=True)]
 RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
@@ -92,7 +87,7 @@ class BudgetSettings(_Section):
 class SweepSettings(_Section):
     """The grid of test-time budgets: `sweep.*`. Lists are put in order, without doubles; empty: no sweep."""
 
-    iterations: tuple[Count, ...]
+    iterations: tuple[Iterations, ...]
     tolerances: tuple[NonNegative, ...]
     solvers: tuple[str, ...]
     starts: tuple[Literal["zeros", "normal", "other"], ...]
@@ -103,7 +98,7 @@ class SweepSettings(_Section):
     start_scale: Positive = 1.0
     precisions: tuple[Precision, ...] = ("float32",)
     difficulties: tuple[PositiveCount, ...] = ()
-    halting: tuple[HaltingRule, ...] = ()
+    halting: tuple[HaltingRule, ...] = ()  # type: ignore[valid-type]
     breadth: tuple[PositiveCount, ...] = ()
 
     @field_validator("difficulties", "halting", "breadth", mode="before")
@@ -182,7 +177,9 @@ class Settings(_Section):
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
     data_changed: Literal["refuse", "match_classes"] = "refuse"
-    peer: PeerSettings = PeerSettings(kind="none", layers=None, match=None)  # runs of before there were any have none
+    baseline: BaselineSettings = BaselineSettings(
+        kind="none", layers=None, match=None
+    )  # runs of before there were any have none
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
@@ -195,8 +192,8 @@ class Settings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _agrees_with_its_peer(self) -> Settings:
-        require_explicit(self.peer, self.sections())
+    def _agrees_with_its_baseline(self) -> Settings:
+        require_explicit(self.baseline, self.sections())
         return self
 
     @model_validator(mode="after")

@@ -15,10 +15,15 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 HYDRA_VERSION_BASE = "1.3"
+NOT_COMPOSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
+"""What composing raises where an option, of a user's folder too, is not there, torn, or names itself."""
 SUBFOLDER_LENGTH = 120
 """Characters of a job's folder name: half of what file systems allow, so that suffixes still fit."""
 
@@ -42,7 +47,7 @@ class ConfigSources:
     search: tuple[str, ...] = ()
 
     def compose(self, config_name: str, overrides: Sequence[str], multirun: bool = False) -> DictConfig:
-        """The composed config, Hydra's own node included. Raises Hydra's and OmegaConf's exceptions."""
+        """The composed config, Hydra's own node included. Raises one of NOT_COMPOSED."""
         return self.loader.load_configuration(
             config_name=config_name,
             overrides=[*self.search, *overrides],
@@ -75,7 +80,7 @@ def open_sources(config_dir: Path | None = None) -> Iterator[ConfigSources]:
     """Config sources outside of a running Hydra app; whatever Hydra was initialised before is put back."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    search = () if config_dir is None else (f"hydra.searchpath=[{quoted(config_dir.resolve().as_uri())}]",)
+    search = () if config_dir is None else (f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]",)
     try:
         with initialize_config_dir(str(packaged_configs()), job_name="deqrun", version_base=HYDRA_VERSION_BASE):
             yield ConfigSources(GlobalHydra.instance().config_loader(), search)

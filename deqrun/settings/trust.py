@@ -103,8 +103,10 @@ def _asked(folder: Path) -> bool:
     """The answer of a person in a terminal; no where there is none."""
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    print(f"{folder.resolve()} holds Python code, which deqrun would run. The answer is kept in {trusted_file()}.",
-          file=sys.stderr)  # fmt: skip
+    print(
+        f"{folder.resolve()} holds Python code, which deqrun would run. The answer is kept in {trusted_file()}.",
+        file=sys.stderr,
+    )
     print("Do you trust this folder? [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

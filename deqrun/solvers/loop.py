@@ -34,9 +34,20 @@ CUDA_CHECK_EVERY = 8
 
 
 PER_ROW = (
-    "z", "residual", "rows", "active", "diverged", "kept_residual", "kept_k", "kept_at", "tol", "max_iter", "limit",
-    "anchor", "anchor_k",
-)  # fmt: skip
+    "z",
+    "residual",
+    "rows",
+    "active",
+    "diverged",
+    "kept_residual",
+    "kept_k",
+    "kept_at",
+    "tol",
+    "max_iter",
+    "limit",
+    "anchor",
+    "anchor_k",
+)
 """What the loop holds of each row in the batch."""
 
 
@@ -179,16 +190,30 @@ class _Work:
         zeros = torch.zeros(batch, dtype=torch.long, device=z.device)
         rows = torch.arange(batch, device=z.device)
         return cls(
-            f=f, state=solver.init(z), budget=budget, z=z, fz=fz, g=z, residual=inf, bounded=None, rows=rows,
+            f=f,
+            state=solver.init(z),
+            budget=budget,
+            z=z,
+            fz=fz,
+            g=z,
+            residual=inf,
+            bounded=None,
+            rows=rows,
             active=torch.ones(batch, dtype=torch.bool, device=z.device),
             diverged=torch.zeros(batch, dtype=torch.bool, device=z.device),
-            kept_z=z, kept_at=None, kept_residual=inf, kept_k=zeros, trace=Trace(depth=depth_of(f.f)),
+            kept_z=z,
+            kept_at=None,
+            kept_residual=inf,
+            kept_k=zeros,
+            trace=Trace(depth=depth_of(f.f)),
             tol=budget.tol if budget.row_tol is None else budget.row_tol.to(z),
             max_iter=None if budget.row_max_iter is None else budget.row_max_iter.to(z.device),
-            all_active=True, epsilon=torch.finfo(z.dtype).tiny, ordinary=_ordinary(z.dtype),
+            all_active=True,
+            epsilon=torch.finfo(z.dtype).tiny,
+            ordinary=_ordinary(z.dtype),
             anchor=inf.clone() if budget.patience else None,
             anchor_k=zeros.clone() if budget.patience else None,
-        )  # fmt: skip
+        )
 
     def evaluate(self, k: int) -> None:
         """Evaluate f at iterate k and measure its residual; of iterate 0 its value is there already."""

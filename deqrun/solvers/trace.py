@@ -47,10 +47,17 @@ class Trace:
             products = self._spread(self.jvps, 0, len(kept)).gather(0, iterate)
         final = residuals.gather(0, steps[None])[0]
         return Solution(
-            z=z, residual=residuals.gather(0, kept[None])[0], steps=steps, kept=kept, nfe=nfes[-1].clone(),
-            jvps=products[-1].clone(), status=_status(final, steps, diverged, budget), residuals=residuals, nfes=nfes,
+            z=z,
+            residual=residuals.gather(0, kept[None])[0],
+            steps=steps,
+            kept=kept,
+            nfe=nfes[-1].clone(),
+            jvps=products[-1].clone(),
+            status=_status(final, steps, diverged, budget),
+            residuals=residuals,
+            nfes=nfes,
             products=products,
-        )  # fmt: skip
+        )
 
     def _spread(self, columns: list[Tensor], missing: float, batch: int) -> Tensor:
         """(T+1, batch) from what was recorded of the rows in the batch; `missing` where a row had left."""

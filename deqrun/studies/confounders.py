@@ -14,7 +14,7 @@ COMPARED = ("train", "optimizer", "dataset", "budget")
 def confounders(runs: Sequence[StudyRun], apart_from: Sequence[str]) -> list[str]:
     """Names of settings that differ among the variants' runs, such as 'train.jacobian_weight'; empty: none does.
 
-    apart_from  sections or keys that the study varies on purpose, such as 'peer' or 'train.start'
+    apart_from  sections or keys that the study varies on purpose, such as 'baseline' or 'train.start'
     """
     values: dict[str, set[str]] = {}
     for run in runs:

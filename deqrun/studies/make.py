@@ -13,8 +13,11 @@ from pathlib import Path
 import torch
 
 from deqrun import __version__
-from deqrun.errors import Interrupted, UserError
-from deqrun.experiment.launch import prepare, recorded, run_train
+from deqrun.errors import Interrupted, UserError, one_line
+from deqrun.experiment.data.asked import require_own_data
+from deqrun.experiment.data.record import read_record
+from deqrun.experiment.launch import prepare, recorded, resume_command, run_train
+from deqrun.experiment.trained import require_sound
 from deqrun.experiment.training.train import TrainingStopped
 from deqrun.records.claims import claimed
 from deqrun.records.files import write_whole
@@ -40,28 +43,50 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
     report.html and figures/. Runs that are complete aren't trained again.
     """
     question = load_question(study.question, study.ask)
-    go_on = command if study.asked else f"deqrun train run={folder} resume=true"
+    go_on = command if study.asked else resume_command(folder, command)
     status = RunFolder(folder)
-    with claimed(folder), recorded(status, go_on):
-        if not is_study(folder):
-            write_whole(folder / FILE, study.to_yaml())
-        status.write_status("running")
-        jobs, threads = _shared_out(study)
-        runs = _asked_run(study) if study.asked else _trained_runs(study, folder, go_on, jobs, threads)
-        device = prepare(study.device, threads)
-        print(f"asking  {question.asks}", flush=True)
-        lost = {variant.label: reason for variant, _ in runs if (reason := _reason(folder, variant.label))}
-        found = tuple(_study_run(*run, device) for run in _paired(runs, lost, question))
-        if not found:
-            raise UserError(f"study={study.name}: no seed was trained to its end. {next(iter(lost.values()))}")
-        context = Context(folder, study.size, found, device, lost, jobs, threads)
-        seeds = sorted({run.settings.seed for run in found})
-        answer = replace(question.answer(context, **study.ask), seeds=seeds, lost=lost)
-        page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
-        status.write_status("completed")
+    with claimed(folder):
+        _require_sound_runs(study, folder)
+        with recorded(status, go_on):
+            if not is_study(folder):
+                write_whole(folder / FILE, study.to_yaml())
+            status.write_status("running")
+            jobs, threads = _shared_out(study)
+            runs = _asked_run(study) if study.asked else _trained_runs(study, folder, go_on, jobs, threads)
+            device = prepare(study.device, threads)
+            print(f"asking  {question.asks}", flush=True)
+            lost = {variant.label: reason for variant, _ in runs if (reason := _reason(folder, variant.label))}
+            found = tuple(_study_run(*run, device) for run in _paired(runs, lost, question))
+            if not found:
+                raise UserError(f"study={study.name}: no seed was trained to its end. {next(iter(lost.values()))}")
+            context = Context(folder, study.size, found, device, lost, jobs, threads)
+            seeds = sorted({run.settings.seed for run in found})
+            answer = replace(question.answer(context, **study.ask), seeds=seeds, lost=lost)
+            page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
+            status.write_status("completed")
     print(f"\n{question.asks}\n\n{answer_text(answer)}")
     print(f"\nanswer  {folder / 'answer.md'}\nreport  {page}", flush=True)
     return answer
+
+
+def _require_sound_runs(study: Study, folder: Path) -> None:
+    """What the study's runs hold can be gone on with, on the data that they began with. Raises UserError.
+
+    This comes before anything is written, so that the study and its runs keep their status.
+    """
+    seen: set[str] = set()
+    for variant in study.variants:
+        run, settings = folder / "runs" / variant.label, variant.settings
+        record = read_record(run)
+        text = f"{settings.dataset} {record and record.digests}"
+        try:
+            if record is not None and text not in seen:
+                require_own_data(settings, run, asked=False)
+            if (run / "config.yaml").is_file() and not _finished(run):
+                require_sound(settings, run, resumes=True)
+        except (UserError, ValueError) as error:
+            raise UserError(one_line(f"study={study.name}: run {variant.label}: {error}")) from error
+        seen.add(text)
 
 
 def _shared_out(study: Study) -> tuple[int, int | None]:

@@ -64,11 +64,17 @@ class Study:
         }
         return write_yaml(
             {
-                "name": self.name, "question": self.question, "size": self.size, "ask": self.ask,
-                "device": self.device, "threads": self.threads, "jobs": self.jobs,
-                "asked": None if self.asked is None else str(self.asked), "variants": variants,
+                "name": self.name,
+                "question": self.question,
+                "size": self.size,
+                "ask": self.ask,
+                "device": self.device,
+                "threads": self.threads,
+                "jobs": self.jobs,
+                "asked": None if self.asked is None else str(self.asked),
+                "variants": variants,
             }
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_yaml(cls, path: Path, *, allow_foreign_targets: bool = False) -> Study:
@@ -80,9 +86,17 @@ class Study:
             )
             asked = content["asked"]
             return cls(
-                content["name"], content["question"], content["size"], content["ask"], variants, content["device"],
-                content["threads"], None if asked is None else Path(asked), content.get("jobs"), allow_foreign_targets,
-            )  # fmt: skip
+                content["name"],
+                content["question"],
+                content["size"],
+                content["ask"],
+                variants,
+                content["device"],
+                content["threads"],
+                None if asked is None else Path(asked),
+                content.get("jobs"),
+                allow_foreign_targets,
+            )
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

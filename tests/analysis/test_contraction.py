@@ -125,9 +125,11 @@ def test_spectrum_within_one_percent_of_dense_at_the_end_and_along_the_way(cell:
     seen: list[Tensor] = []
     with torch.no_grad():
         end = solve(
-            f, torch.zeros(3, *cell.state_shape, dtype=torch.float64), budget=Budget(12, 0.0, keep="last"),
+            f,
+            torch.zeros(3, *cell.state_shape, dtype=torch.float64),
+            budget=Budget(12, 0.0, keep="last"),
             observe=lambda k, z, rows: seen.append(z) if k in (0, 1, 4) else None,
-        ).z  # fmt: skip
+        ).z
     along = [*seen, end]
     found = spectrum_along(f, along, radius_iterations=64)
     for at, z in enumerate(along):

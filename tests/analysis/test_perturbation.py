@@ -66,9 +66,14 @@ def test_a_swap_across_basins_does_not_return_and_within_one_it_does() -> None:
     same_side = (start.sign() == start[other].sign())[:, 0]
     assert 0 < int(same_side.sum()) < 4
     found = recovery(
-        two_basins, start, 3, "swap", budget=Budget(40, 1e-10), generator=draw,
+        two_basins,
+        start,
+        3,
+        "swap",
+        budget=Budget(40, 1e-10),
+        generator=draw,
         readout=lambda z: torch.cat([z, -z], dim=1),
-    )  # fmt: skip
+    )
     assert found.disturbed.returned.tolist() == same_side.tolist()
     answers = found.disturbed.answer_returned
     assert answers is not None
@@ -81,9 +86,13 @@ def test_an_answer_can_return_before_its_state() -> None:
     """z from −1 towards 1: z_j = 1 − 2 · 0.5ʲ is positive from j = 2 (0.5), at which 1 is still half of it away."""
     f = RowMap(lambda z, one: 0.5 * z + 0.5 * one, (torch.ones(1, 1, dtype=FLOAT64),))
     found = recovery(
-        f, torch.full((1, 1), -1.0, dtype=FLOAT64), 10, "reset", budget=Budget(40, 1e-12),
+        f,
+        torch.full((1, 1), -1.0, dtype=FLOAT64),
+        10,
+        "reset",
+        budget=Budget(40, 1e-12),
         readout=lambda z: torch.stack([z - 1e-9, torch.zeros_like(z)], dim=1),
-    )  # fmt: skip
+    )
     assert found.disturbed.answer_steps is not None
     assert found.disturbed.answer_steps.tolist() == [2]
     assert found.disturbed.steps.tolist() == [8]  # 2 · 0.5⁸ < 0.01 < 2 · 0.5⁷
@@ -94,9 +103,14 @@ def test_only_the_asked_positions_answer() -> None:
     start, target = torch.tensor([[-5.0, -61.0]], dtype=FLOAT64), torch.tensor([3.0, 3.0], dtype=FLOAT64)
     for asked, steps in (([True, False], 2), ([True, True], 5), ([False, True], 5)):
         found = recovery(
-            lambda z: target + 0.5 * (z - target), start, 9, "reset", budget=Budget(60, 1e-12),
-            readout=lambda z: torch.stack([-z, z], dim=1), asked=torch.tensor([asked]),
-        )  # fmt: skip
+            lambda z: target + 0.5 * (z - target),
+            start,
+            9,
+            "reset",
+            budget=Budget(60, 1e-12),
+            readout=lambda z: torch.stack([-z, z], dim=1),
+            asked=torch.tensor([asked]),
+        )
         assert found.disturbed.answer_steps is not None
         assert found.disturbed.answer_steps.tolist() == [steps]
 

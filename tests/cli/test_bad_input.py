@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Outcome
+
 Refused = Callable[..., str]
 
 
@@ -166,3 +168,84 @@ def test_a_folder_that_cannot_be_written_is_told(workspace: Path, refused: Refus
 
 def test_every_message_names_the_program(refused: Refused) -> None:
     assert refused("train", "modle=mdeq").startswith("deqrun: modle=mdeq ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "hydra.run.dir="], "hydra.run.dir= names no folder"),
+        (["train", "-m", "seed=1,2", "hydra.sweep.dir=''"], "hydra.sweep.dir= names no folder"),
+        (["train", "--config-dir", ""], "--config-dir"),
+        (["compare", "", ""], "an empty name"),
+        (["new", "cell", "mine", "--output", ""], "--output needs a folder"),
+    ],
+)
+def test_an_empty_name_is_no_folder(refused: Callable[..., str], arguments: list[str], words: str) -> None:
+    assert words in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "-sc"], "install=bash"),
+        (["train", "-sc", "install=powershell"], "install=bash"),
+        (["train", "--package", "solver"], "--package goes with --cfg"),
+        (["train", "seeds=3"], "without a study"),
+        (["train", "jobs=2"], "without a study"),
+        (["train", "study=is_it_a_contraction", "resume=true"], "resume=true needs run=DIR"),
+        (["train", "study=is_it_a_contraction", "resume=true", "run=nowhere"], "run=nowhere does not exist"),
+    ],
+)
+def test_what_would_have_no_effect_is_told(refused: Callable[..., str], arguments: list[str], words: str) -> None:
+    assert words in refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["seed=" + "9" * 5000], "can't be read"),
+        (["model=mlp", "model.width=100000000000"], "more memory than there is"),
+        (["model=mlp", "model.width=100000000000000000000"], "more memory than there is"),
+        (["dataset=prefix_sums", "model=recall", f"dataset.n_train={10**20}"], "is too many"),
+        (["sweep.iterations=[10000000]"], "at most"),
+        (["train.batch_size=99999999999999999999"], "less than"),
+    ],
+)
+def test_a_number_beyond_all_bounds_is_told(refused: Callable[..., str], arguments: list[str], words: str) -> None:
+    assert words in refused("train", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("width: [3\n", "bracket"), ("defaults: [bracket]\n", "names itself"), ("- 1\n", "a group of keys")],
+)
+def test_a_torn_option_is_told(refused: Callable[..., str], workspace: Path, content: str, words: str) -> None:
+    (workspace / "mine" / "model").mkdir(parents=True)
+    (workspace / "mine" / "model" / "bracket.yaml").write_text(content)
+    for command in ("train", "describe", "check"):
+        assert words in refused(command, "--config-dir", "mine", "model=bracket")
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_folder_of_other_files_is_not_written_into(
+    refused: Callable[..., str], made_run: Callable[..., Path], workspace: Path, command: str
+) -> None:
+    (workspace / "foreign").mkdir()
+    (workspace / "foreign" / "report.html").write_text("kept")
+    run = [f"run={made_run()}"] if command == "sweep" else []
+    assert "holds report.html" in refused(command, *run, "hydra.run.dir=foreign")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("cell", "json"), ("cell", "yaml"), ("cell", "mlp"), ("solver", "picard"), ("study", "demo")]
+)
+def test_a_part_of_a_name_that_is_taken_is_not_made(refused: Callable[..., str], kind: str, name: str) -> None:
+    """Python and Hydra find what is there already first, so that the new part would never be used."""
+    assert f"the nearest is my_{name}" in refused("new", kind, name)
+
+
+@pytest.mark.parametrize("name", ["my parts", "mïne", "a,b=[c]", "q'uote"])
+def test_a_config_folder_may_have_any_name(deqrun: Callable[..., Outcome], workspace: Path, name: str) -> None:
+    (workspace / name / "model").mkdir(parents=True)
+    (workspace / name / "model" / "mine.yaml").write_text("_target_: deqrun.models.mlp.MLPCell\nwidth: 8\n")
+    assert deqrun("describe", "--config-dir", name, "model=mine").code == 0

@@ -97,7 +97,10 @@ def test_bash_itself_completes(deqrun: Callable[..., Outcome], workspace: Path, 
     ask = f"COMP_LINE='{line}'; COMP_POINT={len(line)}; COMP_WORDS=({line}); COMP_CWORD=2\n"
     path = {"PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        ["bash", "-c", f"{script}\n{ask}hydra_bash_completion; echo \"${{COMPREPLY[@]}}\""],
-        env={**os.environ, **path}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        ["bash", "-c", f'{script}\n{ask}hydra_bash_completion; echo "${{COMPREPLY[@]}}"'],
+        env={**os.environ, **path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip() == "solver=anderson"

@@ -43,7 +43,7 @@ def test_the_sentence_shown_is_the_one_printed(refused: Callable[..., str]) -> N
 
 def test_the_folder_shown_is_the_one_made(deqrun: Callable[..., Outcome], launches: Launches) -> None:
     command = re.search(r"^    deqrun (train -m .*)$", TEXT, re.MULTILINE)
-    shown = re.search(r"`(0-mdeq-digits-[^`]*)`", TEXT)
+    shown = re.search(r"`(000-[^`]*)`", TEXT)
     assert command is not None
     assert shown is not None
     assert deqrun(*command[1].split()).code == 0

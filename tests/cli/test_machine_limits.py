@@ -34,15 +34,21 @@ def test_threads_are_four_for_each_core_at_most(refused: Refused, monkeypatch: p
         (["model=conv", "model.channels=80000", "model.inner_channels=80000"], "the weights of model=conv take "),
         (["model=monotone", "model.width=2000000"], "the weights of model=monotone take "),
         (
-            ["dataset=mazes", "model=recall", "dataset.n_train=8000", "dataset.size=99", "train.batch_size=8000",
-             "model.width=4000"],
+            [
+                "dataset=mazes",
+                "model=recall",
+                "dataset.n_train=8000",
+                "dataset.size=99",
+                "train.batch_size=8000",
+                "model.width=4000",
+            ],
             "the states of 8000 samples at a time of model=recall take ",
         ),
     ],
-)  # fmt: skip
+)
 def test_more_than_the_memory_is_refused(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, overrides: list[str], beginning: str
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(machine_limits, "available_memory", lambda: 64 * 2**30)
     sentence = refused("train", *overrides)
     assert sentence.startswith(f"deqrun: {beginning}")

@@ -50,8 +50,11 @@ def test_the_example_is_trained_and_tested(deqrun: Deqrun, workspace: Path, kind
     if kind != "study":
         tested = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "parts/test_mine.py"],
-            env=_environment(workspace), capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            env=_environment(workspace),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert tested.returncode == 0, tested.stdout
         assert "1 passed" in tested.stdout
 

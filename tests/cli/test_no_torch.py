@@ -23,8 +23,11 @@ def imported(*arguments: str, line: str = "") -> tuple[int, str]:
     """The exit code, and which of the slow packages a call imported."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": line}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COMP_LINE": line},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return done.returncode, done.stdout.rpartition("imported:")[2].strip()
 
 
@@ -52,8 +55,11 @@ def test_a_misspelling_is_told_without_it_too() -> None:
 def test_python_m_deqrun_is_deqrun(workspace: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deqrun", "train", "modle=mdeq"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert list(workspace.iterdir()) == []
@@ -63,7 +69,10 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f'"{sys.executable}" -m deqrun train --help | head -c 0; exit "${{PIPESTATUS[0]}}"'
     done = subprocess.run(
         ["bash", "-c", command],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "Traceback" not in done.stderr
     assert done.stderr == ""

@@ -131,8 +131,10 @@ def test_a_sweep_may_change_the_runs_solver(deqrun: Deqrun, launches: Launches, 
     assert deqrun("sweep", f"run={run}", "solver=picard", "solver.damping=0.7").code == 0
     first, second = launches.settings
     assert first.sweep_solvers["anderson"].parameters == {
-        **dict.fromkeys(("ridge", "start", "cap", "reject")), "memory": 4, "mixing": 0.5,
-    }  # fmt: skip
+        **dict.fromkeys(("ridge", "start", "cap", "reject")),
+        "memory": 4,
+        "mixing": 0.5,
+    }
     assert second.sweep_solvers["picard"].parameters == {"damping": 0.7}
     assert second.sweep_solvers["anderson"].parameters["memory"] == 5
     assert second.choices["solver"] == "picard"
@@ -143,7 +145,7 @@ def test_sweeps_can_be_swept(deqrun: Deqrun, launches: Launches, made_run: MadeR
     assert deqrun("sweep", "-m", f"run={run}", "solver.memory=1,2").code == 0
     assert [settings.solver.parameters["memory"] for settings in launches.settings] == [1, 2]
     names = [arguments[2].name for _, arguments in launches.calls]
-    assert names == ["0-mlp-digits-solver.memory=1", "1-mlp-digits-solver.memory=2"]
+    assert names == ["000-memory=1", "001-memory=2"]
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,14 @@ def test_a_user_may_allow_it(deqrun: Deqrun, launches: Launches, foreign: str, w
 
 @pytest.mark.parametrize("command", [["train", "resume=true"], ["sweep"]])
 def test_a_run_folder_cannot_allow_it(
-    deqrun: Deqrun, refused: Refused, made_run: Callable[..., Path], launches: Launches, foreign: str,
-    workspace: Path, command: list[str],
-) -> None:  # fmt: skip
+    deqrun: Deqrun,
+    refused: Refused,
+    made_run: Callable[..., Path],
+    launches: Launches,
+    foreign: str,
+    workspace: Path,
+    command: list[str],
+) -> None:
     run = made_run("model=mlp", "solver=picard")
     config = (run / "config.yaml").read_text().replace("deqrun.solvers.Picard", foreign)
     (run / "config.yaml").write_text(f"allow_foreign_targets: true\n{config}")
@@ -64,8 +69,7 @@ def test_a_run_folder_cannot_allow_it(
 
 
 @pytest.mark.parametrize(
-    "target",
-    ["torch.os.system", "torch.hub.load", "torch.load", "deqrun.cli.main", "deqrun.cli.run_folders.Path"],
+    "target", ["torch.os.system", "torch.hub.load", "torch.load", "deqrun.cli.main", "deqrun.cli.run_folders.Path"]
 )
 def test_a_name_that_only_begins_with_torch_or_deqrun_is_not_enough(refused: Refused, target: str) -> None:
     assert f"solver._target_={target} is not a class of deqrun or torch" in refused(

@@ -132,13 +132,18 @@ def test_a_multirun_runs_every_combination_in_folders_named_after_what_differs(
     outcome = deqrun("train", "-m", "model=mlp", "solver=picard,anderson", "seed=range(0,2)", "train.epochs=2")
     assert (outcome.code, outcome.err) == (0, "")
     assert [(s.choices["solver"], s.seed) for s in launches.settings] == [
-        ("picard", 0), ("picard", 1), ("anderson", 0), ("anderson", 1),
-    ]  # fmt: skip
+        ("picard", 0),
+        ("picard", 1),
+        ("anderson", 0),
+        ("anderson", 1),
+    ]
     folders = [arguments[1] for _, arguments in launches.calls]
     assert [folder.name for folder in folders] == [
-        "0-mlp-digits-seed=0,solver=picard", "1-mlp-digits-seed=1,solver=picard",
-        "2-mlp-digits-seed=0,solver=anderson", "3-mlp-digits-seed=1,solver=anderson",
-    ]  # fmt: skip
+        "000-solver=picard,seed=0",
+        "001-solver=picard,seed=1",
+        "002-solver=anderson,seed=0",
+        "003-solver=anderson,seed=1",
+    ]
     parent = str(folders[0].parent.relative_to(workspace))
     assert re.fullmatch(r"outputs/train/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-multirun", parent)
     assert all(folder.is_dir() for folder in folders)
@@ -154,7 +159,7 @@ def test_a_multirun_runs_every_combination_in_folders_named_after_what_differs(
         (["solver=picard,anderson", "solver.memory=1,2"], "solver.memory=1"),
         (["solver=anderson", "solver.memory=0,1,-1"], "got -1"),
         (["model=mlp", "seed=1,2", "run=outputs/x"], "run="),
-        (["model=mlp", "seed=1,2", "resume=true"], "resume="),
+        (["model=mlp", "seed=1,2", "resume=true"], "finds no grid of this shape"),
         (["seed=interval(0,1)"], "1,2,3"),
     ],
 )
@@ -167,7 +172,7 @@ def test_every_job_of_a_multirun_is_checked_before_the_first_starts(
 def test_of_very_many_jobs_each_value_is_checked_once(
     refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deqrun.cli.overrides.JOBS_CHECKED", 4)
+    monkeypatch.setattr("deqrun.cli.preflight.JOBS_CHECKED", 4)
     sentence = refused("train", "-m", "model=mlp", "seed=range(0,1000000)", "train.epochs=2,1,0")
     assert "train.epochs=0 is out of range" in sentence
 
@@ -178,14 +183,14 @@ def test_a_config_may_ask_for_a_multirun_itself(deqrun: Deqrun, launches: Launch
     (tmp_path / "mine" / "study" / "seeds.yaml").write_text("# @package _global_\n" + yaml.safe_dump(study))
     assert deqrun("train", "--config-dir", str(tmp_path / "mine"), "study=seeds", "model=mlp").code == 0
     assert [settings.seed for settings in launches.settings] == [1, 2, 3]
-    assert [arguments[1].name for _, arguments in launches.calls] == [f"{i}-seeds-seed={i + 1}" for i in range(3)]
+    assert [arguments[1].name for _, arguments in launches.calls] == [f"00{i}-seed={i + 1}" for i in range(3)]
 
 
 def test_one_failing_job_does_not_keep_the_others_from_running(deqrun: Deqrun, launches: Launches) -> None:
     launches.fails = UserError("The data is not there.")
     outcome = deqrun("train", "-m", "model=mlp", "seed=1,2")
-    assert outcome.code == 2
-    assert outcome.err.endswith("deqrun: The data is not there.\n")
+    assert outcome.code == 3
+    assert outcome.out.count("The data is not there.") == 2
     assert len(launches.calls) == 2
 
 

@@ -80,7 +80,7 @@ def in_a_terminal(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
 
 def test_where_nobody_can_be_asked_a_sentence_says_how_to_allow_it(
     refused: Callable[..., str], mine: Path, monkeypatch: pytest.MonkeyPatch, own_config: Path
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert refused("train", "--config-dir", "mine", "model=own") == (
         "deqrun: model._target_=mine_cells.Mine is outside of deqrun and torch, and mine is not a folder that you have "
@@ -93,7 +93,7 @@ def test_where_nobody_can_be_asked_a_sentence_says_how_to_allow_it(
 
 def test_a_folder_is_asked_about_once_and_remembered(
     deqrun: Deqrun, mine: Path, monkeypatch: pytest.MonkeyPatch, own_config: Path, launches: Launches
-) -> None:  # fmt: skip
+) -> None:
     with monkeypatch.context() as terminal:
         in_a_terminal(terminal, "y\n")
         first = deqrun("train", "--config-dir", "mine", "model=own")
@@ -109,7 +109,7 @@ def test_a_folder_is_asked_about_once_and_remembered(
 @pytest.mark.parametrize("answer", ["n\n", "\n", "", "yess\n"])
 def test_another_answer_than_yes_allows_nothing(
     deqrun: Deqrun, mine: Path, monkeypatch: pytest.MonkeyPatch, own_config: Path, launches: Launches, answer: str
-) -> None:  # fmt: skip
+) -> None:
     with monkeypatch.context() as terminal:
         in_a_terminal(terminal, answer)
         assert deqrun("train", "--config-dir", "mine", "model=own").code == 2
@@ -120,7 +120,7 @@ def test_another_answer_than_yes_allows_nothing(
 
 def test_allowing_on_the_command_line_works_and_is_not_remembered(
     deqrun: Deqrun, mine: Path, own_config: Path, launches: Launches
-) -> None:  # fmt: skip
+) -> None:
     assert deqrun("train", "--config-dir", "mine", "model=own", "allow_foreign_targets=true").code == 0
     assert launches.settings[0].model.target == "mine_cells.Mine"
     assert not own_config.exists()
@@ -128,7 +128,7 @@ def test_allowing_on_the_command_line_works_and_is_not_remembered(
 
 def test_trust_in_a_folder_reaches_no_further(
     deqrun: Deqrun, refused: Callable[..., str], mine: Path, made_run: Callable[..., Path]
-) -> None:  # fmt: skip
+) -> None:
     trusted_code.remember(mine)
     Path("imported").write_text("")  # as the module does, which the user allows
     for target, reason in (("os.system", "is outside of deqrun and torch"), ("mine_cells.call", "is not a class")):
@@ -168,7 +168,7 @@ def test_a_damaged_list_allows_nothing(refused: Callable[..., str], mine: Path, 
 )
 def test_a_module_that_can_not_be_imported_is_told_in_a_sentence(
     refused: Callable[..., str], mine: Path, source: str, reason: str
-) -> None:  # fmt: skip
+) -> None:
     trusted_code.remember(mine)
     (mine / "broken_cells.py").write_text(source)
     (mine / "model" / "own.yaml").write_text("_target_: broken_cells.Mine\n")

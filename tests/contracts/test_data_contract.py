@@ -11,12 +11,12 @@ from deqrun.contracts import DATA_CHECKS
 from deqrun.experiment.own_parts import data_findings
 from deqrun.settings import load_settings
 from deqrun.settings.sources import open_sources
-from tests.cli.conftest import Outcome, deqrun, launches, refused, workspace  # noqa: F401  (fixtures)
+from tests.cli.conftest import Outcome
 from tests.contracts.wrong_data import FAULTS, NaNInput, Right
 
 
 @pytest.fixture
-def configured(workspace: Path) -> Callable[[type], list[str]]:  # noqa: F811
+def configured(workspace: Path) -> Callable[[type], list[str]]:
     """configured(dataset): the arguments that choose it from a config folder."""
 
     def configure(dataset: type) -> list[str]:
@@ -30,23 +30,32 @@ def configured(workspace: Path) -> Callable[[type], list[str]]:  # noqa: F811
 
 @pytest.mark.parametrize("dataset", FAULTS, ids=lambda dataset: dataset.__name__)
 def test_a_wrong_data_set_is_refused_before_anything_is_made(
-    refused: Callable[..., str], configured: Callable[[type], list[str]], dataset: type  # noqa: F811
-) -> None:  # fmt: skip
+    refused: Callable[..., str], configured: Callable[[type], list[str]], dataset: type
+) -> None:
     sentence = refused("train", *configured(dataset))
     assert FAULTS[dataset] in sentence
     assert ("docs/datasets.md" in sentence) or dataset.__name__ in sentence
 
 
+@pytest.mark.parametrize("dataset", FAULTS, ids=lambda dataset: dataset.__name__)
+def test_no_cell_is_tried_on_a_wrong_data_set(
+    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]], dataset: type
+) -> None:
+    outcome = deqrun("check", *configured(dataset))
+    assert outcome.code == 2
+    assert FAULTS[dataset] in " ".join((outcome.out + outcome.err).split())
+
+
 def test_a_right_data_set_is_trained_on(
-    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]]  # noqa: F811
-) -> None:  # fmt: skip
+    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]]
+) -> None:
     outcome = deqrun("train", *configured(Right))
     assert (outcome.code, outcome.err) == (0, "")
 
 
 def test_check_prints_a_line_for_each_check(
-    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]]  # noqa: F811
-) -> None:  # fmt: skip
+    deqrun: Callable[..., Outcome], configured: Callable[[type], list[str]]
+) -> None:
     arguments = [text for text in configured(NaNInput) if text != "model=mlp"]
     outcome = deqrun("check", *arguments)
     assert outcome.code == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Outcome, deqrun, launches, workspace  # noqa: F401  (fixtures)
+from tests.cli.conftest import Outcome
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -19,9 +19,14 @@ DOCS = Path(__file__).parents[2] / "docs"
     [("models.md", "my_cells", "model", "my_cell"), ("datasets.md", "my_data", "dataset", "my_data")],
 )
 def test_the_example_works_as_it_stands(
-    deqrun: Callable[..., Outcome], workspace: Path, monkeypatch: pytest.MonkeyPatch, page: str, module: str,  # noqa: F811
-    group: str, option: str,
-) -> None:  # fmt: skip
+    deqrun: Callable[..., Outcome],
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    page: str,
+    module: str,
+    group: str,
+    option: str,
+) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     code, yaml = (
         re.search(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1] for kind in ("python", "yaml")

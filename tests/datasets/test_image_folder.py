@@ -49,8 +49,10 @@ def test_a_folder_without_splits_is_split_within_every_class(tmp_path: Path) -> 
     parts = {split: numbers(data, split) for split in SPLITS}
     assert data.num_classes == 2
     assert {split: [len(part[0]), len(part[1])] for split, part in parts.items()} == {
-        "train": [7, 14], "validation": [1, 2], "test": [2, 4],
-    }  # fmt: skip
+        "train": [7, 14],
+        "validation": [1, 2],
+        "test": [2, 4],
+    }
     for label, values in ((0, range(10)), (1, range(100, 120))):
         assert set().union(*(part[label] for part in parts.values())) == set(values)
     other = ImageFolder(root=str(tmp_path), size=8, split_seed=1)

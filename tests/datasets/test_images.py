@@ -48,8 +48,12 @@ class Made(NamedTuple):
 
 
 SETS: dict[str, type[TorchvisionImages]] = {
-    "mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN,
-}  # fmt: skip
+    "mnist": MNIST,
+    "fashion_mnist": FashionMNIST,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "svhn": SVHN,
+}
 
 
 def on_disk(name: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Made:

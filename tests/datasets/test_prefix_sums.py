@@ -71,10 +71,16 @@ def test_every_string_there_is_can_be_asked_for() -> None:
 
 TRAINED: list[dict[str, Any]] = [{}, {"length": 32, "shortest": 4}, {"data_seed": 1}, {"n_train": 40_000}]
 ASKED: list[dict[str, Any]] = [
-    {}, {"length": 16}, {"n_test": 3_000}, {"data_seed": 1}, {"data_seed": 2, "n_test": 10_000},
-    {"length": 16, "shortest": None}, {"length": 20, "shortest": 9, "data_seed": 3},
-    {"n_train": 1, "n_validation": 1}, {"length": 14, "shortest": None},
-]  # fmt: skip
+    {},
+    {"length": 16},
+    {"n_test": 3_000},
+    {"data_seed": 1},
+    {"data_seed": 2, "n_test": 10_000},
+    {"length": 16, "shortest": None},
+    {"length": 20, "shortest": 9, "data_seed": 3},
+    {"n_train": 1, "n_validation": 1},
+    {"length": 14, "shortest": None},
+]
 
 
 @pytest.mark.parametrize("trained", TRAINED, ids=str)

@@ -150,13 +150,22 @@ def test_the_shortest_text_that_is_asked_for_is_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["train", "describe"])
-@pytest.mark.parametrize(("given", "sentence"), [((), "needs a text file in UTF-8; name one with dataset.path=FILE."),
-                                                 (("dataset.path=none.txt",), "none.txt"),
-                                                 (("dataset.path=.",), "Is a directory")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((), "needs a text file in UTF-8; name one with dataset.path=FILE."),
+        (("dataset.path=none.txt",), "none.txt"),
+        (("dataset.path=.",), "Is a directory"),
+    ],
+)
 def test_a_command_without_its_text_ends_with_code_2_and_one_sentence(
-    command: str, given: tuple[str, ...], sentence: str,
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    command: str,
+    given: tuple[str, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([command, "dataset=text", *given]) == 2
     error = capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
 import zipfile
@@ -151,9 +152,10 @@ OF_RECORDS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "config.yaml holds aliases": ("config.yaml", lambda path: path.write_text("a: &a [x]\nb: [*a, *a]\n")),
     "config.yaml is large": ("config.yaml", lambda path: path.write_text("a: " + "x" * 5 * 2**20)),
     "config.yaml has a date for a seed": (
-        "config.yaml", lambda path: path.write_text(path.read_text().replace("seed: 0", "seed: 2001-99-99")),
+        "config.yaml",
+        lambda path: path.write_text(path.read_text().replace("seed: 0", "seed: 2001-99-99")),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OF_RECORDS)
@@ -164,6 +166,43 @@ def test_a_damaged_record_is_told(
     name, damage = OF_RECORDS[kind]
     damage(run / name)
     for command in (["sweep"], ["train", "resume=true"]):
+        assert f"run/{name}" in sentence_of(capsys, *command, f"run={run}")
+
+
+@pytest.mark.parametrize("kind", ["cut short", "a stranger's pickle", "weights of another size"])
+def test_a_run_does_not_go_on_to_a_damaged_best(run: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is tested at the end, where no later epoch is better; an hour of training comes before."""
+    OF_CHECKPOINTS[kind](run / "checkpoints" / "best.pt")
+    assert "run/checkpoints/best.pt" in sentence_of(capsys, "train", f"run={run}", "resume=true")
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("put", [a_folder, a_pipe, a_link_to_itself])
+@pytest.mark.parametrize(
+    "name",
+    ["checkpoints/best.pt", "checkpoints/last.pt", "train.jsonl", "status.json", "data.json", "trajectories.npz"],
+)
+def test_what_is_no_file_is_not_read(
+    run: Path, name: str, put: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a pipe no read would end; into a folder nothing could be written after the training."""
+    put(run / name)
+    commands = [["train", "resume=true"]] if name == "checkpoints/last.pt" else [["sweep"], ["train", "resume=true"]]
+    for command in commands:
         assert f"run/{name}" in sentence_of(capsys, *command, f"run={run}")
 
 
@@ -187,7 +226,7 @@ def test_best_is_missing_and_nothing_has_its_weights(run: Path, capsys: pytest.C
 
 def test_a_complete_run_without_checkpoints_is_not_sent_in_circles(
     run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     (run / "status.json").write_text('{"status": "completed", "reason": "", "epoch": 2}')
     for path in (run / "checkpoints").iterdir():
         path.unlink()

@@ -23,9 +23,14 @@ def deqrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "deqrun", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         preexec_fn=_heeds_interrupts,
-    )  # fmt: skip
+    )
 
 
 def _heeds_interrupts() -> None:
@@ -82,8 +87,10 @@ def test_a_trained_run_is_swept_again_without_training(whole: Path) -> None:
     (folder,) = (whole.parent / "outputs" / "sweep").glob("*/*")
     again, trained = read_run(folder), read_run(whole)
     assert {(cell.solver, cell.max_iter) for cell in again.sweep} == {
-        ("picard", 1), ("picard", 3), ("picard", 24),  # the last being the run's own budget
-    }  # fmt: skip
+        ("picard", 1),
+        ("picard", 3),
+        ("picard", 24),  # the last being the run's own budget
+    }
     (one,) = again.cells("test", "picard", "zeros", 1, 1e-3)
     (same,) = trained.cells("test", "picard", "zeros", 1, 1e-3)
     assert one.accuracy == same.accuracy
@@ -135,8 +142,12 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     code = "import sys; import deqrun, deqrun.cli; print(deqrun.__file__); sys.exit(deqrun.cli.main(sys.argv[1:]))"
     ran = subprocess.run(
         [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, text=True, capture_output=True, timeout=240,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        text=True,
+        capture_output=True,
+        timeout=240,
+    )
     assert ran.returncode == 0, ran.stderr
     assert str(site) in ran.stdout
     assert read_run(tmp_path / "there").status.status == "completed"

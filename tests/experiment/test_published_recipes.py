@@ -81,8 +81,11 @@ def test_a_recipe_runs_from_the_files_to_a_report(tmp_path: Path, monkeypatch: p
     run = read_run(tmp_path / "out")
     assert run.status.status == "completed"
     assert (run.summary.parameters, run.summary.n_train, run.summary.n_validation, run.summary.n_test) == (
-        158_890, 10, 10, 10,
-    )  # fmt: skip
+        158_890,
+        10,
+        10,
+        10,
+    )
     assert [row.step for row in run.epochs] == [2]
     assert len(run.sweep) == 2 * len(study("mdeq_cifar10").sweep.tolerances)
     assert (tmp_path / "out" / "report.html").is_file()

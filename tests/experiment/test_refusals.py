@@ -23,10 +23,14 @@ QUICK = [*SMALL, "train.epochs=1", "sweep=none"]
 def limited(size: int, folder: Path) -> tuple[int, str, str]:
     """How a run ends that may write no file larger than this, as where a disk is full."""
     done = subprocess.run(
-        [sys.executable, "-m", "deqrun", "train", *QUICK, "run=it"], cwd=folder, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")}, check=False,
+        [sys.executable, "-m", "deqrun", "train", *QUICK, "run=it"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")},
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )  # fmt: skip
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -37,8 +41,9 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_the_run_goes_on_later
     assert "go on with: deqrun train run=" in err
     record = read_run(tmp_path / "it")
     assert (record.status.status, record.status.reason) == (
-        "failed", "the file would be larger than allowed (File too large).",
-    )  # fmt: skip
+        "failed",
+        "the file would be larger than allowed (File too large).",
+    )
     assert [path.name for path in (tmp_path / "it").rglob(".*")] == []
     again, _, err = finish(deqrun("train", "run=it", "resume=true", folder=tmp_path))
     assert (again, read_run(tmp_path / "it").status.status) == (0, "completed"), err
@@ -57,9 +62,13 @@ def test_where_nothing_can_be_written_nothing_is_made(tmp_path: Path) -> None:
 def test_nobody_who_reads_is_no_reason_to_end(tmp_path: Path, ending: str, code: int) -> None:
     line = f"{sys.executable} -m deqrun train {' '.join(QUICK)} run=it {ending}"
     done = subprocess.run(
-        ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False,
+        ["bash", "-c", line],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (code, "")
     assert read_run(tmp_path / "it").status.status == "completed"
     assert (tmp_path / "it" / "report.html").is_file()

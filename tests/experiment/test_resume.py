@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from deqrun.errors import Interrupted
-from deqrun.experiment.launch import run_train
+from deqrun.experiment.launch import resume_command, run_train
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch, RunRecord
+from deqrun.records.rows import Epoch
+from deqrun.records.run import RunRecord
 from deqrun.settings import Settings
 
 SettingsOf = Callable[..., Settings]
@@ -104,3 +106,17 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(
     ):
         run_train(settings, tmp_path / "run", "deqrun train")
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("command", "again"),
+    [
+        ("deqrun train model=mlp", ["resume=true"]),
+        (
+            "deqrun train model=mine allow_foreign_targets=true --config-dir '/my parts'",
+            ["resume=true", "allow_foreign_targets=true", "--config-dir", "/my parts"],
+        ),
+    ],
+)
+def test_the_command_that_goes_on_finds_the_same_code(command: str, again: list[str]) -> None:
+    assert shlex.split(resume_command(Path("/runs/a b"), command)) == ["deqrun", "train", "run=/runs/a b", *again]

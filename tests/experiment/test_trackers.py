@@ -22,8 +22,8 @@ from deqrun.experiment.launch import run_train
 from deqrun.experiment.trackers import NoTracker, Patience, SafeTracker, accuracy_rows, make_tracker, residual_rows
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
-from deqrun.records.rows import SweepCell
-from deqrun.records.run import Epoch, RunRecord
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from tests.experiment.test_resume import Stop

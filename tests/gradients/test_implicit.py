@@ -18,9 +18,7 @@ from tests.problems import RowMap
 
 EXACT = Budget(max_iter=600, tol=1e-13)
 SOLVERS = pytest.mark.parametrize(
-    "solver",
-    [Picard(), Anderson(memory=5), Broyden(), NewtonKrylov()],
-    ids=["picard", "anderson", "broyden", "newton"],
+    "solver", [Picard(), Anderson(memory=5), Broyden(), NewtonKrylov()], ids=["picard", "anderson", "broyden", "newton"]
 )
 
 
@@ -406,10 +404,7 @@ def test_a_map_without_parameters_needs_no_gradient() -> None:
 
 @pytest.mark.parametrize(
     ("loss", "second"),
-    [
-        *itertools.product(("linear", "quadratic", "cotangent"), ("backward", "bias")),
-        ("cotangent", "cotangent"),
-    ],
+    [*itertools.product(("linear", "quadratic", "cotangent"), ("backward", "bias")), ("cotangent", "cotangent")],
 )
 def test_second_derivatives_are_refused(loss: str, second: str) -> None:
     """The backward pass isn't differentiable: what a second pass finds would be a part of the Hessian.

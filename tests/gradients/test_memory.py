@@ -59,11 +59,7 @@ def saved_for_backward(gradient: Any, solver: Solver, max_iter: int) -> tuple[in
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         _, solution = equilibrium(
-            Cell(),
-            torch.zeros(4, 16),
-            solver=solver,
-            budget=Budget(max_iter=max_iter, tol=0.0),
-            gradient=gradient,
+            Cell(), torch.zeros(4, 16), solver=solver, budget=Budget(max_iter=max_iter, tol=0.0), gradient=gradient
         )
     assert (solution.steps <= max_iter).all()
     return len(sizes), sum(sizes)

@@ -30,11 +30,7 @@ def test_equals_a_plain_loop(steps: int) -> None:
         return torch.tanh(z @ weight.T + bias)
 
     z, _ = equilibrium(
-        f,
-        z0,
-        solver=Picard(),
-        budget=Budget(max_iter=steps, tol=0.0, keep="last"),
-        gradient=Unrolled(steps=steps),
+        f, z0, solver=Picard(), budget=Budget(max_iter=steps, tol=0.0, keep="last"), gradient=Unrolled(steps=steps)
     )
     expected_z = z0
     for _ in range(steps):

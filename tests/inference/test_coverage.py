@@ -49,9 +49,11 @@ def test_differences_of_a_recipe_whose_seeds_scatter() -> None:
     """Normal values: seeds' means scatter by 0.05 about 0.1, samples, the same in each seed, by 0.5."""
     generator = np.random.default_rng(1)
     found = [
-        claim(0.1 + generator.normal(0, 0.05, (5, 1)) + generator.normal(0, 0.5, 200)
-              + generator.normal(0, 0.3, (5, 200))) for _ in range(WORLDS)
-    ]  # fmt: skip
+        claim(
+            0.1 + generator.normal(0, 0.05, (5, 1)) + generator.normal(0, 0.5, 200) + generator.normal(0, 0.3, (5, 200))
+        )
+        for _ in range(WORLDS)
+    ]
     assert covered(found, 0.1) >= at_least(0.93)
     assert covered(found, 0.1) <= 0.995  # and is not so wide that it says nothing
 

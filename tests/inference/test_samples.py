@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deqrun.inference import DIFFERENCE, SHARE, Unit, mean_interval, median_interval, p_value, share_interval, wilson
+from deqrun.inference import (
+    DIFFERENCE,
+    SHARE,
+    Unit,
+    from_interval,
+    mean_interval,
+    median_interval,
+    one_error_below,
+    p_value,
+    share_interval,
+    wilson,
+)
 
 VALUES = np.random.default_rng(0).normal(0.3, 1.0, size=40)
 
@@ -185,3 +196,19 @@ def test_values_at_the_reference_speak_for_neither_side() -> None:
     assert median_interval([1.0] * 20, versus=1.0).p == 1
     assert median_interval([1.0] * 20, versus=0.0).p == pytest.approx(2 * 0.5**20)
     assert math.isnan(median_interval([1.0] * 20).p)
+
+
+def test_p_of_a_recorded_interval_is_that_of_a_normal_error() -> None:
+    """A mean of 2 errors has p = 2 Φ(−2) = 0.0455, and one whose interval ends at 0 has p = 0.05."""
+    error = 0.3
+    at_two = from_interval(2 * error, 2 * error - 1.959964 * error, 9.0, 10)
+    assert at_two.p == pytest.approx(0.0455, abs=1e-4)
+    assert from_interval(-1.0, -5.0, 0.0, 10).p == pytest.approx(0.05)
+    assert from_interval(0.0, -1.0, 1.0, 10).p == 1.0
+    assert math.isnan(from_interval(1.0, math.nan, math.nan, 10).p)
+
+
+def test_one_standard_error_below_the_best() -> None:
+    """√(0.9 · 0.1 / 100) = 0.03."""
+    assert one_error_below(0.9, 100) == pytest.approx(0.87)
+    assert one_error_below(1.0, 100) == 1.0

@@ -24,13 +24,7 @@ CLASSES = 3
 
 
 def mdeq(**parameters: object) -> MDEQCell:
-    given = {
-        "input_shape": IMAGE,
-        "channels": [8, 12],
-        "head_channels": [2, 4],
-        "final_channels": 16,
-        "groups": 4,
-    }
+    given = {"input_shape": IMAGE, "channels": [8, 12], "head_channels": [2, 4], "final_channels": 16, "groups": 4}
     return MDEQCell(**{"num_classes": CLASSES, "expansion": 2, **given, **parameters})  # type: ignore[arg-type]
 
 

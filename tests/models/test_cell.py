@@ -75,10 +75,7 @@ def test_one_evaluation_sends_a_gradient_to_every_parameter(name: str) -> None:
 def test_the_gradient_of_one_evaluation_is_the_finite_difference(name: str) -> None:
     cell = build(name)
     f, z = bound(cell, batch=2), states(cell, batch=2).requires_grad_()
-    direction, weights = (
-        states(cell, batch=2).flip(0),
-        torch.linspace(-1, 1, z.numel(), dtype=z.dtype).view_as(z),
-    )
+    direction, weights = (states(cell, batch=2).flip(0), torch.linspace(-1, 1, z.numel(), dtype=z.dtype).view_as(z))
     (gradient,) = torch.autograd.grad((f(z) * weights).sum(), z)
     step = 1e-7
     with torch.no_grad():

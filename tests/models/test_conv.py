@@ -57,10 +57,7 @@ def test_stride_divides_the_states_sides_rounding_up(stride: int, state_shape: t
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (
-            {"groups": 5},
-            "groups=5 does not divide channels=32 and inner_channels=64: allowed are 1, 2, 4, 8, 16, 32",
-        ),
+        ({"groups": 5}, "groups=5 does not divide channels=32 and inner_channels=64: allowed are 1, 2, 4, 8, 16, 32"),
         ({"groups": 7}, r"\(nearest: 8\)"),
         ({"kernel_size": 4}, r"kernel_size=4 is even: allowed are 1, 3, 5, … \(nearest: 5\)"),
         ({"channels": 0}, "channels=0 is too small: allowed are integers from 1"),

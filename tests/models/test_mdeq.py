@@ -166,11 +166,7 @@ class TestImagesThatBranchesDoNotFit:
     def test_digits_leave_out_the_two_coarsest_of_four(self) -> None:
         cell = published_large((1, 8, 8)).eval()
         two = MDEQCell(
-            input_shape=(1, 8, 8),
-            num_classes=10,
-            channels=[32, 64],
-            head_channels=[14, 28],
-            final_channels=1680,
+            input_shape=(1, 8, 8), num_classes=10, channels=[32, 64], head_channels=[14, 28], final_channels=1680
         )
         assert cell.state_shapes == ((32, 8, 8), (64, 4, 4))
         assert parameters(cell) == parameters(two)
@@ -208,26 +204,17 @@ def test_norm_after_fusion_has_half_the_groups(groups: int, after_fusion: int) -
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (
-            {"groups": 5},
-            r"groups=5 does not divide channels\[0\]=8 and channels\[1\]=12: allowed are 1, 2, 4 \(near",
-        ),
+        ({"groups": 5}, r"groups=5 does not divide channels\[0\]=8 and channels\[1\]=12: allowed are 1, 2, 4 \(near"),
         ({"channels": [], "head_channels": []}, r"channels=\[\] has no branch"),
         ({"channels": [8, 0]}, r"channels\[1\]=0 is too small: allowed are integers from 1"),
-        (
-            {"channels": [8]},
-            r"head_channels=\[2, 4\] has 2 entries: allowed is one for each of the 1 entries",
-        ),
+        ({"channels": [8]}, r"head_channels=\[2, 4\] has 2 entries: allowed is one for each of the 1 entries"),
         ({"channels": [8, 8.5]}, r"channels\[1\]=8.5 is not an integer: allowed are whole numbers"),
         ({"head_channels": [2, 0]}, "head_channels=0 is too small"),
         ({"dropout": 1.0}, r"dropout=1.0 is no dropout probability: allowed are numbers in \[0, 1\)"),
         ({"dropout": "high"}, r"dropout='high' is no dropout probability"),
         ({"expansion": 0}, "expansion=0 is too small: allowed are integers from 1"),
         ({"downsampling": -1}, "downsampling=-1 is too small: allowed are integers from 0"),
-        (
-            {"downsampling": 1, "input_shape": (1, 6, 8)},
-            r"input_shape=\[1, 6, 8\] .* height and width from 7",
-        ),
+        ({"downsampling": 1, "input_shape": (1, 6, 8)}, r"input_shape=\[1, 6, 8\] .* height and width from 7"),
         ({"input_shape": (1, 3, 8)}, r"input_shape=\[1, 3, 8\] .* height and width from 4"),
         ({"input_shape": (64,)}, r"input_shape=\[64\] is not an image .* \[channels, height, width\]"),
         ({"num_classes": 0}, "num_classes=0 is too small: allowed are integers from 1"),

@@ -49,12 +49,13 @@ def test_is_the_published_iteration_on_strings_divided_by_its_size() -> None:
     ("given", "parameters"),
     [
         # Bansal et al. 2022's code, counted layer by layer: projection, recall, two blocks of two, three of the head.
-        ({"input_shape": (1, 32), "width": 400},
-         3 * (1 * 400 + 401 * 400 + 4 * 400**2 + 400**2 + 400 * 200 + 200 * 2)),
-        ({"input_shape": (3, 24, 24), "width": 128},
-         9 * (3 * 128 + 131 * 128 + 4 * 128**2 + 128 * 32 + 32 * 8 + 8 * 2)),
+        ({"input_shape": (1, 32), "width": 400}, 3 * (1 * 400 + 401 * 400 + 4 * 400**2 + 400**2 + 400 * 200 + 200 * 2)),
+        (
+            {"input_shape": (3, 24, 24), "width": 128},
+            9 * (3 * 128 + 131 * 128 + 4 * 128**2 + 128 * 32 + 32 * 8 + 8 * 2),
+        ),
     ],
-)  # fmt: skip
+)
 def test_published_sizes(given: dict[str, object], parameters: int) -> None:
     output = given["input_shape"][1:]  # type: ignore[index]
     cell = RecallCell(**given, num_classes=2, output_shape=output, blocks=2, norm="none", start="projection")  # type: ignore[arg-type]

@@ -367,10 +367,7 @@ def test_without_biases_permuted_symbols_without_distances_are_permuted_answers(
         ({"heads": 3}, r"heads=3 does not divide width=8: allowed are 1, 2, 4, 8 \(nearest: [24]\)"),
         ({"inner": 0}, "inner=0 is too small: allowed are integers from 1"),
         ({"dropout": 1.0}, r"dropout=1.0 is no dropout probability"),
-        (
-            {"input_shape": (64,), "output_shape": ()},
-            r"input_shape=\[64\] is neither a sequence nor a picture",
-        ),
+        ({"input_shape": (64,), "output_shape": ()}, r"input_shape=\[64\] is neither a sequence nor a picture"),
         ({"output_shape": (6,)}, r"output_shape=\[6\] is not what this model answers: allowed are \[7\]"),
     ],
 )

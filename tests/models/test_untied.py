@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.gradients import Unrolled
-from deqrun.models import DEQ, Cell, ConvCell, MDEQCell, MLPCell, UntiedCell, describe, describe_peer, untied_peer
+from deqrun.models import (
+    DEQ,
+    Cell,
+    ConvCell,
+    MDEQCell,
+    MLPCell,
+    UntiedCell,
+    describe,
+    describe_baseline,
+    untied_baseline,
+)
 from deqrun.models.cell_parts import parameter_names
 from deqrun.solvers import Budget, Picard
 from tests.models.cells import CELLS, build, inputs, states
@@ -58,8 +68,10 @@ def test_the_answer_is_that_of_the_layers_one_by_one(name: str) -> None:
         logits, solution = whole(net)(x)
     torch.testing.assert_close(logits, cells[0].readout(z))
     torch.testing.assert_close(solution.z, z)
-    changes = [(after - before).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)
-               for before, after in zip([torch.zeros_like(z), *iterates], iterates, strict=False)]  # fmt: skip
+    changes = [
+        (after - before).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)
+        for before, after in zip([torch.zeros_like(z), *iterates], iterates, strict=False)
+    ]
     torch.testing.assert_close(solution.residuals, torch.stack([*changes, torch.zeros_like(changes[0])]))
     assert solution.nfe.tolist() == [3] * len(x)
 
@@ -112,14 +124,14 @@ def test_parameters_are_the_maps_once_a_layer_and_all_others_once(name: str) -> 
     assert net.parameters == cell.parameters + 4 * cell.map_parameters
     assert (net.map_parameters, net.injection_parameters) == (5 * cell.map_parameters, cell.injection_parameters)
     assert (net.multiply_adds, net.untied_layers) == (cell.multiply_adds, 5)
-    peer = describe_peer(net, cell, 5)
-    assert peer.multiply_adds == peer.deq_multiply_adds == cell.answer_multiply_adds(5)
-    assert (peer.kind, peer.parameters, peer.deq_parameters) == ("untied", net.parameters, cell.parameters)
+    baseline = describe_baseline(net, cell, 5)
+    assert baseline.multiply_adds == baseline.deq_multiply_adds == cell.answer_multiply_adds(5)
+    assert (baseline.kind, baseline.parameters, baseline.deq_parameters) == ("untied", net.parameters, cell.parameters)
 
 
 def test_matched_multiply_adds_are_the_cells_own_layers() -> None:
     torch.manual_seed(4)
-    net = untied_peer(conv, 3, "multiply_adds")
+    net = untied_baseline(conv, 3, "multiply_adds")
     torch.manual_seed(4)
     cells = [conv() for _ in range(3)]
     for layer, cell in zip(net.layers, cells, strict=True):
@@ -132,7 +144,7 @@ def test_an_mlp_of_matched_parameters_by_hand(layers: int) -> None:
     """With width w the net has layers · w² + 64 w + w + 10 w + 10 parameters, the DEQ 128² + 75 · 128 + 10."""
     most = 128**2 + 75 * 128 + 10
     fitting = [w for w in range(1, 129) if layers * w**2 + 75 * w + 10 <= most]
-    net = untied_peer(mlp, layers, "parameters")
+    net = untied_baseline(mlp, layers, "parameters")
     assert net.state_shape == (max(fitting),)
     assert describe(net).parameters == layers * max(fitting) ** 2 + 75 * max(fitting) + 10
 
@@ -147,7 +159,7 @@ def test_a_conv_of_matched_parameters_by_hand(layers: int) -> None:
     assert parameters(32, 64, 1) == 42_698
     grid = [(c, i) for c in range(8, 33, 8) for i in range(8, 129, 8) if c <= i <= 4 * c]
     most = max(n for c, i in grid if (n := parameters(c, i, layers)) <= 42_698)
-    net = untied_peer(conv, layers, "parameters")
+    net = untied_baseline(conv, layers, "parameters")
     assert describe(net).parameters == most
     assert parameters(net.narrowed["channels"], net.narrowed["inner_channels"], layers) == most
 
@@ -157,7 +169,7 @@ def test_an_mdeq_is_narrowed_in_all_branches_by_one_factor() -> None:
         given: dict[str, Any] = {"channels": [8, 16], "head_channels": [2, 4], "groups": 4, "final_channels": 16}
         return MDEQCell(**DIGITS | given | changes)
 
-    net = untied_peer(make, 3, "parameters")
+    net = untied_baseline(make, 3, "parameters")
     assert net.narrowed["channels"] == [4, 8]
     assert describe(net).parameters <= describe(make()).parameters
     wider = {"channels": [4, 8], "expansion": net.narrowed["expansion"] + 1}
@@ -167,7 +179,7 @@ def test_an_mdeq_is_narrowed_in_all_branches_by_one_factor() -> None:
 @pytest.mark.parametrize("make", [mlp, conv])
 def test_one_layer_of_matched_parameters_is_the_cell(make: Any) -> None:
     torch.manual_seed(5)
-    net = untied_peer(make, 1, "parameters")
+    net = untied_baseline(make, 1, "parameters")
     torch.manual_seed(5)
     cell = make()
     assert describe(net).parameters == describe(cell).parameters
@@ -178,7 +190,7 @@ def test_one_layer_of_matched_parameters_is_the_cell(make: Any) -> None:
 
 def test_looking_for_the_width_draws_no_random_numbers() -> None:
     torch.manual_seed(6)
-    net = untied_peer(mlp, 4, "parameters")
+    net = untied_baseline(mlp, 4, "parameters")
     torch.manual_seed(6)
     again = UntiedCell([mlp(width=net.state_size) for _ in range(4)])
     assert all(torch.equal(one, two) for one, two in zip(net.parameters(), again.parameters(), strict=True))
@@ -226,11 +238,11 @@ def test_layers_whose_weights_take_part_in_the_injection_inject_each_their_own()
 
 def test_a_cell_that_cannot_be_narrowed_says_so() -> None:
     with pytest.raises(ValueError, match=r"SharingCell does not say how it is narrowed.*match=multiply_adds"):
-        untied_peer(lambda **_: SharingCell(), 2, "parameters")
+        untied_baseline(lambda **_: SharingCell(), 2, "parameters")
 
 
 def test_too_many_layers_to_match_are_refused() -> None:
     with pytest.raises(ValueError, match=r"layers=400.*channels=8, inner_channels=8.*42,698; give fewer layers"):
-        untied_peer(conv, 400, "parameters")
+        untied_baseline(conv, 400, "parameters")
     with pytest.raises(ValueError, match=r"layers=0 is too small"):
-        untied_peer(conv, 0, "multiply_adds")
+        untied_baseline(conv, 0, "multiply_adds")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from deqrun.records.reading import read_run
-from deqrun.records.rows import SweepCell
-from deqrun.records.run import Epoch, RunRecord, RunStatus, Summary
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from tests.records.synthetic_run import write_synthetic_run
 
@@ -42,9 +42,11 @@ def tiny_record() -> RunRecord:
         [[0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 1]],
     )
     accuracies = {  # by solver and split, for budgets 1, 2, 3 at the smallest tolerance
-        ("anderson", "test"): (0.5, 0.5, 0.75), ("anderson", "validation"): (0.86, 0.88, 0.90),
-        ("picard", "test"): (0.75, 0.25, 0.0), ("picard", "validation"): (0.60, 0.90, 0.80),
-    }  # fmt: skip
+        ("anderson", "test"): (0.5, 0.5, 0.75),
+        ("anderson", "validation"): (0.86, 0.88, 0.90),
+        ("picard", "test"): (0.75, 0.25, 0.0),
+        ("picard", "validation"): (0.60, 0.90, 0.80),
+    }
     sweep = tuple(
         _cell(solver, split, budget, tol, accuracy)
         for (solver, split), row in accuracies.items()
@@ -56,9 +58,21 @@ def tiny_record() -> RunRecord:
         config={"name": "tiny"},
         status=RunStatus("completed", "", 2),
         summary=Summary(
-            name="tiny", model="mlp", dataset="digits", solver="anderson", parameters=1234, train_max_iter=1,
-            train_tol=1e-2, n_validation=100, n_test=4, best_epoch=2, val_accuracy=0.86, test_accuracy=0.5,
-            test_accuracy_low=0.15, test_accuracy_high=0.85, train_seconds=83.0,
+            name="tiny",
+            model="mlp",
+            dataset="digits",
+            solver="anderson",
+            parameters=1234,
+            train_max_iter=1,
+            train_tol=1e-2,
+            n_validation=100,
+            n_test=4,
+            best_epoch=2,
+            val_accuracy=0.86,
+            test_accuracy=0.5,
+            test_accuracy_low=0.15,
+            test_accuracy_high=0.85,
+            train_seconds=83.0,
         ),
         epochs=(Epoch(1, val_accuracy=0.7), Epoch(2, val_accuracy=0.86, nfe=2.0, residual=0.05, adjoint_residual=2e-3)),
         sweep=sweep,
@@ -66,7 +80,7 @@ def tiny_record() -> RunRecord:
             TrajectoryKey(solver, "zeros", "test"): trajectory
             for solver, trajectory in (("picard", picard), ("anderson", anderson))
         },
-    )  # fmt: skip
+    )
 
 
 def repeated(record: RunRecord, times: int) -> RunRecord:
@@ -90,6 +104,19 @@ def _cell(solver: str, split: str, budget: int, tol: float, accuracy: float) -> 
     converged = {1e-1: 1.0, 1e-2: 0.75}[tol] if budget == 3 else 0.0
     n = {"test": 4, "validation": 100}[split]
     return SweepCell(
-        solver, "zeros", split, budget, tol, n, accuracy, accuracy - 0.1, accuracy + 0.1, nfe_mean=budget + 1.0,
-        nfe_p95=budget + 1.0, seconds=0.5, converged=converged, diverged=0.0, residual_median=0.05,
-    )  # fmt: skip
+        solver,
+        "zeros",
+        split,
+        budget,
+        tol,
+        n,
+        accuracy,
+        accuracy - 0.1,
+        accuracy + 0.1,
+        nfe_mean=budget + 1.0,
+        nfe_p95=budget + 1.0,
+        seconds=0.5,
+        converged=converged,
+        diverged=0.0,
+        residual_median=0.05,
+    )

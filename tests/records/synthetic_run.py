@@ -107,12 +107,22 @@ def synthetic_cell(iterates: Iterates, key: tuple[str, str, str], max_iter: int,
     error = 1.96 * (accuracy * (1 - accuracy) / n) ** 0.5
     solver, start, split = key
     return {
-        "solver": solver, "start": start, "max_iter": max_iter, "tol": tol, "split": split, "n": n,
-        "accuracy": accuracy, "accuracy_low": max(accuracy - error, 0.0), "accuracy_high": min(accuracy + error, 1.0),
-        "nfe_mean": sum(spent) / n, "nfe_p95": float(np.quantile(spent, 0.95)),
+        "solver": solver,
+        "start": start,
+        "max_iter": max_iter,
+        "tol": tol,
+        "split": split,
+        "n": n,
+        "accuracy": accuracy,
+        "accuracy_low": max(accuracy - error, 0.0),
+        "accuracy_high": min(accuracy + error, 1.0),
+        "nfe_mean": sum(spent) / n,
+        "nfe_p95": float(np.quantile(spent, 0.95)),
         "seconds": float(iterates.seconds[min(max_iter, len(iterates.seconds) - 1)]),
-        "converged": converged / n, "diverged": diverged / n, "residual_median": float(np.median(residuals)),
-    }  # fmt: skip
+        "converged": converged / n,
+        "diverged": diverged / n,
+        "residual_median": float(np.median(residuals)),
+    }
 
 
 def synthetic_epochs(generator: np.random.Generator) -> list[dict[str, Any]]:
@@ -121,27 +131,40 @@ def synthetic_epochs(generator: np.random.Generator) -> list[dict[str, Any]]:
     for epoch in range(1, EPOCHS + 1):
         wobble = 1 + 0.04 * generator.standard_normal(4)
         loss = 0.05 + 2.2 * np.exp(-epoch / 4) * wobble[0]
-        rows.append({
-            "epoch": epoch, "step": 20 * epoch, "loss": loss, "train_accuracy": min(1 - 0.3 * loss, 1.0),
-            "val_loss": 0.09 + 2.1 * np.exp(-epoch / 4) * wobble[1] + 0.002 * epoch,
-            "val_accuracy": 0.972 - 0.75 * np.exp(-epoch / 3) * wobble[1], "learning_rate": 1e-3 * (1 - epoch / 25),
-            "nfe": 6 + 0.3 * epoch * wobble[2], "residual": 2e-4 * 1.08**epoch * wobble[2],
-            "adjoint_nfe": 5 + 0.25 * epoch * wobble[3], "adjoint_residual": 3e-5 * 1.1**epoch * wobble[3],
-            "jacobian_penalty": None, "grad_norm": 1.5 * wobble[0], "seconds": 2.1 * wobble[1],
-        })  # fmt: skip
+        rows.append(
+            {
+                "epoch": epoch,
+                "step": 20 * epoch,
+                "loss": loss,
+                "train_accuracy": min(1 - 0.3 * loss, 1.0),
+                "val_loss": 0.09 + 2.1 * np.exp(-epoch / 4) * wobble[1] + 0.002 * epoch,
+                "val_accuracy": 0.972 - 0.75 * np.exp(-epoch / 3) * wobble[1],
+                "learning_rate": 1e-3 * (1 - epoch / 25),
+                "nfe": 6 + 0.3 * epoch * wobble[2],
+                "residual": 2e-4 * 1.08**epoch * wobble[2],
+                "adjoint_nfe": 5 + 0.25 * epoch * wobble[3],
+                "adjoint_residual": 3e-5 * 1.1**epoch * wobble[3],
+                "jacobian_penalty": None,
+                "grad_norm": 1.5 * wobble[0],
+                "seconds": 2.1 * wobble[1],
+            }
+        )
     return rows
 
 
 def _write_config(folder: Path, name: str, seed: int, solver: str, max_iter: int) -> None:
     config = {
-        "name": name, "seed": seed, "device": "cpu", "train": {"epochs": EPOCHS, "batch_size": 64},
+        "name": name,
+        "seed": seed,
+        "device": "cpu",
+        "train": {"epochs": EPOCHS, "batch_size": 64},
         "model": {"_target_": "deqrun.models.mdeq.MDEQ", "channels": [16, 32], "dropout": 0.1},
         "dataset": {"_target_": "deqrun.datasets.digits.Digits"},
         "choices": {"model": "mdeq", "dataset": "digits", "solver": solver, "gradient": "implicit"},
         "solver": {"_target_": f"deqrun.solvers.{solver.capitalize()}"},
         "budget": {"max_iter": max_iter, "tol": 1e-3, "norm": "relative", "keep": "best", "patience": None},
         "sweep": {"iterations": list(ITERATIONS), "tolerances": list(TOLERANCES), "solvers": list(SOLVERS)},
-    }  # fmt: skip
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
@@ -152,12 +175,27 @@ def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 def _summary(name: str, seed: int, chosen: dict[str, dict[str, Any]]) -> dict[str, Any]:
     test, validation = chosen["test"], chosen.get("validation", {"accuracy": 0.96})
     return {
-        "name": name, "command": "deqrun train model=mdeq dataset=digits solver=anderson",
+        "name": name,
+        "command": "deqrun train model=mdeq dataset=digits solver=anderson",
         "config_hash": "3f9a1c0b77e2",
-        "seed": seed, "versions": {"deqrun": "0.1.0", "torch": "2.13.0", "python": "3.11.8"}, "model": "mdeq",
-        "dataset": "digits", "gradient": "implicit", "parameters": 49482, "state_size": 1536,
-        "multiply_adds": 1203456, "train_tol": 1e-3, "n_train": 1257, "n_validation": 180,
-        "n_test": 360, "best_epoch": 18, "val_accuracy": validation["accuracy"],
-        "test_accuracy": test["accuracy"], "test_accuracy_low": test["accuracy_low"],
-        "test_accuracy_high": test["accuracy_high"], "train_seconds": 42.7, "sweep_seconds": 5.3, "status": "completed",
-    }  # fmt: skip
+        "seed": seed,
+        "versions": {"deqrun": "0.1.0", "torch": "2.13.0", "python": "3.11.8"},
+        "model": "mdeq",
+        "dataset": "digits",
+        "gradient": "implicit",
+        "parameters": 49482,
+        "state_size": 1536,
+        "multiply_adds": 1203456,
+        "train_tol": 1e-3,
+        "n_train": 1257,
+        "n_validation": 180,
+        "n_test": 360,
+        "best_epoch": 18,
+        "val_accuracy": validation["accuracy"],
+        "test_accuracy": test["accuracy"],
+        "test_accuracy_low": test["accuracy_low"],
+        "test_accuracy_high": test["accuracy_high"],
+        "train_seconds": 42.7,
+        "sweep_seconds": 5.3,
+        "status": "completed",
+    }

@@ -20,11 +20,7 @@ def folder(run_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_whole_run(record: RunRecord) -> None:
-    assert (record.name, record.status.status, record.summary.parameters) == (
-        "digits_mdeq",
-        "completed",
-        49482,
-    )
+    assert (record.name, record.status.status, record.summary.parameters) == ("digits_mdeq", "completed", 49482)
     assert [epoch.epoch for epoch in record.epochs] == list(range(1, 21))
     assert record.epochs[0].jacobian_penalty is None
     # Two splits of three solvers, less the one variant that is missing.

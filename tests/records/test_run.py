@@ -17,9 +17,12 @@ def trajectory() -> Trajectory:
     correct = [[0, 0, 1, 1], [1, 1, 0, 1], [1, 0, 0, 1], [1, 0, 0, 1]]
     nfe = np.arange(1, 5)[:, None] * np.ones((1, 4), dtype=np.int32)
     return Trajectory(
-        np.array(residual, dtype=np.float32), nfe.astype(np.int32), np.array(correct, dtype=bool), np.arange(4.0),
+        np.array(residual, dtype=np.float32),
+        nfe.astype(np.int32),
+        np.array(correct, dtype=bool),
+        np.arange(4.0),
         np.array([0, 1, 3, 1], dtype=np.uint8),
-    )  # fmt: skip
+    )
 
 
 def test_where_rows_end(trajectory: Trajectory) -> None:

@@ -33,8 +33,16 @@ ORIGIN = Origin(
 )
 
 
-def figure(form: str, mean: float, low: float, high: float, told: Told | None = None, versus: float = 0.0,
-           unit: str = "", own: tuple[float, ...] = ()) -> KeyFigure:  # fmt: skip
+def figure(
+    form: str,
+    mean: float,
+    low: float,
+    high: float,
+    told: Told | None = None,
+    versus: float = 0.0,
+    unit: str = "",
+    own: tuple[float, ...] = (),
+) -> KeyFigure:
     return KeyFigure("it", Estimate(mean, low, high, 1200, Unit.SEEDS, 5, 0.01, versus, own), form, unit, told)
 
 
@@ -121,10 +129,20 @@ def test_recipes_are_counted_as_recipes() -> None:
 def test_markdown_has_the_verdict_first_and_its_limits_below() -> None:
     text = answer_markdown(answer(), ORIGIN)
     order = [
-        "# Does it <b>?", "**Yes: it <does> & so.**", "| it | 97.0 % | 95.0 to 98.0 | 1,200 | 5 | above 90 % |",
-        r"| other \| one |", "![Title](figures/a.png)", "Seeds apart:", "What would change it:", "- More <seeds>.",
-        "- Less.", "    deqrun train study=some", "![Title](figures/b.png)", "### In full", "So & so.",
-    ]  # fmt: skip
+        "# Does it <b>?",
+        "**Yes: it <does> & so.**",
+        "| it | 97.0 % | 95.0 to 98.0 | 1,200 | 5 | above 90 % |",
+        r"| other \| one |",
+        "![Title](figures/a.png)",
+        "Seeds apart:",
+        "What would change it:",
+        "- More <seeds>.",
+        "- Less.",
+        "    deqrun train study=some",
+        "![Title](figures/b.png)",
+        "### In full",
+        "So & so.",
+    ]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -132,9 +150,16 @@ def test_markdown_has_the_verdict_first_and_its_limits_below() -> None:
 def test_the_page_has_the_same_and_is_escaped() -> None:
     page = answer_html(answer(), ORIGIN)
     order = [
-        "<h1>Does it &lt;b&gt;?</h1>", "Yes: it &lt;does&gt; &amp; so.", "95.0 to 98.0", 'data-spec="spec-a"',
-        "Seeds apart", "<li>More &lt;seeds&gt;.</li>", 'data-spec="spec-b"', "In full", 'href="runs/a%20b/report.html"',
-    ]  # fmt: skip
+        "<h1>Does it &lt;b&gt;?</h1>",
+        "Yes: it &lt;does&gt; &amp; so.",
+        "95.0 to 98.0",
+        'data-spec="spec-a"',
+        "Seeds apart",
+        "<li>More &lt;seeds&gt;.</li>",
+        'data-spec="spec-b"',
+        "In full",
+        'href="runs/a%20b/report.html"',
+    ]
     places = [page.index(part) for part in order]
     assert places == sorted(places)
     assert "<does>" not in page
@@ -163,9 +188,19 @@ def test_json_says_what_is_not_finite_by_null() -> None:
     assert content["numbers"]["estimate"]["high"] is None
     assert (content["verdict"], content["comparisons"]) == ("Yes: it <does> & so.", 3)
     assert content["key"][0] | {"p": None} == {
-        "what": "it", "text": "97.0 %", "told": "above 90 %", "mean": 0.97, "low": 0.95, "high": 0.98, "n": 1200,
-        "unit": "seeds", "seeds": 5, "p": None, "versus": 0.9, "own": [0.96, 0.98],
-    }  # fmt: skip
+        "what": "it",
+        "text": "97.0 %",
+        "told": "above 90 %",
+        "mean": 0.97,
+        "low": 0.95,
+        "high": 0.98,
+        "n": 1200,
+        "unit": "seeds",
+        "seeds": 5,
+        "p": None,
+        "versus": 0.9,
+        "own": [0.96, 0.98],
+    }
     assert content["key"][1]["own"] == [12, None]
     assert content["seeds"] == [3, 7]
     assert plain(np.float32(0.5)) == 0.5

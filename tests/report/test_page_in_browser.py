@@ -19,11 +19,20 @@ from tests.records.synthetic_run import write_synthetic_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--virtual-time-budget=10000",
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--virtual-time-budget=10000",
     # Whatever is asked for, no name is found: the browser can reach nothing but files.
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--enable-logging=stderr",
+    "--v=0",
+)
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no browser: none of chromium, chromium-browser and google-chrome is in PATH"
@@ -78,9 +87,12 @@ def assert_drawn(found: Visit, charts: list[str]) -> None:
 
 TRAINING = ["training_loss", "training_accuracy", "training_residual", "training_evaluations"]
 SWEEP = [
-    "accuracy_budget", "accuracy_budget_close", "residual_evaluations", "accuracy_evaluations",
+    "accuracy_budget",
+    "accuracy_budget_close",
+    "residual_evaluations",
+    "accuracy_evaluations",
     "accuracy_evaluations_close",
-]  # fmt: skip
+]
 
 
 def test_a_run(tmp_path: Path) -> None:

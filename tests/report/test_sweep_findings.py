@@ -17,15 +17,27 @@ from deqrun.report.page_parts import sweep_columns
 from tests.records.conftest import repeated
 
 
-def sentences(record: RunRecord, title: str) -> list[str]:
-    return [finding.sentence for finding in findings(record) if finding.title == title]
+def rows(record: RunRecord, title: str) -> list[tuple[str, ...]]:
+    """Quantity, value, interval, n, what is shown, and how it was chosen, of each finding under a heading."""
+    return [finding.cells[1:] for finding in findings(record) if finding.title == title]
 
 
 def row(split: str, rule: str, threshold: float, nfe: float, accuracy: float, chosen: bool) -> HaltingRow:
     at = HaltingRow(
-        "anderson", "zeros", split, rule, threshold, 100, accuracy, accuracy - 0.1, accuracy + 0.05, nfe, 2 * nfe, 0.9,
+        "anderson",
+        "zeros",
+        split,
+        rule,
+        threshold,
+        100,
+        accuracy,
+        accuracy - 0.1,
+        accuracy + 0.05,
+        nfe,
+        2 * nfe,
+        0.9,
         chosen,
-    )  # fmt: skip
+    )
     if not chosen or split != "test" or rule in ("budget", "oracle"):
         return at
     return replace(
@@ -37,22 +49,37 @@ HALTING = tuple(
     row(split, *rest)
     for split in ("validation", "test")
     for rest in (
-        ("kl", 0.1, 1.5, 0.5, False), ("kl", 0.01, 2.5, 0.9, True), ("residual", 0.1, 3.5, 0.91, True),
-        ("budget", 6.0, 6.0, 0.9, True), ("budget", 9.0, 9.0, 0.92, False), ("oracle", float("nan"), 0.5, 0.99, False),
+        ("kl", 0.1, 1.5, 0.5, False),
+        ("kl", 0.01, 2.5, 0.9, True),
+        ("residual", 0.1, 3.5, 0.91, True),
+        ("budget", 6.0, 6.0, 0.9, True),
+        ("budget", 9.0, 9.0, 0.92, False),
+        ("oracle", float("nan"), 0.5, 0.99, False),
     )
-)  # fmt: skip
+)
 
 
 def test_the_rule_that_is_cheapest_on_validation_is_reported_on_test(tiny_record: RunRecord) -> None:
-    (sentence,) = sentences(replace(tiny_record, halting=HALTING), "Stopping by itself")
-    assert sentence == (
-        "Of the rules, chosen on validation at equal accuracy, with anderson the cheapest stops on the change of the "
-        "answer's distribution (KL): 2.5 evaluations a sample where a fixed budget of 6 iterations takes 6.0, 3.5 "
-        "fewer (95 % interval of the saving 2.5 to 4.5). Test accuracy, 90.0 % then, 90.0 % with the rule, shows no "
-        "detectable change: \N{MINUS SIGN}1.0 points, 95 % interval \N{MINUS SIGN}3.0 to 0.0 (paired over 100 "
-        "samples). An oracle that stops at the first right answer would take 0.5 and give 99.0 %."
+    saved, gained, oracle = rows(replace(tiny_record, halting=HALTING), "Stopping by itself")
+    assert saved == (
+        "evaluations saved, anderson stops on the change of the answer's distribution (KL)",
+        "3.5",
+        "2.5 to 4.5",
+        "100",
+        "fewer",
+        "cheapest rule on validation at equal accuracy; 2.5 evaluations in place of the 6.0 of 6 iterations",
     )
-    assert sentences(tiny_record, "Stopping by itself") == []
+    assert gained == (
+        "test accuracy with that rule, anderson",
+        "−1.0 points",
+        "−3.0 to 0.0",
+        "100",
+        "not shown",
+        "90.0 %, and 90.0 % at the fixed budget; paired",
+    )
+    assert oracle[:2] == ("test accuracy of the oracle, anderson", "99.0 %")
+    assert oracle[-1].startswith("0.5 evaluations; ")
+    assert rows(tiny_record, "Stopping by itself") == []
 
 
 def drawn(spec: Any) -> list[dict[str, Any]]:
@@ -84,14 +111,24 @@ BREADTH = tuple(
 
 def test_breadth_is_chosen_on_validation_and_read_on_test(tiny_record: RunRecord) -> None:
     """0.96 − √(0.96 · 0.04 / 50) = 0.932: the vote of 2 × 2 reaches it at half the cost, no single start does."""
-    (sentence,) = sentences(replace(tiny_record, breadth=BREADTH), "Depth and breadth")
-    assert sentence == (
-        "2 normal starts with 4 iterations of anderson each: test accuracies from 60.0 % to 80.0 % (standard deviation "
-        "10.0 points, n = 50); some start is right on 97.0 % of the samples, every start on 50.0 %. Cheapest within "
-        "one standard error of the best on validation is 2 starts put together by vote with 2 iterations: 95.0 % (95 % "
-        "interval 85.0 to 105.0 %, n = 50) on test, at 4.0 evaluations. No number of iterations of a single start "
-        "comes within one standard error of that."
+    spread, broad, single = rows(replace(tiny_record, breadth=BREADTH), "Depth and breadth")
+    assert spread == (
+        "test accuracies of 2 starts, 4 iterations of anderson each",
+        "60.0 to 80.0 %",
+        "",
+        "50",
+        "",
+        "standard deviation 10.0 points; some start is right on 97.0 %, every start on 50.0 %",
     )
+    assert broad == (
+        "test accuracy, 2 starts by vote, 2 iterations of anderson",
+        "95.0 %",
+        "85.0 to 105.0 %",
+        "50",
+        "",
+        "cheapest within one standard error of the best on validation; 4.0 evaluations",
+    )
+    assert single[:2] == ("one start of anderson", "not enough")
 
 
 def test_maps_share_a_scale_and_join_what_costs_the_same(tiny_record: RunRecord) -> None:
@@ -117,16 +154,16 @@ def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(t
         trajectories[key._replace(precision="bfloat16")] = replace(half, correct=np.zeros_like(half.correct))
     record = replace(tiny_record, sweep=(*others, *tiny_record.sweep), trajectories=trajectories)
     titles = ("Precision", "Difficulty")
-    assert [f for f in findings(record) if f.title not in titles] == findings(tiny_record)
+    plain = [f.cells[:5] for f in findings(record) if f.title not in titles]
+    assert plain == [f.cells[:5] for f in findings(tiny_record)]  # what is shown depends on the family
     assert (record.precisions, record.difficulties) == (["float32", "bfloat16"], [None, 64])
-    picard = sentences(record, "Precision")[1]
-    assert picard.startswith(
-        "From float32 to bfloat16, with 3 iterations of picard, test accuracy shows no detectable change: 0.0 points"
-    )
-    anderson = sentences(repeated(record, 10), "Precision")[0]
-    assert anderson.startswith("From float32 to bfloat16, with 3 iterations of anderson, test accuracy falls: ")
-    (sentence,) = sentences(record, "Difficulty")
-    assert "difficulty 64 needs 1 iteration and gets 0.0 %" in sentence
+    picard = rows(record, "Precision")[1]
+    assert picard[0] == "test accuracy from float32 to bfloat16, 3 iterations of picard"
+    assert (picard[1], picard[4]) == ("0.0 points", "not shown")
+    anderson = rows(repeated(record, 10), "Precision")[0]
+    assert (anderson[0][-8:], anderson[4]) == ("anderson", "falls")
+    others_of = {row[0]: row[1] for row in rows(record, "Difficulty")}
+    assert others_of["test accuracy difficulty 64, 1 iteration of anderson"] == "0.0 %"
     figure = accuracy_by_difficulty([record])
     assert figure is not None
     assert {row["of"] for row in drawn(specification(figure.chart))} == {"as trained", "64"}

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from deqrun.models import MLPCell, UntiedCell, describe, describe_peer
+from deqrun.models import MLPCell, UntiedCell, describe, describe_baseline
 from deqrun.records.run import RunRecord
 from deqrun.report.tables import (
     best_solver,
@@ -37,9 +37,12 @@ def test_end_of_run_says_the_training_cell(record: RunRecord) -> None:
     assert cell is not None
     (line,) = [line for line in text.splitlines() if "12*" in line]
     assert line.split() == [
-        "12*", *interval_text(cell.accuracy, cell.accuracy_low, cell.accuracy_high).split(), f"{cell.nfe_mean:.1f}",
-        f"{cell.residual_median:.1e}".replace("e-0", "e-"), *f"{100 * cell.converged:.1f} %".split(),
-    ]  # fmt: skip
+        "12*",
+        *interval_text(cell.accuracy, cell.accuracy_low, cell.accuracy_high).split(),
+        f"{cell.nfe_mean:.1f}",
+        f"{cell.residual_median:.1e}".replace("e-0", "e-"),
+        *f"{100 * cell.converged:.1f} %".split(),
+    ]
     assert "digits_mdeq: test, n = 360, tolerance 1e-3" in text
 
 
@@ -66,8 +69,16 @@ def test_few_budgets_are_the_ends_and_around_the_training_budget(
 def test_comparison_says_each_runs_numbers(tiny_record: RunRecord, record: RunRecord) -> None:
     first, second = comparison_rows([tiny_record, record])
     assert first.texts() == [
-        "tiny", "mlp, anderson", "1.2k", "anderson", "86.0", "50.0 [15.0, 85.0]", "2.0", "5.0e-2", "1m23s",
-    ]  # fmt: skip
+        "tiny",
+        "mlp, anderson",
+        "1.2k",
+        "anderson",
+        "86.0",
+        "50.0 [15.0, 85.0]",
+        "2.0",
+        "5.0e-2",
+        "1m23s",
+    ]
     assert second.name == "digits_mdeq"
     assert second.test_accuracy == record.summary.test_accuracy
 
@@ -99,21 +110,30 @@ def test_markdown_keeps_its_cells(record: RunRecord) -> None:
 
 def test_description_says_what_was_measured() -> None:
     description: Any = SimpleNamespace(
-        name="MLPCell", input_shape=(1, 8, 8), state_shapes=((16,), (4, 4)), state_size=32, parameters=1500,
-        map_parameters=1000, injection_parameters=400, readout_parameters=100, multiply_adds=12345,
-        injection_multiply_adds=678, readout_multiply_adds=90, untied_layers=None,
-    )  # fmt: skip
+        name="MLPCell",
+        input_shape=(1, 8, 8),
+        state_shapes=((16,), (4, 4)),
+        state_size=32,
+        parameters=1500,
+        map_parameters=1000,
+        injection_parameters=400,
+        readout_parameters=100,
+        multiply_adds=12345,
+        injection_multiply_adds=678,
+        readout_multiply_adds=90,
+        untied_layers=None,
+    )
     text = plain_text(description_table(cast(Any, description), "digits"))
     assert "MLPCell on digits, input 1 × 8 × 8" in text
     for number in ("1,500", "12,345", "16, 4×4", "678"):
         assert number in text
 
 
-def test_description_of_a_peer_has_the_deq_beside_it() -> None:
+def test_description_of_a_baseline_has_the_deq_beside_it() -> None:
     net = UntiedCell([MLPCell(input_shape=(6,), num_classes=2, width=3) for _ in range(4)], narrowed={"width": 3})
     deq = MLPCell(input_shape=(6,), num_classes=2, width=5)
-    peer = describe_peer(describe(net), describe(deq), 4)
-    lines = plain_text(description_table(describe(net), "vectors", peer)).splitlines()
+    baseline = describe_baseline(describe(net), describe(deq), 4)
+    lines = plain_text(description_table(describe(net), "vectors", baseline)).splitlines()
     rows = dict(re.split(r"  +", line.strip()) for line in lines if re.search(r"\S  +\S", line))
     assert lines[0].startswith("4 untied layers of MLPCell on vectors")
     assert rows["parameters"] == f"{4 * 9 + 7 * 3 + 4 * 2}"
@@ -125,7 +145,7 @@ def test_description_of_a_peer_has_the_deq_beside_it() -> None:
     assert rows["multiply-adds of 4 evaluations of the DEQ"] == f"{6 * 5 + 4 * 25 + 5 * 2}"
 
 
-def test_a_comparison_tells_peers_apart(record: RunRecord) -> None:
-    peer = replace(record, summary=replace(record.summary, peer="untied", peer_layers=8))
-    models = [row.model for row in comparison_rows([record, peer])]
+def test_a_comparison_tells_baselines_apart(record: RunRecord) -> None:
+    baseline = replace(record, summary=replace(record.summary, baseline="untied", baseline_layers=8))
+    models = [row.model for row in comparison_rows([record, baseline])]
     assert models == ["mdeq", "mdeq untied 8"]

@@ -291,9 +291,9 @@ def test_what_was_typed_stays(sources: ConfigSources) -> None:
     assert load_settings(sources.compose("train", ["study=demo", "model=conv"])).model.target.endswith("ConvCell")
 
 
-def test_a_run_of_before_there_were_peers_is_a_deq(default: Settings, tmp_path: Path) -> None:
-    """A config.yaml that was written without the section `peer` is still read, as what it was."""
+def test_a_run_of_before_there_were_baselines_is_a_deq(default: Settings, tmp_path: Path) -> None:
+    """A config.yaml that was written without the section `baseline` is still read, as what it was."""
     sections = default.sections()
-    del sections["peer"]
+    del sections["baseline"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
     assert read_settings(tmp_path / "config.yaml") == default

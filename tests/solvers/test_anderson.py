@@ -63,13 +63,7 @@ def numpy_anderson(f: Callable[[Array], Array], start: Array, memory: int, mixin
 
 def observed(task: Problem, solver: Solver, steps: int, dtype: torch.dtype = torch.float64) -> Trajectory:
     trajectory = Trajectory()
-    solve(
-        task.f(3),
-        task.start(3, dtype),
-        solver=solver,
-        budget=Budget(max_iter=steps, tol=0.0),
-        observe=trajectory,
-    )
+    solve(task.f(3), task.start(3, dtype), solver=solver, budget=Budget(max_iter=steps, tol=0.0), observe=trajectory)
     return trajectory
 
 
@@ -236,8 +230,13 @@ def test_reject_goes_back_to_the_iterate_before() -> None:
         return torch.einsum("bij,bj->bi", W, z) + b
 
     iterates: list[Tensor] = []
-    solve(f, torch.zeros_like(b), solver=Anderson(3, reject=1.2), budget=Budget(25, 0.0),
-          observe=lambda k, z, rows: iterates.append(z.clone()))  # fmt: skip
+    solve(
+        f,
+        torch.zeros_like(b),
+        solver=Anderson(3, reject=1.2),
+        budget=Budget(25, 0.0),
+        observe=lambda k, z, rows: iterates.append(z.clone()),
+    )
     rejected = 0
     for row in range(len(b)):
         base, differences = iterates[0][row], 0
@@ -263,8 +262,10 @@ def test_reject_undoes_no_plain_step(plain: dict[str, float]) -> None:
     budget, z0 = Budget(60, 1e-9, norm="absolute"), torch.zeros(2, 13, dtype=torch.float64)
     counted = {}
     for name, solver in {
-        "plain": Picard(), "off": Anderson(3, **plain), "on": Anderson(3, reject=1.5, **plain)
-    }.items():  # fmt: skip
+        "plain": Picard(),
+        "off": Anderson(3, **plain),
+        "on": Anderson(3, reject=1.5, **plain),
+    }.items():
         evaluations = []
 
         def f(z: Tensor, evaluations: list[int] = evaluations) -> Tensor:

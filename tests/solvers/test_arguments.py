@@ -47,30 +47,18 @@ def test_damping_outside_its_range(damping: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("memory", -1),
-        ("mixing", 0.0),
-        ("mixing", -1.0),
-        ("mixing", math.nan),
-        ("ridge", -1e-8),
-        ("ridge", math.nan),
-    ],
+    [("memory", -1), ("mixing", 0.0), ("mixing", -1.0), ("mixing", math.nan), ("ridge", -1e-8), ("ridge", math.nan)],
 )
 def test_anderson_parameters_outside_their_range(name: str, value: float) -> None:
     refusal(lambda: Anderson(**{name: value}), names=name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "z0",
-    [torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, 2, dtype=torch.bool), torch.tensor(1.0)],
-    ids=repr,
+    "z0", [torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, 2, dtype=torch.bool), torch.tensor(1.0)], ids=repr
 )
 @EVERY_SOLVER
 def test_starts_that_are_no_batch_of_real_states(any_solver: SolverCase, z0: Tensor) -> None:
-    refusal(
-        lambda: solve(lambda z: 0.5 * z, z0, solver=any_solver.solver, budget=Budget(max_iter=5)),
-        names="z0|start",
-    )
+    refusal(lambda: solve(lambda z: 0.5 * z, z0, solver=any_solver.solver, budget=Budget(max_iter=5)), names="z0|start")
 
 
 @pytest.mark.parametrize(
@@ -87,10 +75,7 @@ def test_starts_that_are_no_batch_of_real_states(any_solver: SolverCase, z0: Ten
 @EVERY_SOLVER
 def test_maps_that_change_the_shape(any_solver: SolverCase, change: Callable[[Tensor], Tensor]) -> None:
     """Broadcasting would hide most of these."""
-    refusal(
-        lambda: solve(change, torch.ones(3, 4), solver=any_solver.solver, budget=Budget(max_iter=5)),
-        names="shape",
-    )
+    refusal(lambda: solve(change, torch.ones(3, 4), solver=any_solver.solver, budget=Budget(max_iter=5)), names="shape")
 
 
 @pytest.mark.parametrize("kind", [torch.long, torch.bool, torch.complex64])
@@ -98,10 +83,7 @@ def test_maps_that_change_the_shape(any_solver: SolverCase, change: Callable[[Te
 def test_maps_that_change_the_kind_of_number(any_solver: SolverCase, kind: torch.dtype) -> None:
     refusal(
         lambda: solve(
-            lambda z: (0.5 * z).to(kind),
-            torch.ones(3, 4),
-            solver=any_solver.solver,
-            budget=Budget(max_iter=5),
+            lambda z: (0.5 * z).to(kind), torch.ones(3, 4), solver=any_solver.solver, budget=Budget(max_iter=5)
         ),
         names="dtype|float|real",
     )

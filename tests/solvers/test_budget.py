@@ -86,10 +86,7 @@ def test_budget_of_k_gives_iterate_k(case: SolverCase, problem: Problem, long_so
 def test_a_better_iterate_is_returned_even_by_a_budget_of_one(problem: Problem, case: SolverCase) -> None:
     """keep='best' prefers iterate 1 wherever its residual is the lower."""
     solution = solve(
-        problem.f(3),
-        problem.start(3, torch.float64),
-        solver=case.solver,
-        budget=Budget(max_iter=1, tol=0.0),
+        problem.f(3), problem.start(3, torch.float64), solver=case.solver, budget=Budget(max_iter=1, tol=0.0)
     )
     assert torch.equal(solution.kept == 1, solution.residuals[1] < solution.residuals[0])
 
@@ -190,10 +187,7 @@ def test_patience_ends_a_row_that_improves_no_more(patience: int) -> None:
 
 def test_without_patience_a_row_spends_its_budget() -> None:
     solution = solve(
-        alternating,
-        torch.ones(1, 1, dtype=torch.float64),
-        solver=Picard(),
-        budget=Budget(max_iter=50, tol=1e-6),
+        alternating, torch.ones(1, 1, dtype=torch.float64), solver=Picard(), budget=Budget(max_iter=50, tol=1e-6)
     )
     assert (solution.status.item(), solution.steps.item()) == (Status.EXHAUSTED, 50)
     assert solution.residuals[:, 0].tolist() == [0.5, 1.0] * 25 + [0.5]

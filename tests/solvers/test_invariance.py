@@ -41,10 +41,7 @@ def test_absolute_residuals_scale_with_the_unit(any_solver: SolverCase, exponent
     f, z0 = task.f(3), task.start(3, torch.float64)
     plain, scaled = (
         solve(
-            in_units(f, c),
-            c * z0,
-            solver=any_solver.solver,
-            budget=Budget(max_iter=20, tol=c * 1e-4, norm="absolute"),
+            in_units(f, c), c * z0, solver=any_solver.solver, budget=Budget(max_iter=20, tol=c * 1e-4, norm="absolute")
         )
         for c in (1.0, unit)
     )
@@ -155,11 +152,7 @@ def test_a_low_precision_cell_keeps_a_wide_state(any_solver: SolverCase) -> None
         return (0.5 * z.float() + 1).bfloat16()
 
     solution = solve(
-        f,
-        torch.zeros(2, 3),
-        solver=any_solver.solver,
-        budget=Budget(max_iter=60, tol=1e-6),
-        observe=trajectory,
+        f, torch.zeros(2, 3), solver=any_solver.solver, budget=Budget(max_iter=60, tol=1e-6), observe=trajectory
     )
     assert {state.dtype for state in trajectory.states} == {torch.float32}
     assert solution.z.dtype == torch.float32

@@ -120,9 +120,7 @@ def needed_dimension(matrix: Array, g: Array, eta: float) -> int:
 
 
 @pytest.mark.parametrize(
-    "task",
-    [LinearSymmetric(0.99), LinearComplex(0.9), LinearNonNormal(0.8), ExpandingOutliers(), RowRates()],
-    ids=repr,
+    "task", [LinearSymmetric(0.99), LinearComplex(0.9), LinearNonNormal(0.8), ExpandingOutliers(), RowRates()], ids=repr
 )
 def test_one_step_solves_a_linear_problem(task: Affine) -> None:
     """krylov >= d is a direct method, whatever the spectral radius; W = r I has a Krylov space of one dimension."""

@@ -76,10 +76,7 @@ def test_damping_tames_the_logistic_cycle() -> None:
     """Damping d turns the multiplier 2 − r into 1 + d (1 − r): −0.1 at r = 3.2, d = 1/2."""
     task = Logistic(3.2)
     solution = solve(
-        task.f(3),
-        task.start(3, torch.float64),
-        solver=Picard(damping=0.5),
-        budget=Budget(max_iter=40, tol=1e-12),
+        task.f(3), task.start(3, torch.float64), solver=Picard(damping=0.5), budget=Budget(max_iter=40, tol=1e-12)
     )
     torch.testing.assert_close(solution.z, task.fixed_point(3, torch.float64), rtol=1e-11, atol=0)
     ratio = solution.residuals[6, 0] / solution.residuals[5, 0]

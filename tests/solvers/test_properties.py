@@ -79,13 +79,7 @@ def test_the_reported_residual_is_that_of_the_returned_state(
 
 
 @MODERATE
-@given(
-    case=cases(),
-    solver=solver_cases,
-    max_iter=max_iters,
-    tol=tols,
-    norm=st.sampled_from(["relative", "absolute"]),
-)
+@given(case=cases(), solver=solver_cases, max_iter=max_iters, tol=tols, norm=st.sampled_from(["relative", "absolute"]))
 def test_the_best_is_never_worse_than_the_start_or_the_last(
     case: Case, solver: SolverCase, max_iter: int, tol: float, norm: str
 ) -> None:

@@ -125,10 +125,7 @@ def test_picard_rates_predict_the_steps() -> None:
     """z_k = z* (1 − r^k), so the residual of iterate k is r^k (1 − r) / (1 − r^(k+1))."""
     task, tol = RowRates(), 1e-6
     solution = solve(
-        task.f(BATCH),
-        task.start(BATCH, torch.float64),
-        solver=Picard(),
-        budget=Budget(max_iter=300, tol=tol),
+        task.f(BATCH), task.start(BATCH, torch.float64), solver=Picard(), budget=Budget(max_iter=300, tol=tol)
     )
     for row, rate in enumerate(task.rates):
         predicted = next(k for k in range(300) if rate**k * (1 - rate) / (1 - rate ** (k + 1)) <= tol)

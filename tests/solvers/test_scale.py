@@ -70,8 +70,12 @@ def test_rows_of_all_scales_are_each_their_own(any_solver: SolverCase) -> None:
 
     plain = solve(f, z0, solver=any_solver.solver, budget=budget, observe=watch("plain"))  # type: ignore[arg-type]
     scaled = solve(
-        in_units(f, units), units * z0, solver=any_solver.solver, budget=budget, observe=watch("scaled")  # type: ignore[arg-type]
-    )  # fmt: skip
+        in_units(f, units),
+        units * z0,
+        solver=any_solver.solver,
+        budget=budget,
+        observe=watch("scaled"),  # type: ignore[arg-type]
+    )
     assert torch.equal(scaled.steps, plain.steps)
     assert torch.equal(scaled.residuals.nan_to_num(-1), plain.residuals.nan_to_num(-1))
     assert torch.equal(scaled.z / units, plain.z)

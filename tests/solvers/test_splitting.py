@@ -246,11 +246,7 @@ def test_a_row_alone_equals_that_row_in_company(solver: Solver, with_take: bool)
     for row in range(8):
         one = f.take(torch.tensor([row]))
         alone = solve(one, zeros(one), solver=solver, budget=budget)
-        assert (alone.steps, alone.nfe, alone.status) == (
-            together.steps[row],
-            together.nfe[row],
-            together.status[row],
-        )
+        assert (alone.steps, alone.nfe, alone.status) == (together.steps[row], together.nfe[row], together.status[row])
         torch.testing.assert_close(alone.z[0], together.z[row], rtol=1e-12, atol=0)
 
 

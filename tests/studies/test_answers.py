@@ -123,8 +123,7 @@ def test_savings_are_paired_medians() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "base", "ratio"),
-    [(5.0, 10.0, 0.5), (np.inf, 10.0, np.inf), (5.0, np.inf, 0.0), (np.inf, np.inf, 1.0)],
+    ("cost", "base", "ratio"), [(5.0, 10.0, 0.5), (np.inf, 10.0, np.inf), (5.0, np.inf, 0.0), (np.inf, np.inf, 1.0)]
 )
 def test_what_never_arrives_is_worth(cost: float, base: float, ratio: float) -> None:
     assert anderson_vs_picard.relative_cost(np.full((1, 30), cost), np.full((1, 30), base)).mean == ratio
@@ -140,15 +139,18 @@ def test_the_solver_of_fewest_evaluations_is_chosen_on_validation() -> None:
     conclusion = anderson_vs_picard.conclude(found, 1e-3)
     key = conclusion.key[0]
     assert (key.what, key.of.mean, key.told) == (
-        "anderson 5 over plain iteration, evaluations to 1e-3", pytest.approx(0.8), Told.BELOW,
-    )  # fmt: skip
+        "anderson 5 over plain iteration, evaluations to 1e-3",
+        pytest.approx(0.8),
+        Told.BELOW,
+    )
     assert conclusion.verdict.startswith("Yes: anderson 5 saves evaluations")
 
 
 def test_the_fastest_is_chosen_in_the_first_rounds_and_told_in_the_others() -> None:
     """Broyden is fastest in the first eight rounds, 0.5, and slower than plain iteration in the others, 1.2."""
-    picard, anderson, broyden = (solved(name, 1, cost) for name, cost in (("picard", 1.0), ("anderson 5", 0.5),
-                                                                         ("broyden", 0.7)))  # fmt: skip
+    picard, anderson, broyden = (
+        solved(name, 1, cost) for name, cost in (("picard", 1.0), ("anderson 5", 0.5), ("broyden", 0.7))
+    )
     rounds = np.array([[0.5] * 8 + [1.2] * 8])
     found = [picard, replace(anderson, seconds=np.full((1, 16), 0.9)), replace(broyden, seconds=rounds)]
     conclusion = anderson_vs_picard.conclude(found, 1e-3)
@@ -172,8 +174,10 @@ def test_a_saving_on_fewer_samples_is_told_beside_it() -> None:
     found = [solved("picard", 1, 1.0), solved("anderson 5", 1, 0.5, reached=0.8)]
     reached = figure(anderson_vs_picard.conclude(found, 1e-3), "samples that reach it")
     assert (reached.of.mean, reached.told, reached.value) == (
-        pytest.approx(-0.2), Told.BELOW, "\N{MINUS SIGN}20.0 points",
-    )  # fmt: skip
+        pytest.approx(-0.2),
+        Told.BELOW,
+        "\N{MINUS SIGN}20.0 points",
+    )
 
 
 def test_accuracy_is_reached_where_it_stays() -> None:

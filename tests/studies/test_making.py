@@ -83,6 +83,20 @@ def test_runs_that_are_complete_are_not_trained_again(made: Path, deqrun: Deqrun
     assert context.once("part", lambda: {"a": "measured again"}) == {"a": [1, 2]}
 
 
+def test_a_study_does_not_go_on_with_changed_data(made: Path, deqrun: Deqrun) -> None:
+    """It is told before anything is written: the study and its runs keep their status."""
+    for folder in (made, made / "runs" / "fast"):
+        (folder / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
+    record = made / "runs" / "fast" / "data.json"
+    record.write_text(record.read_text().replace('"digest": "', '"digest": "f'))
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    outcome = deqrun("train", "run=here", "resume=true")
+    assert outcome.code == 2
+    assert outcome.err.startswith("deqrun: study=tiny: run fast: the data of ")
+    assert outcome.err.endswith("; a run goes on with its own data, and other data need a new run.\n")
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+
+
 def test_what_is_complete_says_so(made: Path, deqrun: Deqrun, counting: Counting) -> None:
     outcome = deqrun("train", "run=here", "resume=true")
     assert outcome.code == 0
@@ -120,9 +134,14 @@ def test_a_study_goes_on_with_other_jobs(made: Path, deqrun: Deqrun, counting: C
     ],
 )
 def test_how_cores_are_shared_out(
-    made: Path, monkeypatch: pytest.MonkeyPatch, jobs: int | None, threads: int | None, own_cores: int, variants: int,
+    made: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jobs: int | None,
+    threads: int | None,
+    own_cores: int,
+    variants: int,
     expected: tuple[int, int],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("deqrun.studies.make.cores", lambda: own_cores)
     study = Study.from_yaml(made / "study.yaml")
     assert study.jobs == 1
@@ -156,7 +175,7 @@ def test_an_interruption_while_answering_is_told_with_the_studys_command(
     counting.fails = KeyboardInterrupt()
     outcome = deqrun("train", "run=here", "resume=true")
     assert outcome.code == 130
-    assert outcome.err.rstrip().endswith(f"Go on with: deqrun train run={made.resolve()} resume=true.")
+    assert f"Go on with: deqrun train run={made.resolve()} resume=true --config-dir " in outcome.err
     counting.fails = None
     assert deqrun("train", "run=here", "resume=true").code == 0
     assert answered(Path("here"))["numbers"] == {"count": 4}

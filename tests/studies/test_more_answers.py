@@ -1,4 +1,4 @@
-"""The arithmetic of the answers about iterates, tolerances, lengths, paths, halting and peers, reckoned by hand."""
+"""The arithmetic of the answers about iterates, tolerances, lengths, paths, halting and baselines, reckoned by hand."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from deqrun.studies.questions import (
     tolerance_transfer,
 )
 from tests.studies.worlds import (
+    baseline,
     course,
     disturbed,
     grid,
@@ -30,7 +31,6 @@ from tests.studies.worlds import (
     length,
     model,
     net,
-    peer,
     shares,
     thought,
     unhalted,
@@ -276,8 +276,10 @@ def test_an_answer_is_back_if_it_returns_after_every_disturbance() -> None:
     conclusion = perturb_and_recover.conclude(found)
     (key,) = conclusion.key
     assert (key.what, key.of.mean, key.told) == (
-        "bits: answers back after every disturbance", pytest.approx(0.7), Told.BELOW,
-    )  # fmt: skip
+        "bits: answers back after every disturbance",
+        pytest.approx(0.7),
+        Told.BELOW,
+    )
     assert key.of == perturb_and_recover.all_back(found)
     assert conclusion.family == 1
 
@@ -291,8 +293,11 @@ def test_answers_return_where_states_may_not() -> None:
 
 
 def test_steps_back_are_told_of_those_that_find_back() -> None:
-    found = [disturbed(variant, kind, 5, back) for variant, back in (("a", 1.0), ("b", 0.2))
-             for kind in perturb_and_recover.KINDS]  # fmt: skip
+    found = [
+        disturbed(variant, kind, 5, back)
+        for variant, back in (("a", 1.0), ("b", 0.2))
+        for kind in perturb_and_recover.KINDS
+    ]
     key = perturb_and_recover.conclude(found).key
     assert [one.what for one in key if "steps back" in one.what] == ["a: steps back from another sample's state"]
     assert (key[-1].of.mean, key[-1].value) == (7, "7 steps")
@@ -390,11 +395,13 @@ def test_where_the_start_decides_and_whether_the_residual_picks() -> None:
 # --- infinite_depth_gain
 
 
-def test_the_deq_beside_its_peers() -> None:
+def test_the_deq_beside_its_baselines() -> None:
     nets = [
-        peer("deq", "none", 10, 5, 0.9, 100), peer("tied_2", "tied", 2, 5, 0.6, 20),
-        peer("tied_8", "tied", 8, 5, 0.9, 80), peer("untied_2", "untied", 2, 5, 0.5, 10),
-    ]  # fmt: skip
+        baseline("deq", "none", 10, 5, 0.9, 100),
+        baseline("tied_2", "tied", 2, 5, 0.6, 20),
+        baseline("tied_8", "tied", 8, 5, 0.9, 80),
+        baseline("untied_2", "untied", 2, 5, 0.5, 10),
+    ]
     conclusion = infinite_depth_gain.conclude(nets)
     assert conclusion.verdict == (
         "It depends: the DEQ gains over the best untied layers and is not told apart from the best tied layers."
@@ -408,8 +415,8 @@ def test_the_deq_beside_its_peers() -> None:
 
 def test_the_depth_of_a_family_is_chosen_on_validation() -> None:
     """On test 2 layers have 95 % and 8 have 70 %; validation likes 8. The DEQ is told beside these."""
-    shallow, deep = peer("a", "tied", 2, 5, 0.95, validation=0.6), peer("b", "tied", 8, 5, 0.7, validation=0.8)
-    deq, other = peer("deq", "none", 10, 5, 0.85), peer("c", "untied", 2, 5, 0.5)
+    shallow, deep = baseline("a", "tied", 2, 5, 0.95, validation=0.6), baseline("b", "tied", 8, 5, 0.7, validation=0.8)
+    deq, other = baseline("deq", "none", 10, 5, 0.85), baseline("c", "untied", 2, 5, 0.5)
     nets = [deq, shallow, deep, other]
     assert infinite_depth_gain.best(nets, "tied") == [deep] * 5
     conclusion = infinite_depth_gain.conclude(nets)
@@ -419,13 +426,13 @@ def test_the_depth_of_a_family_is_chosen_on_validation() -> None:
 
 
 def test_of_equal_depths_the_shallower_is_chosen() -> None:
-    nets = [peer("a", "tied", 16, 5, 0.8), peer("b", "tied", 4, 5, 0.8), peer("c", "tied", 8, 5, 0.8)]
+    nets = [baseline("a", "tied", 16, 5, 0.8), baseline("b", "tied", 4, 5, 0.8), baseline("c", "tied", 8, 5, 0.8)]
     assert [net.layers for net in infinite_depth_gain.best(nets, "tied")] == [4] * 5
     assert infinite_depth_gain.best(nets, "untied") == []
 
 
 def test_settings_that_differ_too_are_said() -> None:
-    nets = [peer("deq", "none", 10, 5, 0.95), peer("a", "tied", 2, 5, 0.5), peer("b", "untied", 2, 5, 0.5)]
+    nets = [baseline("deq", "none", 10, 5, 0.95), baseline("a", "tied", 2, 5, 0.5), baseline("b", "untied", 2, 5, 0.5)]
     answer = infinite_depth_gain.answer_of(nets, ("train.jacobian_weight", "train.start"))
     assert answer.verdict.endswith("; other settings differ, too.")
     assert answer.would_change[-1] == "Settings that differ, too: train.jacobian_weight and train.start."
@@ -435,7 +442,7 @@ def test_settings_that_differ_too_are_said() -> None:
 
 
 def test_gains_are_paired_over_samples_and_seeds() -> None:
-    deq, other = peer("deq", "none", 10, 5, 0.9), peer("a", "tied", 2, 5, 0.8)
+    deq, other = baseline("deq", "none", 10, 5, 0.9), baseline("a", "tied", 2, 5, 0.8)
     same = replace(other, right=deq.right)
     assert infinite_depth_gain.gain(deq, same).mean == 0
     assert infinite_depth_gain.gain(deq, same).high < 0.015

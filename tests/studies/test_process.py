@@ -14,9 +14,18 @@ from tests.studies.conftest import answered
 
 ROOT = Path(__file__).parents[2]
 STUDY = (
-    "study=does_anderson_prevent_divergence", "model.width=16", "sweep=none", "seeds=2", "train.epochs=40",
-    "train.batch_size=512", "ask.samples=8", "ask.scales=[1,3]", "ask.steps=30", "threads=1", "jobs=1",
-)  # fmt: skip
+    "study=does_anderson_prevent_divergence",
+    "model.width=16",
+    "sweep=none",
+    "seeds=2",
+    "train.epochs=40",
+    "train.batch_size=512",
+    "ask.samples=8",
+    "ask.scales=[1,3]",
+    "ask.steps=30",
+    "threads=1",
+    "jobs=1",
+)
 
 
 def deqrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:

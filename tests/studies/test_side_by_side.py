@@ -18,8 +18,10 @@ from tests.studies.conftest import Outcome, answered
 
 
 def squares(folder: Path, count: int) -> list[Task]:
-    return [Task(f"square {i}", partial(tasks.write_square, folder / f"{i}", i), folder / "logs" / f"{i}.log")
-            for i in range(count)]  # fmt: skip
+    return [
+        Task(f"square {i}", partial(tasks.write_square, folder / f"{i}", i), folder / "logs" / f"{i}.log")
+        for i in range(count)
+    ]
 
 
 def task(do: Callable[[], object], folder: Path, label: str = "failing") -> Task:
@@ -128,9 +130,18 @@ def test_a_measurement_that_is_refused_keeps_the_others(tmp_path: Path) -> None:
 # --- a whole study
 
 STUDY = (
-    "study=does_anderson_prevent_divergence", "model.width=16", "sweep=none", "tracker=none", "seeds=2",
-    "train.epochs=1", "train.batch_size=512", "ask.samples=8", "ask.scales=[1,3]", "ask.steps=30", "threads=1",
-)  # fmt: skip
+    "study=does_anderson_prevent_divergence",
+    "model.width=16",
+    "sweep=none",
+    "tracker=none",
+    "seeds=2",
+    "train.epochs=1",
+    "train.batch_size=512",
+    "ask.samples=8",
+    "ask.scales=[1,3]",
+    "ask.steps=30",
+    "threads=1",
+)
 
 
 def test_a_study_side_by_side_has_the_numbers_of_one_made_in_order(deqrun: Callable[..., Outcome]) -> None:

@@ -87,8 +87,11 @@ def solved(
 
 
 def acceleration_world(seeds: int, cost: float, seconds: float, reached: float = 1.0) -> Answer:
-    found = [solved("picard", seeds, 1.0), solved("anderson 5", seeds, cost, seconds, reached=reached),
-             solved("broyden", seeds, 1.5 * cost, 2 * seconds)]  # fmt: skip
+    found = [
+        solved("picard", seeds, 1.0),
+        solved("anderson 5", seeds, cost, seconds, reached=reached),
+        solved("broyden", seeds, 1.5 * cost, 2 * seconds),
+    ]
     return anderson_vs_picard.answer_of(found, 1e-3, 100, 96)
 
 
@@ -106,9 +109,12 @@ def grid(
         return flat.reshape(seeds, len(breadths), len(depths), n)
 
     correct = {
-        split: {way: cube(broad if way != "residual" or picked is None else picked, 7 * place + 100 * number)
-                for place, way in enumerate(AGGREGATIONS)} for number, split in enumerate(("validation", "test"))
-    }  # fmt: skip
+        split: {
+            way: cube(broad if way != "residual" or picked is None else picked, 7 * place + 100 * number)
+            for place, way in enumerate(AGGREGATIONS)
+        }
+        for number, split in enumerate(("validation", "test"))
+    }
     singles = {split: cube(deep, 50 + number) for number, split in enumerate(("validation", "test"))}
     return depth_vs_breadth.Grid(kind, breadths, depths, correct, singles)
 
@@ -195,24 +201,31 @@ def course(kind: str, task: str, seeds: int, lost: float, best: int = 1) -> fixe
 
 
 def course_world(seeds: int, *lost: float) -> Answer:
-    found = [course(kind, task, seeds, share) for kind, share in zip(COURSE_KINDS, lost, strict=True)
-             for task in (("16 bits", "32 bits") if "bits" in kind else ("",))]  # fmt: skip
+    found = [
+        course(kind, task, seeds, share)
+        for kind, share in zip(COURSE_KINDS, lost, strict=True)
+        for task in (("16 bits", "32 bits") if "bits" in kind else ("",))
+    ]
     return fixed_point_or_intermediate.answer_of(found, 8)
 
 
 # --- infinite_depth_gain
 
 
-def peer(
+def baseline(
     kind: str, family: str, layers: float, seeds: int, right: float, cost: float = 100, validation: float | None = None
 ) -> infinite_depth_gain.Net:
     own = np.full(seeds, right if validation is None else validation)
     return infinite_depth_gain.Net(kind, family, layers, 1000, cost, own, shares(right, seeds, seed=int(layers)))
 
 
-def peer_world(seeds: int, deq: float, tied: float, untied: float, confounded: tuple[str, ...] = ()) -> Answer:
-    nets = [peer("deq", "none", 10, seeds, deq), peer("tied_2", "tied", 2, seeds, tied - 0.2),
-            peer("tied_8", "tied", 8, seeds, tied), peer("untied_2", "untied", 2, seeds, untied)]  # fmt: skip
+def baseline_world(seeds: int, deq: float, tied: float, untied: float, confounded: tuple[str, ...] = ()) -> Answer:
+    nets = [
+        baseline("deq", "none", 10, seeds, deq),
+        baseline("tied_2", "tied", 2, seeds, tied - 0.2),
+        baseline("tied_8", "tied", 8, seeds, tied),
+        baseline("untied_2", "untied", 2, seeds, untied),
+    ]
     return infinite_depth_gain.answer_of(nets, confounded)
 
 
@@ -235,8 +248,10 @@ def spectra(
 def contraction_world(seeds: int, *variants: tuple[float, float, float]) -> Answer:
     """Of each variant ρ, ‖J‖, and the share of samples that arrive."""
     kinds = ("weight_0", "weight_0.5", "weight_5")
-    found = [spectra(kind, seeds, radius, norm, shares(arriving, seeds, n=100))
-             for kind, (radius, norm, arriving) in zip(kinds, variants, strict=False)]  # fmt: skip
+    found = [
+        spectra(kind, seeds, radius, norm, shares(arriving, seeds, n=100))
+        for kind, (radius, norm, arriving) in zip(kinds, variants, strict=False)
+    ]
     return is_it_a_contraction.answer_of(found, 200, 1e-4)
 
 
@@ -268,8 +283,11 @@ def net(kind: str, aligned: float, harder: float, seed: int = 0) -> path_indepen
 def path_world(seeds: int, order: Callable[[NDArray[np.float64]], NDArray[np.float64]], recipes: int = 12) -> Answer:
     """Alignments that rise evenly over the recipes, and accuracies that follow them in some order."""
     values = np.linspace(0.5, 0.9, recipes)
-    nets = [net(f"recipe_{place}", float(a), float(b), seed) for place, (a, b) in enumerate(zip(values, order(values),
-            strict=True)) for seed in range(seeds)]  # fmt: skip
+    nets = [
+        net(f"recipe_{place}", float(a), float(b), seed)
+        for place, (a, b) in enumerate(zip(values, order(values), strict=True))
+        for seed in range(seeds)
+    ]
     return path_independence.answer_of(nets, 64, 200)
 
 
@@ -286,8 +304,11 @@ DISTURBED_KINDS = ("bits_to_settle", "bits_to_depth", "bits_forgetful", "digits_
 
 
 def disturbance_world(seeds: int, *back: float) -> Answer:
-    found = [disturbed(kind, disturbance, seeds, share) for kind, share in zip(DISTURBED_KINDS, back, strict=True)
-             for disturbance in perturb_and_recover.KINDS]  # fmt: skip
+    found = [
+        disturbed(kind, disturbance, seeds, share)
+        for kind, share in zip(DISTURBED_KINDS, back, strict=True)
+        for disturbance in perturb_and_recover.KINDS
+    ]
     return perturb_and_recover.answer_of(found, 24, 1.0, 150)
 
 
@@ -349,105 +370,175 @@ WORLDS: dict[str, tuple[World, str]] = {
     "adaptive_compute, nothing saved": (partial(halting_world, saved=(0, 0)), "Not shown: "),
     "adaptive_compute, no rule is as good": (
         lambda seeds: adaptive_compute.answer_of([unhalted("bits", seeds), unhalted("digits", seeds)], 64),
-        "Not shown: "),
+        "Not shown: ",
+    ),
     "adaptive_compute, it costs more": (partial(halting_world, saved=(-3, -3)), "No: "),
     "anderson_vs_picard, saves both": (partial(acceleration_world, cost=0.5, seconds=0.7), "Yes: "),
     "anderson_vs_picard, saves evaluations": (partial(acceleration_world, cost=0.5, seconds=1.7), "Yes: "),
     "anderson_vs_picard, equal": (partial(acceleration_world, cost=1.0, seconds=1.0), "Not shown: "),
     "anderson_vs_picard, costs more": (partial(acceleration_world, cost=1.4, seconds=2.0), "No: "),
     "anderson_vs_picard, one hardly arrives": (
-        partial(acceleration_world, cost=0.5, seconds=2.0, reached=0.2), "Yes: "),  # of the other one
+        partial(acceleration_world, cost=0.5, seconds=2.0, reached=0.2),
+        "Yes: ",
+    ),  # of the other one
     "depth_vs_breadth, pays everywhere": (partial(breadth_world, broad=(0.9,) * 3, deep=0.5), "Yes: "),
     "depth_vs_breadth, pays on two": (
-        partial(breadth_world, broad=(0.9, 0.9, 0.5), deep=0.5, picked=0.8), "Yes: "),  # by the residual, on the third
+        partial(breadth_world, broad=(0.9, 0.9, 0.5), deep=0.5, picked=0.8),
+        "Yes: ",
+    ),  # by the residual, on the third
     "depth_vs_breadth, pays on one": (
-        partial(breadth_world, broad=(0.9, 0.5, 0.5), deep=0.5, picked=0.5), "It depends: "),
+        partial(breadth_world, broad=(0.9, 0.5, 0.5), deep=0.5, picked=0.5),
+        "It depends: ",
+    ),
     "depth_vs_breadth, nothing": (partial(breadth_world, broad=(0.7,) * 3, deep=0.7), "Not shown: "),
     "depth_vs_breadth, depth is better": (partial(breadth_world, broad=(0.3,) * 3, deep=0.7), "No: "),
     "does_anderson_prevent_divergence, wholly": (
-        partial(divergence_world, radius=1.1, picard=0.0, anderson=1.0), "Yes: "),
+        partial(divergence_world, radius=1.1, picard=0.0, anderson=1.0),
+        "Yes: ",
+    ),
     "does_anderson_prevent_divergence, in part": (
-        partial(divergence_world, radius=1.1, picard=0.0, anderson=0.5), "In part: "),
+        partial(divergence_world, radius=1.1, picard=0.0, anderson=0.5),
+        "In part: ",
+    ),
     "does_anderson_prevent_divergence, equal": (
-        partial(divergence_world, radius=1.1, picard=0.5, anderson=0.5), "Not shown: "),
+        partial(divergence_world, radius=1.1, picard=0.5, anderson=0.5),
+        "Not shown: ",
+    ),
     "does_anderson_prevent_divergence, worse": (
-        partial(divergence_world, radius=1.1, picard=0.7, anderson=0.1), "No: "),
+        partial(divergence_world, radius=1.1, picard=0.7, anderson=0.1),
+        "No: ",
+    ),
     "does_it_converge, all": (lambda seeds: convergence_world(seeds, 1.0, 1.0, 1.0), "Yes: "),
     "does_it_converge, none": (lambda seeds: convergence_world(seeds, 0.2, 0.0, 0.5), "No: "),
     "does_it_converge, some": (lambda seeds: convergence_world(seeds, 0.5, 1.0, 1.0), "It depends: "),
     "does_it_converge, nine in ten": (lambda seeds: convergence_world(seeds, 0.9, 0.9, 0.9), "Not shown: "),
     "easy_to_hard, all lengths slower": (
-        lambda seeds: length_world(seeds, 0.5, 1.0, 1.0, 1.0), "Trained on 16 bits, up to 256 bits are solved; "),
+        lambda seeds: length_world(seeds, 0.5, 1.0, 1.0, 1.0),
+        "Trained on 16 bits, up to 256 bits are solved; ",
+    ),
     "easy_to_hard, in proportion": (
-        lambda seeds: length_world(seeds, 1.0, 1.0, 1.0, 1.0), "Trained on 16 bits, up to 256 bits are solved; that "),
+        lambda seeds: length_world(seeds, 1.0, 1.0, 1.0, 1.0),
+        "Trained on 16 bits, up to 256 bits are solved; that ",
+    ),
     "easy_to_hard, the longest is lost": (
-        lambda seeds: length_world(seeds, 2.0, 1.0, 1.0, 0.3), "Trained on 16 bits, up to 64 bits are solved; "),
+        lambda seeds: length_world(seeds, 2.0, 1.0, 1.0, 0.3),
+        "Trained on 16 bits, up to 64 bits are solved; ",
+    ),
     "easy_to_hard, no length": (lambda seeds: length_world(seeds, 1.0, 0.6, 0.4, 0.2), "Not shown: "),
     "fixed_point_or_intermediate, none loses": (lambda seeds: course_world(seeds, 0, 0, 0, 0), "Yes: "),
     "fixed_point_or_intermediate, one loses": (
-        lambda seeds: course_world(seeds, 0, 0.3, 0, 0), "It depends on the training: "),
+        lambda seeds: course_world(seeds, 0, 0.3, 0, 0),
+        "It depends on the training: ",
+    ),
     "fixed_point_or_intermediate, three lose": (
-        lambda seeds: course_world(seeds, 0.3, 0.3, 0.3, 0), "It depends on the training: "),
+        lambda seeds: course_world(seeds, 0.3, 0.3, 0.3, 0),
+        "It depends on the training: ",
+    ),
     "fixed_point_or_intermediate, all lose": (lambda seeds: course_world(seeds, 0.3, 0.3, 0.3, 0.3), "No: "),
-    "infinite_depth_gain, over both": (partial(peer_world, deq=0.95, tied=0.6, untied=0.5), "Yes: "),
-    "infinite_depth_gain, over one": (partial(peer_world, deq=0.8, tied=0.8, untied=0.4), "It depends: "),
+    "infinite_depth_gain, over both": (partial(baseline_world, deq=0.95, tied=0.6, untied=0.5), "Yes: "),
+    "infinite_depth_gain, over one": (partial(baseline_world, deq=0.8, tied=0.8, untied=0.4), "It depends: "),
     "infinite_depth_gain, confounded": (
-        partial(peer_world, deq=0.8, tied=0.8, untied=0.4, confounded=("train.jacobian_weight",)), "It depends: "),
-    "infinite_depth_gain, over and under": (partial(peer_world, deq=0.7, tied=1.0, untied=0.4), "It depends: "),
-    "infinite_depth_gain, loses": (partial(peer_world, deq=0.4, tied=0.8, untied=0.8), "No: "),
+        partial(baseline_world, deq=0.8, tied=0.8, untied=0.4, confounded=("train.jacobian_weight",)),
+        "It depends: ",
+    ),
+    "infinite_depth_gain, over and under": (partial(baseline_world, deq=0.7, tied=1.0, untied=0.4), "It depends: "),
+    "infinite_depth_gain, loses": (partial(baseline_world, deq=0.4, tied=0.8, untied=0.8), "No: "),
     "infinite_depth_gain, equal": (
-        partial(peer_world, deq=0.8, tied=0.8, untied=0.8, confounded=("train.epochs",)), "Not shown: "),
+        partial(baseline_world, deq=0.8, tied=0.8, untied=0.8, confounded=("train.epochs",)),
+        "Not shown: ",
+    ),
     "is_it_a_contraction, contracts": (
-        lambda seeds: contraction_world(seeds, (0.5, 0.8, 1), (0.4, 0.7, 1), (0.3, 0.6, 1)), "Yes: "),
+        lambda seeds: contraction_world(seeds, (0.5, 0.8, 1), (0.4, 0.7, 1), (0.3, 0.6, 1)),
+        "Yes: ",
+    ),
     "is_it_a_contraction, settles": (
-        lambda seeds: contraction_world(seeds, (0.9, 1.3, 1), (0.9, 1.2, 1), (0.8, 1.1, 1)), "No: "),
+        lambda seeds: contraction_world(seeds, (0.9, 1.3, 1), (0.9, 1.2, 1), (0.8, 1.1, 1)),
+        "No: ",
+    ),
     "is_it_a_contraction, by penalty": (
-        lambda seeds: contraction_world(seeds, (0.9, 1.3, 1), (0.5, 0.9, 1), (0.4, 0.7, 1)), "It depends"),
+        lambda seeds: contraction_world(seeds, (0.9, 1.3, 1), (0.5, 0.9, 1), (0.4, 0.7, 1)),
+        "It depends",
+    ),
     "is_it_a_contraction, half arrive": (
-        lambda seeds: contraction_world(seeds, (0.9, 1.3, 0.5), (0.9, 1.2, 0.5), (0.5, 0.8, 0.5)), "Not shown: "),
+        lambda seeds: contraction_world(seeds, (0.9, 1.3, 0.5), (0.9, 1.2, 0.5), (0.5, 0.8, 0.5)),
+        "Not shown: ",
+    ),
     "perturb_and_recover, all": (lambda seeds: disturbance_world(seeds, 1, 1, 1, 1), "Yes: "),
     "perturb_and_recover, none": (lambda seeds: disturbance_world(seeds, 0.3, 0.2, 0.1, 0.3), "No: "),
     "perturb_and_recover, most": (lambda seeds: disturbance_world(seeds, 1, 1, 0.1, 1), "It depends on the training: "),
     "perturb_and_recover, some lost": (lambda seeds: disturbance_world(seeds, 0.9, 0.2, 0.1, 0.2), "It depends: "),
     "perturb_and_recover, nine in ten": (lambda seeds: disturbance_world(seeds, 0.9, 0.9, 0.9, 0.9), "Not shown: "),
     "recall_and_overthinking, recall keeps": (
-        partial(recall_world, forgetful=0.25, plain=1.0, both=1.0, neither=0.25), "Recall keeps accuracy at the end"),
+        partial(recall_world, forgetful=0.25, plain=1.0, both=1.0, neither=0.25),
+        "Recall keeps accuracy at the end",
+    ),
     "recall_and_overthinking, the loss keeps": (
-        partial(recall_world, forgetful=1.0, plain=0.25, both=1.0, neither=0.25), "Progressive loss keeps accuracy"),
+        partial(recall_world, forgetful=1.0, plain=0.25, both=1.0, neither=0.25),
+        "Progressive loss keeps accuracy",
+    ),
     "recall_and_overthinking, both keep": (
-        partial(recall_world, forgetful=0.5, plain=0.7, both=1.0, neither=0.1), "Recall and progressive loss keep "),
+        partial(recall_world, forgetful=0.5, plain=0.7, both=1.0, neither=0.1),
+        "Recall and progressive loss keep ",
+    ),
     "recall_and_overthinking, both harm": (
-        partial(recall_world, forgetful=0.5, plain=0.5, both=0.1, neither=1.0), "Recall and progressive loss harm"),
+        partial(recall_world, forgetful=0.5, plain=0.5, both=0.1, neither=1.0),
+        "Recall and progressive loss harm",
+    ),
     "recall_and_overthinking, neither matters": (
-        partial(recall_world, forgetful=0.6, plain=0.6, both=0.6, neither=0.6), "Not shown: "),
-    "tolerance_transfer, loses": (
-        partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.9, 0.9, 0.9)), "No: "),
-    "tolerance_transfer, gains": (
-        partial(tolerance_world, loose=(0.5, 0.7, 0.9), middle=(0.5, 0.6, 0.9)), "Yes: "),
+        partial(recall_world, forgetful=0.6, plain=0.6, both=0.6, neither=0.6),
+        "Not shown: ",
+    ),
+    "tolerance_transfer, loses": (partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.9, 0.9, 0.9)), "No: "),
+    "tolerance_transfer, gains": (partial(tolerance_world, loose=(0.5, 0.7, 0.9), middle=(0.5, 0.6, 0.9)), "Yes: "),
     "tolerance_transfer, both ways": (
-        partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.5, 0.6, 0.9)), "It depends: "),
+        partial(tolerance_world, loose=(0.9, 0.7, 0.5), middle=(0.5, 0.6, 0.9)),
+        "It depends: ",
+    ),
     "tolerance_transfer, nothing": (
-        partial(tolerance_world, loose=(0.9, 0.9, 0.9), middle=(0.9, 0.9, 0.9)), "Not shown: "),
-}  # fmt: skip
+        partial(tolerance_world, loose=(0.9, 0.9, 0.9), middle=(0.9, 0.9, 0.9)),
+        "Not shown: ",
+    ),
+}
 """Claims of models and recipes."""
 
 OTHERS: dict[str, tuple[Callable[[], Answer], str, str]] = {
     # name: the answer, how its verdict begins, and its scope
     "does_anderson_prevent_divergence, ρ < 1": (
-        lambda: divergence_world(1, 0.9, 1.0, 1.0), "Nothing to prevent: ", "Of this model."),
+        lambda: divergence_world(1, 0.9, 1.0, 1.0),
+        "Nothing to prevent: ",
+        "Of this model.",
+    ),
     "memory_vs_depth, faster": (memory_world, "Unrolling pays for depth in bytes; ", "Of this model on this machine."),
     "memory_vs_depth, slower": (
-        lambda: memory_world(2.0), "Unrolling pays for depth in bytes; ", "Of this model on this machine."),
+        lambda: memory_world(2.0),
+        "Unrolling pays for depth in bytes; ",
+        "Of this model on this machine.",
+    ),
     "memory_vs_depth, both grow": (lambda: memory_world(1.0, True), "Both grow: ", "Of this model on this machine."),
     "path_independence, aligned are better": (
-        lambda: path_world(3, lambda v: v), "Yes: ", "Of recipes like these, 12 of them."),
+        lambda: path_world(3, lambda v: v),
+        "Yes: ",
+        "Of recipes like these, 12 of them.",
+    ),
     "path_independence, aligned are worse": (
-        lambda: path_world(3, lambda v: -v + 1), "No: ", "Of recipes like these, 12 of them."),
+        lambda: path_world(3, lambda v: -v + 1),
+        "No: ",
+        "Of recipes like these, 12 of them.",
+    ),
     "path_independence, in any order": (
-        lambda: path_world(3, shuffled), "Not shown: ", "Of recipes like these, 12 of them."),
+        lambda: path_world(3, shuffled),
+        "Not shown: ",
+        "Of recipes like these, 12 of them.",
+    ),
     "path_independence, all alike": (
-        lambda: path_world(3, lambda v: 0 * v + 0.5), "Not shown: ", "Of recipes like these, 12 of them."),
+        lambda: path_world(3, lambda v: 0 * v + 0.5),
+        "Not shown: ",
+        "Of recipes like these, 12 of them.",
+    ),
     "path_independence, four recipes": (
-        lambda: path_world(5, lambda v: v, 4), "Not shown: ", "Of recipes like these, 4 of them."),
-}  # fmt: skip
+        lambda: path_world(5, lambda v: v, 4),
+        "Not shown: ",
+        "Of recipes like these, 4 of them.",
+    ),
+}
 """Claims whose unit is neither samples nor seeds, and answers where there is nothing to claim."""

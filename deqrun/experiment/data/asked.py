@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from deqrun.datasets import Dataset
+from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, hand_over
 from deqrun.experiment.data.changes import MatchedDataset, own_data, require_recorded, warn_without_record
 from deqrun.experiment.data.record import read_record
-from deqrun.settings import read_settings, Settings
-from deqrun.errors import UserError
+from deqrun.settings import Settings, read_settings
 
 __all__ = ["require_own_data", "require_same_data"]
 
@@ -64,8 +64,11 @@ def require_own_data(settings: Settings, run: Path, *, asked: bool) -> None:
             warn_without_record(run)
         return
     dataset: Dataset = build_dataset(settings)
-    way_out = "a study asks about the run's own data" if asked else "a run goes on with its own data, and other data " \
-        "need a new run"  # fmt: skip
+    way_out = (
+        "a study asks about the run's own data"
+        if asked
+        else "a run goes on with its own data, and other data need a new run"
+    )
     require_recorded(record, dataset, run, way_out)
     if not asked:
         hand_over(settings, dataset)

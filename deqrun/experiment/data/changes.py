@@ -12,10 +12,9 @@ from torch import Tensor
 from deqrun.datasets import SPLITS, Dataset, DataUnavailable, Split
 from deqrun.datasets.dataset import require_split
 from deqrun.datasets.fingerprint import digest_of, row_digests
+from deqrun.errors import UserError, listing
 from deqrun.experiment.data.record import FILE, DataRecord, class_names, read_record, record_of, write_record
-from deqrun.errors import listing
 from deqrun.settings import TRUSTED_PACKAGES, Settings
-from deqrun.errors import UserError
 
 __all__ = ["MatchedDataset", "data_digest", "keep_record", "own_data", "require_recorded", "warn_without_record"]
 
@@ -43,9 +42,7 @@ def require_recorded(record: DataRecord, dataset: Dataset, run: Path, way_out: s
     except DataUnavailable as error:
         raise UserError(str(error)) from error
     if differences:
-        raise UserError(
-            f"the data of {run} changed since it was trained: {listing(differences)}; {way_out}."
-        )  # fmt: skip
+        raise UserError(f"the data of {run} changed since it was trained: {listing(differences)}; {way_out}.")
 
 
 def warn_without_record(run: Path) -> None:

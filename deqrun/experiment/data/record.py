@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from deqrun.datasets import SPLITS, Dataset
 from deqrun.datasets.fingerprint import digest_of, places, row_digests
+from deqrun.errors import UserError, listing
 from deqrun.records.files import write_whole
-from deqrun.records.safe_reading import open_npz, read_json
-from deqrun.errors import listing
-from deqrun.errors import UserError
+from deqrun.records.safe_reading import is_there, open_npz, read_json
 
 __all__ = ["FILE", "ROWS", "DataRecord", "read_record", "record_of", "write_record"]
 
@@ -68,9 +67,7 @@ def _class_differences(before: tuple[str, ...], now: tuple[str, ...]) -> list[st
     return found or ["the classes are in another order"]
 
 
-def _changed(
-    before: Mapping[str, NDArray[np.uint64]], now: Mapping[str, NDArray[np.uint64]], split: str
-) -> int:  # fmt: skip
+def _changed(before: Mapping[str, NDArray[np.uint64]], now: Mapping[str, NDArray[np.uint64]], split: str) -> int:
     return int((~np.isin(now[split], before[split])).sum())
 
 
@@ -85,11 +82,13 @@ def record_of(dataset: Dataset) -> DataRecord:
     rows = {name: row_digests(split.inputs) for name, split in splits.items()}
     kind = type(dataset)
     return DataRecord(
-        f"{kind.__module__}.{kind.__qualname__}", class_names(dataset),
+        f"{kind.__module__}.{kind.__qualname__}",
+        class_names(dataset),
         {name: len(split) for name, split in splits.items()},
         {name: digest_of(split, rows[name]) for name, split in splits.items()},
-        all(len(places(split.inputs)) == len(split) for split in splits.values()), rows,
-    )  # fmt: skip
+        all(len(places(split.inputs)) == len(split) for split in splits.values()),
+        rows,
+    )
 
 
 def write_record(folder: Path, record: DataRecord) -> None:
@@ -98,26 +97,37 @@ def write_record(folder: Path, record: DataRecord) -> None:
     np.savez(buffer, **dict(record.rows))  # type: ignore[arg-type]
     write_whole(folder / ROWS, buffer.getvalue())
     content = {
-        "dataset": record.dataset, "classes": list(record.classes), "whole": record.whole,
+        "dataset": record.dataset,
+        "classes": list(record.classes),
+        "whole": record.whole,
         "splits": {name: {"n": record.sizes[name], "digest": record.digests[name]} for name in SPLITS},
-    }  # fmt: skip
+    }
     write_whole(folder / FILE, json.dumps(content, indent=2) + "\n")
 
 
 def read_record(folder: Path) -> DataRecord | None:
     """The record in a run folder; None where it was recorded before there were any. Raises UserError if damaged."""
-    if not (folder / FILE).is_file():
-        return None
     try:
+        if not is_there(folder / FILE):
+            return None
         content: Any = read_json(folder / FILE)
         with open_npz(folder / ROWS) as arrays:
             rows = {name: np.asarray(arrays[name], dtype=np.uint64) for name in SPLITS}
         splits = content["splits"]
+        sizes = {name: int(splits[name]["n"]) for name in SPLITS}
+        whole = content["whole"] is True
+        if any(
+            rows[name].ndim != 1 or len(rows[name]) > n or (whole and len(rows[name]) < n) for name, n in sizes.items()
+        ):
+            raise ValueError(f"{ROWS} holds another number of samples")
         return DataRecord(
-            str(content["dataset"]), tuple(map(str, content["classes"])),
-            {name: int(splits[name]["n"]) for name in SPLITS}, {name: str(splits[name]["digest"]) for name in SPLITS},
-            content["whole"] is True, rows,
-        )  # fmt: skip
+            str(content["dataset"]),
+            tuple(map(str, content["classes"])),
+            sizes,
+            {name: str(splits[name]["digest"]) for name in SPLITS},
+            whole,
+            rows,
+        )
     except (OSError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise UserError(

@@ -159,16 +159,29 @@ def breadth_rows(
     spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
     return [
         BreadthRow(
-            key.solver, key.split, name, breadth, depth, share.n, share.mean, share.low, share.high,
-            float(costs[name][breadth - 1, depth]), *(float(values[place]) for values in spreads[breadth].values()),
-            gain=gain.mean, gain_low=gain.low, gain_high=gain.high, precision=key.precision, difficulty=key.difficulty,
+            key.solver,
+            key.split,
+            name,
+            breadth,
+            depth,
+            share.n,
+            share.mean,
+            share.low,
+            share.high,
+            float(costs[name][breadth - 1, depth]),
+            *(float(values[place]) for values in spreads[breadth].values()),
+            gain=gain.mean,
+            gain_low=gain.low,
+            gain_high=gain.high,
+            precision=key.precision,
+            difficulty=key.difficulty,
         )
         for breadth in breadths
         for name, correct in starts.correct.items()
         for place, depth in enumerate(depths)
         for share in [share_interval(correct[breadth - 1, place])]
         for gain in [_gain(correct[breadth - 1, place], starts.singles[:breadth], breadth * depth, depths)]
-    ]  # fmt: skip
+    ]
 
 
 def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> Estimate:

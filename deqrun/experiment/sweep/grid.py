@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from deqrun.solvers import Budget, Solution
 
-__all__ = ["Sweep", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
+__all__ = ["SweepResult", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
 
 STARTS = ("zeros", "normal", "other")
 """In the order of solving: other begins where zeros ended."""
@@ -54,30 +55,42 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What a sweep solved: a trajectory per key, and the rows of solves from several starts."""
+class SweepResult:
+    """All that a sweep yields: a trajectory for each key, and of each kind of `ROW_KINDS` its rows, if asked for."""
 
     trajectories: dict[TrajectoryKey, Trajectory]
-    breadth: list[BreadthRow]
+    rows: dict[str, list[Any]]
+    seconds: float
 
 
-def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> Sweep:
-    """Solve all that `settings` ask for; what parts hold is not solved again."""
+def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> SweepResult:
+    """Solve all that `settings` ask for, and derive every row; what parts hold is not solved again."""
+    began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
     variants, found, rows = Variants(settings, deq, dataset), {}, []
     progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
+
+    # First the trajectories, one for each key: every budget, tolerance and halting rule is read off them.
     for key in keys:
         known = parts.read(key)
         found[key] = _solve(key, settings, variants, parts, progress.of(key)) if known is None else known
         if known is not None:
             progress.skip(key)
+
+    # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
         finished = parts.read_breadth(key)
         rows += _solve_starts(key, settings, variants, parts, progress.of(key)) if finished is None else finished
         if finished is not None:
             progress.skip(key)
     progress.close()
-    return Sweep(found, rows)
+
+    made: dict[str, list[Any]] = {"sweep": sweep_cells(settings, found)}
+    if settings.sweep.halting:
+        made["halting"] = sweep_halting(settings, found)
+    if settings.sweep.breadth:
+        made["breadth"] = rows
+    return SweepResult(found, made, time.perf_counter() - began)
 
 
 def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
@@ -94,9 +107,12 @@ def sweep_budget(settings: Settings) -> Budget:
     """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
     iterations, tolerances = swept_grid(settings)
     return Budget(
-        max_iter=iterations[-1], tol=tolerances[-1], norm=settings.budget.norm,
-        keep=settings.budget.keep, patience=settings.budget.patience,
-    )  # fmt: skip
+        max_iter=iterations[-1],
+        tol=tolerances[-1],
+        norm=settings.budget.norm,
+        keep=settings.budget.keep,
+        patience=settings.budget.patience,
+    )
 
 
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
@@ -165,10 +181,17 @@ def _solve(
         advance(place.stop - place.start)
 
     trajectory = trace(
-        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
-        sweep_budget(settings), grid.batch_size, start=_start(key, settings, parts), precision=key.precision,
-        signals=bool(set(SIGNALS) & set(grid.halting)), solved=solved,
-    )  # fmt: skip
+        variants.model(key.precision, key.difficulty),
+        dataset,
+        dataset.load(key.split),
+        variants.solvers[key.solver],
+        sweep_budget(settings),
+        grid.batch_size,
+        start=_start(key, settings, parts),
+        precision=key.precision,
+        signals=bool(set(SIGNALS) & set(grid.halting)),
+        solved=solved,
+    )
     if wanted:  # before the trajectory, which says that all is done
         parts.write_solutions(key, torch.cat(ends))
     parts.write(key, trajectory)
@@ -185,9 +208,17 @@ def _solve_starts(
         for draw in range(max(grid.breadth))
     ]
     solved = solve_starts(
-        variants.model(key.precision, key.difficulty), dataset, dataset.load(key.split), variants.solvers[key.solver],
-        sweep_budget(settings), grid.batch_size, starts, grid.iterations, key.precision, advance,
-    )  # fmt: skip
+        variants.model(key.precision, key.difficulty),
+        dataset,
+        dataset.load(key.split),
+        variants.solvers[key.solver],
+        sweep_budget(settings),
+        grid.batch_size,
+        starts,
+        grid.iterations,
+        key.precision,
+        advance,
+    )
     rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
     parts.write_breadth(key, rows)
     return rows
@@ -207,9 +238,12 @@ class Progress:
         """work: of each trajectory the number of samples, and what one costs in any unit."""
         self._work = work
         self._bar = tqdm(
-            total=sum(n * cost for n, cost in work.values()), leave=False, dynamic_ncols=True, disable=None,
+            total=sum(n * cost for n, cost in work.values()),
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left",
-        )  # fmt: skip
+        )
 
     def of(self, key: TrajectoryKey) -> Callable[[int], object]:
         """To be called with the number of samples that were solved."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from deqrun.analysis.halting import BOUNDS, HaltingPoint, Recording, Stops, choose, curve, stops, thresholds
-from deqrun.inference import DIFFERENCE, mean_interval, wilson
+from deqrun.inference import DIFFERENCE, mean_interval, one_error_below, wilson
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
@@ -58,7 +58,7 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
     if not points:
         return {}
     best = max(points, key=lambda point: point.accuracy)
-    target = best.accuracy - best.standard_error
+    target = one_error_below(best.accuracy, best.n)
     found = {rule: choose(curve, target) for rule, curve in curves.items() if curve}
     return {rule: point.threshold for rule, point in found.items() if point is not None}
 
@@ -66,10 +66,22 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
 def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
     low, high = wilson(point.accuracy, point.n)
     row = HaltingRow(
-        key.solver, key.start, key.split, point.rule, point.threshold, point.n, point.accuracy, low, high,
-        point.nfe_mean, point.nfe_p95, point.fired, chosen.get(point.rule) == point.threshold,
-        precision=key.precision, difficulty=key.difficulty,
-    )  # fmt: skip
+        key.solver,
+        key.start,
+        key.split,
+        point.rule,
+        point.threshold,
+        point.n,
+        point.accuracy,
+        low,
+        high,
+        point.nfe_mean,
+        point.nfe_p95,
+        point.fired,
+        chosen.get(point.rule) == point.threshold,
+        precision=key.precision,
+        difficulty=key.difficulty,
+    )
     if not row.chosen or row.split != "test" or row.rule in BOUNDS or "budget" not in chosen:
         return row
     fixed = stops(recording, "budget", chosen["budget"])
@@ -81,6 +93,11 @@ def _compared(row: HaltingRow, at: Stops, fixed: Stops) -> HaltingRow:
     saved = mean_interval(fixed.nfe - at.nfe, (-most, most))
     gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), DIFFERENCE)
     return replace(
-        row, saved=saved.mean, saved_low=saved.low, saved_high=saved.high,
-        gained=gained.mean, gained_low=gained.low, gained_high=gained.high,
-    )  # fmt: skip
+        row,
+        saved=saved.mean,
+        saved_low=saved.low,
+        saved_high=saved.high,
+        gained=gained.mean,
+        gained_low=gained.low,
+        gained_high=gained.high,
+    )

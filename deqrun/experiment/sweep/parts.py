@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import zipfile
 from hashlib import sha256
@@ -19,7 +18,7 @@ from deqrun.records.reading import read_rows, read_trajectories
 from deqrun.records.rows import BreadthRow
 from deqrun.records.safe_reading import available_memory, require_honest_zip
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
-from deqrun.records.writing import trajectory_arrays
+from deqrun.records.writing import json_lines, trajectory_arrays
 
 __all__ = ["SweepParts", "fingerprint_of"]
 
@@ -84,7 +83,7 @@ class SweepParts:
 
     def write_breadth(self, key: TrajectoryKey, rows: list[BreadthRow]) -> None:
         """Keep the rows of solves from several starts."""
-        write_whole(self._path(key, "jsonl"), "".join(json.dumps(vars(row)) + "\n" for row in rows))
+        write_whole(self._path(key, "jsonl"), json_lines(rows))
 
     def clear(self) -> None:
         """Remove all parts."""

@@ -134,12 +134,7 @@ class _Recorder:
 
 
 def cells(
-    trajectory: Trajectory,
-    iterations: Sequence[int],
-    tolerances: Sequence[float],
-    *,
-    key: TrajectoryKey,
-    keep: str,
+    trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float], *, key: TrajectoryKey, keep: str
 ) -> list[SweepCell]:
     """The row of every (budget, tolerance), each equal to what a solve with that budget and tolerance gives.
 
@@ -169,12 +164,22 @@ def cells(
     )
     return [
         SweepCell(
-            key.solver, key.start, key.split, max_iter, tol, trajectory.n, share.mean, share.low, share.high,
-            *map(float, figures), precision=key.precision, difficulty=key.difficulty,
+            key.solver,
+            key.start,
+            key.split,
+            max_iter,
+            tol,
+            trajectory.n,
+            share.mean,
+            share.low,
+            share.high,
+            *map(float, figures),
+            precision=key.precision,
+            difficulty=key.difficulty,
         )
         for (max_iter, tol), correct, *figures in columns
         for share in [share_interval(correct)]
-    ]  # fmt: skip
+    ]
 
 
 def _stops(trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:

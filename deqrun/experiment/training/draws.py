@@ -45,10 +45,14 @@ class Draws:
             return torch.Generator(device).manual_seed(derived_seed(seed, epoch, purpose))
 
         return cls(
-            order=generator(seed, epoch, ORDER), augment=on_device(AUGMENT), probes=on_device(PROBE),
-            starts=on_device(START), budgets=generator(seed, epoch, BUDGET), paths=generator(seed, epoch, PATH),
+            order=generator(seed, epoch, ORDER),
+            augment=on_device(AUGMENT),
+            probes=on_device(PROBE),
+            starts=on_device(START),
+            budgets=generator(seed, epoch, BUDGET),
+            paths=generator(seed, epoch, PATH),
             depths=generator(seed, epoch, DEPTH),
-        )  # fmt: skip
+        )
 
 
 def whole_number(low: int, high: int, source: torch.Generator) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deqrun.experiment.evaluate import Evaluation
 from deqrun.experiment.training.objective import Forward
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 
 
 @dataclass

@@ -149,9 +149,13 @@ class _Runs:
 
     def _run(self, gradient: Gradient, budget: Budget, watch: _Watch | None) -> _Run:
         z, solution = self.deq.settle(
-            self.f, self.z0, gradient, solver=self._solver(), budget=budget,
+            self.f,
+            self.z0,
+            gradient,
+            solver=self._solver(),
+            budget=budget,
             observe=watch if watch and watch.weights else None,
-        )  # fmt: skip
+        )
         logits = self.deq.cell.readout(z)
         loss = self.dataset.loss(logits, self.y).mean()
         return _Run(z, solution, logits, loss, loss)

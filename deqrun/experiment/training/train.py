@@ -26,7 +26,7 @@ from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.models import DEQ
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 from deqrun.records.writing import RunFolder
 from deqrun.settings import TrainSettings
 
@@ -58,6 +58,8 @@ def train(
     starts = Starts(settings.start, settings.start_scale, len(data))
     done = _resume(deq, optimizer, schedule, starts, folder)
     rows = [Epoch(**row) for row in done.epochs]
+    if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
+        folder.write_rows("epochs", rows)
     for row in rows:  # of a run that goes on, into its tracker's new record
         tracker.log_epoch(row)
     for epoch in range(done.epoch + 1, settings.epochs + 1):
@@ -68,9 +70,12 @@ def train(
         batches = shuffled(len(data), settings.batch_size, draws.order)
         bar = tqdm(
             loaded(data, batches, device, workers=settings.workers, pin_memory=settings.pin_memory),
-            total=steps_per_epoch, desc=f"epoch {epoch}/{settings.epochs}",
-            leave=False, dynamic_ncols=True, disable=None,
-        )  # fmt: skip
+            total=steps_per_epoch,
+            desc=f"epoch {epoch}/{settings.epochs}",
+            leave=False,
+            dynamic_ncols=True,
+            disable=None,
+        )
         for x, y, index in bar:
             step += 1
             optimizer.zero_grad(set_to_none=True)
@@ -90,7 +95,7 @@ def train(
         rows.append(row)
         better = (held_out.accuracy, -held_out.mean_loss) > (done.best_accuracy, -done.best_loss)
         done = _advance(done, deq, optimizer, schedule, starts, rows, held_out if better else None, seconds)
-        folder.write_epochs(rows)
+        folder.write_rows("epochs", rows)
         if better:
             save_checkpoint(folder.checkpoints / "best.pt", replace(done, starts={}))
         save_checkpoint(folder.checkpoints / "last.pt", done)
@@ -132,15 +137,27 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
 
 
 def _advance(
-    done: Checkpoint, deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, rows: list[Epoch],
-    best: Evaluation | None, seconds: float,
-) -> Checkpoint:  # fmt: skip
+    done: Checkpoint,
+    deq: DEQ,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+    starts: Starts,
+    rows: list[Epoch],
+    best: Evaluation | None,
+    seconds: float,
+) -> Checkpoint:
     """The checkpoint after one more epoch; `best` is its evaluation where it is the best yet."""
     after = replace(
-        done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-        epoch=rows[-1].epoch, step=rows[-1].step or 0, seconds=done.seconds + seconds, epochs=as_rows(rows),
+        done,
+        model=deq.state_dict(),
+        optimizer=optimizer.state_dict(),
+        schedule=schedule.state_dict(),
+        epoch=rows[-1].epoch,
+        step=rows[-1].step or 0,
+        seconds=done.seconds + seconds,
+        epochs=as_rows(rows),
         starts=starts.state_dict(),
-    )  # fmt: skip
+    )
     if best is not None:
         after.best_epoch, after.best_accuracy, after.best_loss = after.epoch, best.accuracy, best.mean_loss
     return after

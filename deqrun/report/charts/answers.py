@@ -84,9 +84,16 @@ class Rule:
 
 
 def curves(
-    name: str, title: str, caption: str, points: Sequence[Point], x: Axis, y: Axis, *, rules: Sequence[Rule] = (),
+    name: str,
+    title: str,
+    caption: str,
+    points: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    *,
+    rules: Sequence[Rule] = (),
     colours: Mapping[str, str] | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """A line with its points for each series, and a band where there are intervals; a bar, where it is one point."""
     look = _Look(points, x, y, colours)
     chart = alt.Chart(data(points))
@@ -110,14 +117,24 @@ def curves(
 
 
 def cloud(
-    name: str, title: str, caption: str, points: Sequence[Point], x: Axis, y: Axis, *, rules: Sequence[Rule] = (),
-    colours: Mapping[str, str] | None = None, diagonal: bool = False,
-) -> Figure:  # fmt: skip
+    name: str,
+    title: str,
+    caption: str,
+    points: Sequence[Point],
+    x: Axis,
+    y: Axis,
+    *,
+    rules: Sequence[Rule] = (),
+    colours: Mapping[str, str] | None = None,
+    diagonal: bool = False,
+) -> Figure:
     """One mark for each point, its series told by colour and shape; `diagonal` draws y = x."""
     look = _Look(points, x, y, colours, filled=False)
-    dots = alt.Chart(data(points)).mark_point(size=36, opacity=0.65, clip=True, strokeWidth=1.4).encode(
-        x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip
-    )  # fmt: skip
+    dots = (
+        alt.Chart(data(points))
+        .mark_point(size=36, opacity=0.65, clip=True, strokeWidth=1.4)
+        .encode(x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip)
+    )
     layers: list[AnyChart] = [*_rules(rules, look)]
     if diagonal:
         ends = [min(look.xs + look.ys), max(look.xs + look.ys)]
@@ -141,9 +158,15 @@ class Value:
 
 
 def values(
-    name: str, title: str, caption: str, rows: Sequence[Value], axis: Axis, *, rules: Sequence[Rule] = (),
+    name: str,
+    title: str,
+    caption: str,
+    rows: Sequence[Value],
+    axis: Axis,
+    *,
+    rules: Sequence[Rule] = (),
     colours: Mapping[str, str] | None = None,
-) -> Figure:  # fmt: skip
+) -> Figure:
     """A row for each label, a mark for each of its values, and a line over its interval; series side by side."""
     labels = list(dict.fromkeys(row.label for row in rows))
     series = list(dict.fromkeys(row.series for row in rows))

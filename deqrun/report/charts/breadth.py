@@ -10,11 +10,7 @@ from deqrun.records.run import RunRecord
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, Figure, data
 
-AGGREGATIONS = {
-    "mean": "the mean of their read-outs",
-    "vote": "a vote",
-    "residual": "the start of lowest residual",
-}
+AGGREGATIONS = {"mean": "the mean of their read-outs", "vote": "a vote", "residual": "the start of lowest residual"}
 ROW = 34
 """Height of one breadth in the heat map."""
 MANY = 14
@@ -52,9 +48,11 @@ def _heat_map(rows: list[BreadthRow], aggregation: str, split: str, about: str) 
     if len(depths) <= MANY:
         bright = f"datum.accuracy > {least + 0.6 * (most - least)}"
         text = base.mark_text(fontSize=12).encode(
-            x=x, y=y, text=alt.Text("accuracy:Q", format=".1%"),
+            x=x,
+            y=y,
+            text=alt.Text("accuracy:Q", format=".1%"),
             color=alt.condition(bright, alt.value(INK), alt.value("white")),
-        )  # fmt: skip
+        )
         layers.append(text)
     chart = alt.layer(*layers).properties(width=WIDTH, height=ROW * max(len(breadths), 2))
     joined = " Dashed lines join what costs the same: starts × iterations." if lines else ""
@@ -76,11 +74,17 @@ def _spread(rows: list[BreadthRow], split: str, about: str) -> Figure:
     one = [row for row in of if row.aggregation == of[0].aggregation]
     budgets = sorted({row.max_iter for row in of})
     scale = alt.Scale(type="symlog", constant=1, domain=[budgets[0], budgets[-1]], nice=False, padding=8)
-    x = alt.X("max_iter:Q", title="iterations of each start", scale=scale,
-              axis=alt.Axis(values=budgets, format="d", grid=False))  # fmt: skip
+    x = alt.X(
+        "max_iter:Q",
+        title="iterations of each start",
+        scale=scale,
+        axis=alt.Axis(values=budgets, format="d", grid=False),
+    )
     accuracies: dict[str, Any] = {
-        "title": f"{split} accuracy", "scale": alt.Scale(zero=False), "axis": alt.Axis(format=".3~p", tickCount=6),
-    }  # fmt: skip
+        "title": f"{split} accuracy",
+        "scale": alt.Scale(zero=False),
+        "axis": alt.Axis(format=".3~p", tickCount=6),
+    }
     band = alt.Chart(data(one)).mark_area(color=MUTED, opacity=BAND)
     band = band.encode(x=x, y=alt.Y("starts_least:Q", **accuracies), y2="starts_most:Q")
     curves = [{"what": row.aggregation, "max_iter": row.max_iter, "value": row.accuracy} for row in of]

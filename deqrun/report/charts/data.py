@@ -93,12 +93,21 @@ def budget_points(record: RunRecord, label: str, split: str = "test", starts: Se
     """Accuracy against budget at the smallest tolerance of the grid, for the given starts (all when none is given)."""
     return [
         BudgetPoint(
-            label, c.solver, c.start, c.max_iter, c.tol, c.n, c.accuracy, c.accuracy_low, c.accuracy_high,
-            c.nfe_mean, c.converged,
+            label,
+            c.solver,
+            c.start,
+            c.max_iter,
+            c.tol,
+            c.n,
+            c.accuracy,
+            c.accuracy_low,
+            c.accuracy_high,
+            c.nfe_mean,
+            c.converged,
         )
         for c in record.cells(split, tol=record.smallest_tol())
         if not starts or c.start in starts
-    ]  # fmt: skip
+    ]
 
 
 def frontier_points(
@@ -112,9 +121,22 @@ def frontier_points(
 
 def _frontier_point(cell: SweepCell, label: str, frontier: bool) -> FrontierPoint:
     return FrontierPoint(
-        label, cell.solver, cell.start, cell.max_iter, cell.tol, cell.n, cell.nfe_mean, cell.nfe_p95, cell.accuracy,
-        cell.accuracy_low, cell.accuracy_high, cell.converged, cell.residual_median, cell.seconds, frontier,
-    )  # fmt: skip
+        label,
+        cell.solver,
+        cell.start,
+        cell.max_iter,
+        cell.tol,
+        cell.n,
+        cell.nfe_mean,
+        cell.nfe_p95,
+        cell.accuracy,
+        cell.accuracy_low,
+        cell.accuracy_high,
+        cell.converged,
+        cell.residual_median,
+        cell.seconds,
+        frontier,
+    )
 
 
 def non_dominated(points: Sequence[tuple[float, float]]) -> set[int]:
@@ -149,7 +171,7 @@ def residual_points(
 
 def _layers(record: RunRecord, trajectory: Trajectory) -> Trajectory:
     """The trajectory; of untied layers without the iterates behind the last of them."""
-    kind, layers = record.peer
+    kind, layers = record.baseline
     if kind != "untied" or layers is None:
         return trajectory
     return replace(trajectory, residual=trajectory.residual[:layers], nfe=trajectory.nfe[:layers])

@@ -33,13 +33,21 @@ def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") ->
     colour = alt.Color(
         "of:O", scale=alt.Scale(domain=names, scheme="viridis"), legend=alt.Legend(title="difficulty", columns=8)
     )
-    line = alt.Chart(data(rows)).mark_line(strokeWidth=2, point={"size": 40, "filled": True}).encode(
-        x=alt.X("max_iter:Q", title="budget (iterations allowed)", scale=scale, axis=axis),
-        y=alt.Y("accuracy:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False),
-                axis=alt.Axis(format=".3~p", tickCount=6)),
-        color=colour,
-        tooltip=[alt.Tooltip("of:O", title="difficulty"), *cell_tooltip()],
-    )  # fmt: skip
+    line = (
+        alt.Chart(data(rows))
+        .mark_line(strokeWidth=2, point={"size": 40, "filled": True})
+        .encode(
+            x=alt.X("max_iter:Q", title="budget (iterations allowed)", scale=scale, axis=axis),
+            y=alt.Y(
+                "accuracy:Q",
+                title=f"{split} accuracy",
+                scale=alt.Scale(zero=False),
+                axis=alt.Axis(format=".3~p", tickCount=6),
+            ),
+            color=colour,
+            tooltip=[alt.Tooltip("of:O", title="difficulty"), *cell_tooltip()],
+        )
+    )
     caption = (
         f"{scope(records, cells, split)}; {record.main_solver}, tolerance {numbers.tolerance(record.smallest_tol())}. "
         "Each difficulty has samples of its own; the weights are the same."

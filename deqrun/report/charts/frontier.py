@@ -40,11 +40,7 @@ def accuracy_against_evaluations(
     layers = [
         frontier.encode(x=x, y=y, **grouped),
         dots.encode(
-            x=x,
-            y=y,
-            opacity=_tolerance_shade(points),
-            tooltip=[*keys.tooltip, *_tooltip()],
-            **keys.point(shaped=True),
+            x=x, y=y, opacity=_tolerance_shade(points), tooltip=[*keys.tooltip, *_tooltip()], **keys.point(shaped=True)
         ),
     ]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)

@@ -4,17 +4,13 @@ from collections.abc import Sequence
 
 import altair as alt
 
+from deqrun.records.halting_rules import HALTING_RULES, RULES
 from deqrun.records.rows import HaltingRow
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, AnyChart, Figure, data, near_best
-
-RULES = ("residual", "change", "kl", "entropy", "stable")
-"""In the order of the legend; colours are those of runs, as no chart shows both."""
-
-UNITS = {"kl": " nats", "entropy": " nats", "stable": " iterates", "budget": " iterations"}
 
 
 def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
@@ -30,7 +26,7 @@ def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close
     axis = accuracy_axis(rows, split, close) if ruled else None
     if axis is None:
         return None
-    present = [rule for rule in (*RULES, "budget", "oracle") if any(row.rule == rule for row in rows)]
+    present = [rule for rule in HALTING_RULES if any(row.rule == rule for row in rows)]
     y = alt.Y("accuracy:Q", **axis)
     chart = alt.layer(*_layers(rows, present, _cost_axis(rows), y)).properties(width=WIDTH, height=HEIGHT)
     caption = (
@@ -44,6 +40,7 @@ def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close
 
 def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> list[AnyChart]:
     lines = [rule for rule in present if rule != "oracle"]
+    # The colours are those of runs: no chart shows both.
     colours = dict(zip(RULES, RUN_COLOURS, strict=False)) | {"budget": INK}
     legend = alt.Legend(title=None, columns=7, symbolOpacity=1, symbolType="stroke", symbolSize=250)
     scale = alt.Scale(domain=lines, range=[colours[rule] for rule in lines])
@@ -67,7 +64,7 @@ def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> l
 
 def _row(row: HaltingRow) -> dict[str, object]:
     named = {name: getattr(row, name) for name in HaltingRow.__dataclass_fields__}
-    threshold = f"{row.threshold:.3g}{UNITS.get(row.rule, '')}" if row.rule != "oracle" else numbers.UNKNOWN
+    threshold = f"{row.threshold:.3g}{HALTING_RULES[row.rule].unit}" if row.rule != "oracle" else numbers.UNKNOWN
     return named | {"threshold": threshold}
 
 

@@ -28,8 +28,7 @@ def residual_against_evaluations(records: Sequence[RunRecord], split: str = "tes
     axis = LogAxis.around([*drawable, *tolerances])
     keys = Keys(records, points)
     chart = alt.layer(
-        *(_training_tolerance(tol) for tol in tolerances),
-        *_residual_layers(keys, points, axis, _title(records)),
+        *(_training_tolerance(tol) for tol in tolerances), *_residual_layers(keys, points, axis, _title(records))
     ).properties(width=WIDTH, height=HEIGHT)
     caption = (
         f"{scope(records, points, split)}. Line: "
@@ -43,9 +42,7 @@ def residual_against_evaluations(records: Sequence[RunRecord], split: str = "tes
 def _residual_layers(keys: Keys, points: list[ResidualPoint], log: LogAxis, title: str) -> list[alt.Chart]:
     """Band, line and points of every solver."""
     x = alt.X(
-        "nfe:Q",
-        title="evaluations of the cell, per sample",
-        axis=alt.Axis(format="d", grid=False, tickMinStep=1),
+        "nfe:Q", title="evaluations of the cell, per sample", axis=alt.Axis(format="d", grid=False, tickMinStep=1)
     )
     base = alt.Chart(data([_row(point, log) for point in points]))
     band = base.mark_area(clip=True).encode(

@@ -52,10 +52,18 @@ OTHER_DASHES = ((6, 2, 2, 2), (3, 3), (12, 3))
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#7A5195")
 
 _AXIS = {
-    "labelFontSize": 12, "titleFontSize": 12.5, "titleFontWeight": 500, "labelColor": "#444444", "titleColor": INK,
-    "gridColor": "#ececec", "domainColor": "#999999", "tickColor": "#999999", "titlePadding": 10,
-    "labelOverlap": "greedy", "labelFlush": False,
-}  # fmt: skip
+    "labelFontSize": 12,
+    "titleFontSize": 12.5,
+    "titleFontWeight": 500,
+    "labelColor": "#444444",
+    "titleColor": INK,
+    "gridColor": "#ececec",
+    "domainColor": "#999999",
+    "tickColor": "#999999",
+    "titlePadding": 10,
+    "labelOverlap": "greedy",
+    "labelFlush": False,
+}
 CONFIG: dict[str, Any] = {
     "background": "white",
     "padding": 8,
@@ -63,15 +71,33 @@ CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": _AXIS,
     "title": {
-        "anchor": "start", "fontSize": 16, "fontWeight": 600, "color": INK, "offset": 14, "frame": "group",
-        "subtitleFontSize": 12, "subtitleColor": "#555555", "subtitlePadding": 5,
+        "anchor": "start",
+        "fontSize": 16,
+        "fontWeight": 600,
+        "color": INK,
+        "offset": 14,
+        "frame": "group",
+        "subtitleFontSize": 12,
+        "subtitleColor": "#555555",
+        "subtitlePadding": 5,
     },
     "legend": {
-        "orient": "top", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500, "titleOrient": "left",
-        "labelLimit": 300, "symbolSize": 90, "symbolStrokeWidth": 2, "columnPadding": 14, "titlePadding": 10,
-        "labelColor": INK, "titleColor": "#555555", "symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK,
+        "orient": "top",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 500,
+        "titleOrient": "left",
+        "labelLimit": 300,
+        "symbolSize": 90,
+        "symbolStrokeWidth": 2,
+        "columnPadding": 14,
+        "titlePadding": 10,
+        "labelColor": INK,
+        "titleColor": "#555555",
+        "symbolBaseFillColor": INK,
+        "symbolBaseStrokeColor": INK,
     },
-}  # fmt: skip
+}
 
 NEAR = 0.05
 """A close view shows what is at most this far below the best accuracy: there one point can be seen."""

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.analysis.halting import BOUNDS, RULES, Recording, Stops, stops
+from deqrun.analysis.halting import Recording, Stops, stops
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, Estimate, Told, claim, told_by_name
+from deqrun.records.halting_rules import BOUNDS, RULES
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
@@ -118,9 +119,13 @@ def _measured(run: StudyRun, iterations: int) -> dict[str, Any]:
     }
     gained = halted["rule"].correct.astype(int) - halted["fixed"].correct
     return {
-        **shown, "rule": best.rule, "fixed": halted["fixed"].nfe.tolist(), "spent": halted["rule"].nfe.tolist(),
-        "gained": gained.tolist(), "oracle": halted["oracle"].nfe.tolist(),
-    }  # fmt: skip
+        **shown,
+        "rule": best.rule,
+        "fixed": halted["fixed"].nfe.tolist(),
+        "spent": halted["rule"].nfe.tolist(),
+        "gained": gained.tolist(),
+        "oracle": halted["oracle"].nfe.tolist(),
+    }
 
 
 def answer_of(found: Sequence[Halted], iterations: int) -> Answer:
@@ -134,11 +139,18 @@ def answer_of(found: Sequence[Halted], iterations: int) -> Answer:
         ),
         figures=_figures(found),
         tables=[_table(found), *[_thresholds(one) for one in found]],
-        numbers={one.kind: {
-            "rules": one.rules, "saved": one.saved, "gained": one.accuracy, "fixed": one.mean(one.fixed),
-            "spent": one.mean(one.spent), "oracle": one.mean(one.oracle),
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            one.kind: {
+                "rules": one.rules,
+                "saved": one.saved,
+                "gained": one.accuracy,
+                "fixed": one.mean(one.fixed),
+                "spent": one.mean(one.spent),
+                "oracle": one.mean(one.oracle),
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Halted]) -> Conclusion:
@@ -146,10 +158,24 @@ def conclude(found: Sequence[Halted]) -> Conclusion:
     family = {(one.kind, "saved"): one.saved for one in found}
     family |= {(one.kind, "accuracy"): one.accuracy for one in found}
     sides = told_by_name({f"{kind} {what}": one for (kind, what), one in family.items()})
-    key = [KeyFigure(f"{one.name}: evaluations saved a sample", family[one.kind, "saved"], "number",
-                     told=sides[f"{one.kind} saved"]) for one in found]  # fmt: skip
-    key += [KeyFigure(f"{one.name}: change of accuracy", family[one.kind, "accuracy"], "points",
-                      told=sides[f"{one.kind} accuracy"]) for one in found]  # fmt: skip
+    key = [
+        KeyFigure(
+            f"{one.name}: evaluations saved a sample",
+            family[one.kind, "saved"],
+            "number",
+            told=sides[f"{one.kind} saved"],
+        )
+        for one in found
+    ]
+    key += [
+        KeyFigure(
+            f"{one.name}: change of accuracy",
+            family[one.kind, "accuracy"],
+            "points",
+            told=sides[f"{one.kind} accuracy"],
+        )
+        for one in found
+    ]
     key += [KeyFigure(f"{one.name}: evaluations of the fixed budget", one.mean(one.fixed), "number") for one in found]
     return Conclusion(_verdict(found, sides), tuple(key[:6]), len(family))
 
@@ -225,13 +251,15 @@ def _thresholds(one: Halted) -> AnswerTable:
         [
             Column("rule", [row.rule for row in rows], words=True),
             Column("threshold", [numbers.tolerance(row.threshold) for row in rows]),
-            Column("accuracy, %", [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]"
-                                   for r in rows]),
+            Column(
+                "accuracy, %",
+                [f"{100 * r.accuracy:.1f} [{100 * r.accuracy_low:.1f}, {100 * r.accuracy_high:.1f}]" for r in rows],
+            ),
             Column("evaluations", [numbers.mean(row.nfe_mean) for row in rows]),
             Column("95 %", [numbers.mean(row.nfe_p95) for row in rows]),
         ],
         "Thresholds chosen on validation. Evaluations: mean, and 95 % quantile.",
-    )  # fmt: skip
+    )
 
 
 QUESTION = Question("What does it save to stop each sample by itself?", answer, of_any_run=True)

@@ -44,10 +44,15 @@ SOLVERS: dict[str, Solver] = {
     "newton": NewtonKrylov(),
 }
 COLOURS = {
-    "picard": SOLVER_COLOURS["picard"], "damped picard": "#56B4E9", "anderson 1": "#E69F00",
-    "anderson 5": SOLVER_COLOURS["anderson"], "anderson 10": "#7A5195",
-    "delayed anderson": "#5B5B5B", "broyden": SOLVER_COLOURS["broyden"], "newton": SOLVER_COLOURS["newton"],
-}  # fmt: skip
+    "picard": SOLVER_COLOURS["picard"],
+    "damped picard": "#56B4E9",
+    "anderson 1": "#E69F00",
+    "anderson 5": SOLVER_COLOURS["anderson"],
+    "anderson 10": "#7A5195",
+    "delayed anderson": "#5B5B5B",
+    "broyden": SOLVER_COLOURS["broyden"],
+    "newton": SOLVER_COLOURS["newton"],
+}
 DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "newton")
 """Curves of the figures; the others lie so near to these that they would hide them."""
 
@@ -93,8 +98,9 @@ class Solved:
 def answer(context: Context, *, steps: int, tol: float, repeats: int, timed: int) -> Answer:
     """Solve both splits with every solver. steps: at most; tol: to be reached; repeats and timed: of the clock."""
     parts = context.each({run.label: partial(_measured, run, steps, tol) for run in context.runs})
-    clock = [context.once(f"{run.label}-seconds", partial(_timed, run, steps, tol, repeats, timed))
-             for run in context.runs]  # one at a time: seconds are compared  # fmt: skip
+    clock = [
+        context.once(f"{run.label}-seconds", partial(_timed, run, steps, tol, repeats, timed)) for run in context.runs
+    ]  # one at a time: seconds are compared
     return answer_of(_of_seeds([parts[run.label] for run in context.runs], clock), tol, steps, timed)
 
 
@@ -172,12 +178,22 @@ def answer_of(found: Sequence[Solved], tol: float, steps: int, timed: int) -> An
         ),
         figures=_figures(found, tol),
         tables=[_table(found, tol)],
-        numbers={"tol": tol, "solvers": {one.name: {
-            "cost": one.cost, "residual": one.residual, "accuracy": one.accuracy, "seconds": one.seconds,
-            "relative_cost": relative_cost(one.cost, found[0].cost),
-            "relative_seconds": relative_seconds(one, found[0]), "accurate_from": one.accurate_from,
-        } for one in found}},
-    )  # fmt: skip
+        numbers={
+            "tol": tol,
+            "solvers": {
+                one.name: {
+                    "cost": one.cost,
+                    "residual": one.residual,
+                    "accuracy": one.accuracy,
+                    "seconds": one.seconds,
+                    "relative_cost": relative_cost(one.cost, found[0].cost),
+                    "relative_seconds": relative_seconds(one, found[0]),
+                    "accurate_from": one.accurate_from,
+                }
+                for one in found
+            },
+        },
+    )
 
 
 def relative_cost(cost: NDArray[np.float64], base: NDArray[np.float64], among: int = 1) -> Estimate:
@@ -265,22 +281,42 @@ def _figures(found: Sequence[Solved], tol: float) -> list[Figure]:
         Value(one.name, estimate.mean, estimate.low, estimate.high, series)
         for one in others
         for series, estimate in (
-            ("evaluations", relative_cost(one.cost, picard.cost)), ("seconds", relative_seconds(one, picard))
+            ("evaluations", relative_cost(one.cost, picard.cost)),
+            ("seconds", relative_seconds(one, picard)),
         )
         if np.isfinite([estimate.mean, estimate.low, estimate.high]).all()
-    ]  # fmt: skip
+    ]
     caption = f"n = {n:,} test samples in each of {seeds} seeds"
     return [
-        curves("residual_evaluations", "Residual against evaluations", f"Median; {caption}.",
-               residuals, x, Axis("residual", log=True), rules=[Rule(f"{numbers.tolerance(tol)}", y=tol)],
-               colours=COLOURS),
-        values("relative_cost", "Cost of each solver, relative to plain iteration",
-               f"To a residual of {numbers.tolerance(tol)}; medians with 95 % intervals, evaluations paired over "
-               "samples, seconds over rounds.", relative, Axis("times plain iteration's"),
-               rules=[Rule("plain", x=1.0)]),
-        curves("accuracy_evaluations", "Accuracy against evaluations", f"Mean; {caption}.", right, x,
-               Axis("accuracy", percent=True), colours=COLOURS),
-    ]  # fmt: skip
+        curves(
+            "residual_evaluations",
+            "Residual against evaluations",
+            f"Median; {caption}.",
+            residuals,
+            x,
+            Axis("residual", log=True),
+            rules=[Rule(f"{numbers.tolerance(tol)}", y=tol)],
+            colours=COLOURS,
+        ),
+        values(
+            "relative_cost",
+            "Cost of each solver, relative to plain iteration",
+            f"To a residual of {numbers.tolerance(tol)}; medians with 95 % intervals, evaluations paired over "
+            "samples, seconds over rounds.",
+            relative,
+            Axis("times plain iteration's"),
+            rules=[Rule("plain", x=1.0)],
+        ),
+        curves(
+            "accuracy_evaluations",
+            "Accuracy against evaluations",
+            f"Mean; {caption}.",
+            right,
+            x,
+            Axis("accuracy", percent=True),
+            colours=COLOURS,
+        ),
+    ]
 
 
 def _interesting(found: Sequence[Solved]) -> int:

@@ -62,8 +62,14 @@ class Grid:
     @property
     def cells(self) -> list[Cell]:
         """Every cell of several starts beside which one start has the same compute."""
-        return [Cell(breadth, depth, way) for breadth in self.breadths if breadth > 1 for depth in self.depths
-                if breadth * depth in self.depths for way in self.correct["test"]]  # fmt: skip
+        return [
+            Cell(breadth, depth, way)
+            for breadth in self.breadths
+            if breadth > 1
+            for depth in self.depths
+            if breadth * depth in self.depths
+            for way in self.correct["test"]
+        ]
 
     def gains(self, cell: Cell, split: str) -> NDArray[np.float64]:
         """(S, n): right with several starts less the mean of these starts, each iterated as long as all together."""
@@ -128,8 +134,10 @@ def _measured(run: StudyRun, depths: Sequence[int], starts: int, samples: int, t
     for split in ("validation", "test"):
         data = dataset.load(split)
         some = Split(data.inputs[:samples], data.targets[:samples])
-        normal = [SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
-                  for draw in range(starts)]  # fmt: skip
+        normal = [
+            SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+            for draw in range(starts)
+        ]
         solved = solve_starts(deq, dataset, some, build_solver(run.settings), budget, grid.batch_size, normal, depths)
         found[split] = {
             name: {"shape": values.shape, "bits": np.packbits(values).tolist()}
@@ -154,11 +162,17 @@ def answer_of(found: Sequence[Grid]) -> Answer:
         ),
         figures=_figures(found),
         tables=[_cells_table(found), _ends_table(found)],
-        numbers={one.kind: {
-            "chosen": [cell._asdict() for cell in one.chosen], "gain": one.gain, "undecided": one.undecided,
-            "picked": one.picked, "cells_tried_on_validation": len(one.cells),
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            one.kind: {
+                "chosen": [cell._asdict() for cell in one.chosen],
+                "gain": one.gain,
+                "undecided": one.undecided,
+                "picked": one.picked,
+                "cells_tried_on_validation": len(one.cells),
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Grid]) -> Conclusion:
@@ -167,10 +181,19 @@ def conclude(found: Sequence[Grid]) -> Conclusion:
     picks = {f"{one.kind}, picked": one.picked for one in found}
     sides = told_by_name({**gains, **picks})
     ordered = sorted(found, key=lambda one: (sides[one.kind] is not Told.ABOVE, -gains[one.kind].mean))
-    key = [KeyFigure(f"{words(one.kind)}: {one.told_of.words}", gains[one.kind], "points", told=sides[one.kind])
-           for one in ordered]  # fmt: skip
-    key += [KeyFigure(f"{words(one.kind)}: lowest residual over the mean start", picks[f"{one.kind}, picked"], "points",
-                      told=sides[f"{one.kind}, picked"]) for one in ordered]  # fmt: skip
+    key = [
+        KeyFigure(f"{words(one.kind)}: {one.told_of.words}", gains[one.kind], "points", told=sides[one.kind])
+        for one in ordered
+    ]
+    key += [
+        KeyFigure(
+            f"{words(one.kind)}: lowest residual over the mean start",
+            picks[f"{one.kind}, picked"],
+            "points",
+            told=sides[f"{one.kind}, picked"],
+        )
+        for one in ordered
+    ]
     return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
 
 
@@ -225,12 +248,14 @@ def _cells_table(found: Sequence[Grid]) -> AnswerTable:
             Column("starts times iterations", [f"{cost}" for _, cost, _ in rows]),
             Column("starts", [f"{cell.breadth}" for *_, cell in rows]),
             Column("by", [cell.way for *_, cell in rows], words=True),
-            Column("more than one start, points",
-                   point_texts(claim(one.gains(cell, "test"), DIFFERENCE) for one, _, cell in rows)),
+            Column(
+                "more than one start, points",
+                point_texts(claim(one.gains(cell, "test"), DIFFERENCE) for one, _, cell in rows),
+            ),
         ],
         "Starts and aggregation chosen on validation. In brackets 95 % intervals, each by itself: of many rows one in "
         "20 leaves 0 out by chance.",
-    )  # fmt: skip
+    )
 
 
 def _ends_table(found: Sequence[Grid]) -> AnswerTable:

@@ -45,10 +45,14 @@ SOLVERS: dict[str, Solver] = {
     "newton": NewtonKrylov(line_search=True),
 }
 COLOURS = {
-    "picard": SOLVER_COLOURS["picard"], "damped picard": "#56B4E9", "anderson": SOLVER_COLOURS["anderson"],
-    "damped anderson": "#E69F00", "capped anderson": "#7A5195", "broyden": SOLVER_COLOURS["broyden"],
+    "picard": SOLVER_COLOURS["picard"],
+    "damped picard": "#56B4E9",
+    "anderson": SOLVER_COLOURS["anderson"],
+    "damped anderson": "#E69F00",
+    "capped anderson": "#7A5195",
+    "broyden": SOLVER_COLOURS["broyden"],
     "newton": SOLVER_COLOURS["newton"],
-}  # fmt: skip
+}
 EDGES = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, np.inf)
 """Of the bins of ρ."""
 
@@ -85,8 +89,9 @@ class Solves:
         """Where plain iteration is repelled: ρ ≥ 1."""
         return self.radius >= 1
 
-    def mean(self, values: NDArray[Any], where: NDArray[np.bool_], bounds: tuple[float, float], versus: float = 0.0
-             ) -> Estimate | None:  # fmt: skip
+    def mean(
+        self, values: NDArray[Any], where: NDArray[np.bool_], bounds: tuple[float, float], versus: float = 0.0
+    ) -> Estimate | None:
         """Mean of `values` over the entries `where`; a sample is one cluster, at however many factors it enters.
 
         Seeds without an entry take no part; None: there is no entry at all.
@@ -203,10 +208,13 @@ def answer_of(found: Solves, steps: int, tol: float) -> Answer:
         figures=_figures(found),
         tables=[_by_radius(found), _by_scale(found)],
         numbers={
-            "tol": tol, "scale": found.scale, "radius": found.radius, "converged": found.converged,
+            "tol": tol,
+            "scale": found.scale,
+            "radius": found.radius,
+            "converged": found.converged,
             "arrived": found.arrived,
         },
-    )  # fmt: skip
+    )
 
 
 def conclude(found: Solves) -> Conclusion:
@@ -269,16 +277,36 @@ def _figures(found: Solves) -> list[Figure]:
             by_scale.append(Point(solver, float(scale), one.mean, one.low, one.high, f"n = {one.n}"))
     y = Axis("share of samples that converge", percent=True, domain=(0.0, 1.0))
     return [
-        curves("converged_radius", "Samples that converge, against the spectral radius",
-               "At whichever fixed point. Each point a bin of ρ at the model's equilibrium; bands: 95 % intervals.",
-               by_radius, Axis("spectral radius ρ of ∂f/∂z"), y, rules=[Rule("ρ = 1", x=1.0)], colours=COLOURS),
-        curves("arrived_radius", "Samples that arrive at the model's equilibrium, against its spectral radius",
-               "The rest doesn't converge, or does at another fixed point. Bands: 95 % intervals.",
-               arrived, Axis("spectral radius ρ of ∂f/∂z"), y, rules=[Rule("ρ = 1", x=1.0)], colours=COLOURS),
-        curves("converged_scale", "Samples that converge, against the factor on the weights",
-               "All samples, also those whose equilibrium was lost; bands: 95 % intervals.",
-               by_scale, Axis("factor on the weights"), y, colours=COLOURS),
-    ]  # fmt: skip
+        curves(
+            "converged_radius",
+            "Samples that converge, against the spectral radius",
+            "At whichever fixed point. Each point a bin of ρ at the model's equilibrium; bands: 95 % intervals.",
+            by_radius,
+            Axis("spectral radius ρ of ∂f/∂z"),
+            y,
+            rules=[Rule("ρ = 1", x=1.0)],
+            colours=COLOURS,
+        ),
+        curves(
+            "arrived_radius",
+            "Samples that arrive at the model's equilibrium, against its spectral radius",
+            "The rest doesn't converge, or does at another fixed point. Bands: 95 % intervals.",
+            arrived,
+            Axis("spectral radius ρ of ∂f/∂z"),
+            y,
+            rules=[Rule("ρ = 1", x=1.0)],
+            colours=COLOURS,
+        ),
+        curves(
+            "converged_scale",
+            "Samples that converge, against the factor on the weights",
+            "All samples, also those whose equilibrium was lost; bands: 95 % intervals.",
+            by_scale,
+            Axis("factor on the weights"),
+            y,
+            colours=COLOURS,
+        ),
+    ]
 
 
 def _at(found: Solves, place: int) -> NDArray[np.bool_]:

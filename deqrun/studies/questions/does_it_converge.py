@@ -30,9 +30,7 @@ from deqrun.studies.wording import enumeration, percents, words
 
 SOLVERS: dict[str, Solver] = {"picard": Picard(), "anderson": Anderson()}
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-WORDS = {
-    Fate.FIXED_POINT: "a fixed point", Fate.CYCLE: "a cycle", Fate.DRIFT: "drift", Fate.DIVERGENCE: "divergence",
-}  # fmt: skip
+WORDS = {Fate.FIXED_POINT: "a fixed point", Fate.CYCLE: "a cycle", Fate.DRIFT: "drift", Fate.DIVERGENCE: "divergence"}
 AT_REST = 1e-4
 """Relative distance within which a state has come back."""
 
@@ -98,9 +96,10 @@ def _measured(run: StudyRun, samples: int, iterations: int) -> dict[str, Any]:
                 ends = fates(f, solution, tol=AT_REST)
                 residual = solution.residuals.double().cpu().numpy()
                 found[f"{solver}/{name}"] = {
-                    "fate": ends.fate.tolist(), "lowest": np.nanmin(residual, axis=0).tolist(),
+                    "fate": ends.fate.tolist(),
+                    "lowest": np.nanmin(residual, axis=0).tolist(),
                     "curve": _curve(residual),
-                }  # fmt: skip
+                }
     return found
 
 
@@ -132,12 +131,21 @@ def answer_of(found: Sequence[Ends], iterations: int) -> Answer:
         ),
         figures=_figures(found),
         tables=[_table(found)],
-        numbers={"ends": [{
-            "variant": one.kind, "solver": one.solver, "dtype": one.dtype, "n": one.fate.shape[1],
-            "fates": {fate.name.lower(): one.of(fate) for fate in Fate}, "lowest": one.lowest,
-            "reached_by_95_percent": one.reachable,
-        } for one in found]},
-    )  # fmt: skip
+        numbers={
+            "ends": [
+                {
+                    "variant": one.kind,
+                    "solver": one.solver,
+                    "dtype": one.dtype,
+                    "n": one.fate.shape[1],
+                    "fates": {fate.name.lower(): one.of(fate) for fate in Fate},
+                    "lowest": one.lowest,
+                    "reached_by_95_percent": one.reachable,
+                }
+                for one in found
+            ]
+        },
+    )
 
 
 def conclude(found: Sequence[Ends], iterations: int) -> Conclusion:

@@ -97,8 +97,9 @@ def _measured(run: StudyRun, length: int, samples: int, iterations: int, tol: fl
     return {
         "settled": settled_from(found.correct).tolist(),
         "stopped": np.where(reached, found.nfe[at, everyone], -1).tolist(),
-        "right": found.correct[-1].tolist(), "right_when_stopped": (found.correct[at, everyone] & reached).tolist(),
-    }  # fmt: skip
+        "right": found.correct[-1].tolist(),
+        "right_when_stopped": (found.correct[at, everyone] & reached).tolist(),
+    }
 
 
 def settled_from(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -128,11 +129,17 @@ def answer_of(found: Sequence[Length], trained: int, iterations: int, tol: float
         ),
         figures=_figures(found, trained),
         tables=[_table(found)],
-        numbers={str(one.length): {
-            "settled": one.settled, "stopped": one.stopped, "right": one.solved,
-            "right_when_stopped": one.solved_when_stopped,
-        } for one in found} | {"exponent": exponent(found)},
-    )  # fmt: skip
+        numbers={
+            str(one.length): {
+                "settled": one.settled,
+                "stopped": one.stopped,
+                "right": one.solved,
+                "right_when_stopped": one.solved_when_stopped,
+            }
+            for one in found
+        }
+        | {"exponent": exponent(found)},
+    )
 
 
 def exponent(found: Sequence[Length], seed: int = 0) -> Estimate:
@@ -178,10 +185,12 @@ def conclude(found: Sequence[Length], trained: int, tol: float) -> Conclusion:
         KeyFigure(f"{longest.length} bits right in the end", longest.solved, told=lengths[-1]),
         KeyFigure("b in evaluations ∝ length^b", b, "number", told=power),
         KeyFigure(f"{longest.length} bits right at a residual of {numbers.tolerance(tol)}", stopped, told=stops),
-        *(KeyFigure(f"evaluations that settle {one.length} bits, median", claim_median(one.settled), "number")
-          for one in ends),
+        *(
+            KeyFigure(f"evaluations that settle {one.length} bits, median", claim_median(one.settled), "number")
+            for one in ends
+        ),
         KeyFigure(f"evaluations to that residual, {longest.length} bits", claim_median(longest.stopped), "number"),
-    ]  # fmt: skip
+    ]
     return Conclusion(_verdict(reach, trained, power, b, Told.TOO_FEW in lengths), tuple(key[:6]), len(found) + 2)
 
 
@@ -214,11 +223,25 @@ def _figures(found: Sequence[Length], trained: int) -> list[Any]:
     seeds, n = found[0].settled.shape
     caption = f"n = {n:,} strings of each length in each of {seeds} seeds"
     return [
-        curves("evaluations_length", "Evaluations that a length needs", f"Medians; {caption}; 95 % intervals.",
-               drawn, x, Axis("evaluations", log=True), rules=rule),
-        curves("accuracy_length", "Accuracy against length", f"{caption[0].upper()}{caption[1:]}; 95 % intervals.",
-               right, x, Axis("strings right at every position", percent=True, domain=(0.0, 1.0)), rules=rule),
-    ]  # fmt: skip
+        curves(
+            "evaluations_length",
+            "Evaluations that a length needs",
+            f"Medians; {caption}; 95 % intervals.",
+            drawn,
+            x,
+            Axis("evaluations", log=True),
+            rules=rule,
+        ),
+        curves(
+            "accuracy_length",
+            "Accuracy against length",
+            f"{caption[0].upper()}{caption[1:]}; 95 % intervals.",
+            right,
+            x,
+            Axis("strings right at every position", percent=True, domain=(0.0, 1.0)),
+            rules=rule,
+        ),
+    ]
 
 
 def _table(found: Sequence[Length]) -> AnswerTable:

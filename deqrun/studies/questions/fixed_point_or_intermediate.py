@@ -99,9 +99,11 @@ def _measured(run: StudyRun, length: int | None, beyond: int) -> dict[str, Any]:
     test = by_split["test"]
     residual = test.residual[test.last(), np.arange(test.n)]
     return {
-        "best": overthinking(by_split["validation"].correct).best, "iterates": len(test.correct),
-        "right": np.packbits(test.correct, axis=0).tolist(), "residual": float(np.median(residual)),
-    }  # fmt: skip
+        "best": overthinking(by_split["validation"].correct).best,
+        "iterates": len(test.correct),
+        "right": np.packbits(test.correct, axis=0).tolist(),
+        "residual": float(np.median(residual)),
+    }
 
 
 def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
@@ -119,12 +121,18 @@ def answer_of(found: Sequence[Course], beyond: int) -> Answer:
         ),
         figures=[_gaps(found), *_courses(found)],
         tables=[_table(found)],
-        numbers={one.name: {
-            "training_budget": one.budget, "best_iterate": one.best, "accuracy": one.right.mean(axis=(0, 2)),
-            "accuracy_by_seed": one.right[:, [one.budget, -1]].mean(axis=2), "gap": one.gap,
-            "last_residual": one.residual,
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            one.name: {
+                "training_budget": one.budget,
+                "best_iterate": one.best,
+                "accuracy": one.right.mean(axis=(0, 2)),
+                "accuracy_by_seed": one.right[:, [one.budget, -1]].mean(axis=2),
+                "gap": one.gap,
+                "last_residual": one.residual,
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Course]) -> Conclusion:
@@ -132,8 +140,10 @@ def conclude(found: Sequence[Course]) -> Conclusion:
     gaps = [one.gap for one in found]
     sides = told(gaps)
     ordered = sorted(range(len(found)), key=lambda i: (sides[i] is not Told.ABOVE, -gaps[i].mean))
-    key = [KeyFigure(f"{found[i].name}: lost by going on to the last iterate", gaps[i], "points", told=sides[i])
-           for i in ordered]  # fmt: skip
+    key = [
+        KeyFigure(f"{found[i].name}: lost by going on to the last iterate", gaps[i], "points", told=sides[i])
+        for i in ordered
+    ]
     losing = list(dict.fromkeys(words(found[i].kind) for i in ordered if sides[i] is Told.ABOVE))
     return Conclusion(_verdict(losing, len({one.kind for one in found}), sides, gaps), tuple(key[:6]), len(found))
 

@@ -1,8 +1,8 @@
 """What does infinite depth gain over a finite one?
 
-A DEQ beside its explicit peers (`deqrun train peer=…`): the same cell applied a fixed number of times and trained
-through it, and untied layers narrowed to the DEQ's number of parameters. All are trained alike, without a Jacobian
-penalty, and answer the same test samples, so that differences are paired. The depth of each family is chosen on
+A DEQ beside its explicit baselines (`deqrun train baseline=…`): the same cell applied a fixed number of times and
+trained through it, and untied layers narrowed to the DEQ's number of parameters. All are trained alike, without a
+Jacobian penalty, and answer the same test samples, so differences are paired. The depth of each family is chosen on
 validation, for each seed on the other seeds. Compute is multiply-adds per answer.
 """
 
@@ -68,27 +68,33 @@ def answer(context: Context) -> Answer:
     for kind in context.kinds:
         runs = context.of_kind(kind)
         found.append(_of_seeds(kind, runs[0], [parts[run.label] for run in runs]))
-    return answer_of(found, confounders(context.runs, apart_from=("peer", "budget")))
+    return answer_of(found, confounders(context.runs, apart_from=("baseline", "budget")))
 
 
 def _measured(run: StudyRun) -> dict[str, Any]:
     deq, dataset = run.model()
     batch = run.settings.train.eval_batch_size
-    validation, test = (evaluate(deq, dataset, dataset.load(split), batch, run.device)
-                        for split in ("validation", "test"))  # fmt: skip
+    validation, test = (
+        evaluate(deq, dataset, dataset.load(split), batch, run.device) for split in ("validation", "test")
+    )
     described = describe(deq.cell)
-    layers = run.settings.peer.layers
-    spent = float(test.nfe.double().mean()) if layers is None else float(layers)  # the residual is no part of a peer
+    layers = run.settings.baseline.layers
+    spent = (
+        float(test.nfe.double().mean()) if layers is None else float(layers)
+    )  # the residual is no part of a baseline
     return {
-        "layers": spent, "parameters": described.parameters, "multiply_adds": described.answer_multiply_adds(spent),
-        "validation": validation.accuracy, "right": test.correct.tolist(),
-    }  # fmt: skip
+        "layers": spent,
+        "parameters": described.parameters,
+        "multiply_adds": described.answer_multiply_adds(spent),
+        "validation": validation.accuracy,
+        "right": test.correct.tolist(),
+    }
 
 
 def _of_seeds(kind: str, run: StudyRun, parts: Sequence[dict[str, Any]]) -> Net:
     layers, cost = (float(np.mean([part[name] for part in parts])) for name in ("layers", "multiply_adds"))
     validation, right = (np.array([part[name] for part in parts]) for name in ("validation", "right"))
-    return Net(kind, run.settings.peer.kind, layers, int(parts[0]["parameters"]), cost, validation, right)
+    return Net(kind, run.settings.baseline.kind, layers, int(parts[0]["parameters"]), cost, validation, right)
 
 
 def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
@@ -104,17 +110,25 @@ def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
         ),
         figures=_figures(found, deq),
         tables=[_table(found, deq)],
-        numbers={net.kind: {
-            "family": net.family, "layers": net.layers, "parameters": net.parameters, "accuracy": net.accuracy,
-            "validation": net.validation, "multiply_adds": net.multiply_adds, "deq_gains": gain(deq, net),
-        } for net in found},
-    )  # fmt: skip
+        numbers={
+            net.kind: {
+                "family": net.family,
+                "layers": net.layers,
+                "parameters": net.parameters,
+                "accuracy": net.accuracy,
+                "validation": net.validation,
+                "multiply_adds": net.multiply_adds,
+                "deq_gains": gain(deq, net),
+            }
+            for net in found
+        },
+    )
 
 
 def _deq(found: Sequence[Net]) -> Net:
     deq = next((net for net in found if net.family == "none"), None)
     if deq is None or len({net.family for net in found}) < 2:
-        missing = "the DEQ, a variant without peer=" if deq is None else "an explicit net, a variant with peer="
+        missing = "the DEQ, a variant without baseline=" if deq is None else "an explicit net, a variant with baseline="
         raise UserError(f"infinite_depth_gain needs {missing}; none has been trained to its end.")
     return deq
 
@@ -183,17 +197,31 @@ def _figures(found: Sequence[Net], deq: Net) -> list[Any]:
     caption = f"Test samples, n = {n:,} in each of {seeds} seeds; bands and bars: 95 % intervals."
     y, rules = Axis("accuracy", percent=True), [Rule("the DEQ", y=deq.accuracy.mean)]
     return [
-        curves("accuracy_depth", "Accuracy against depth", f"{caption} Of the DEQ: its mean evaluations.", depth,
-               Axis("layers, or evaluations", log=True), y, rules=rules),
-        curves("accuracy_compute", "Accuracy against compute", caption, cost,
-               Axis("multiply-adds of an answer", log=True), y, rules=rules),
-    ]  # fmt: skip
+        curves(
+            "accuracy_depth",
+            "Accuracy against depth",
+            f"{caption} Of the DEQ: its mean evaluations.",
+            depth,
+            Axis("layers, or evaluations", log=True),
+            y,
+            rules=rules,
+        ),
+        curves(
+            "accuracy_compute",
+            "Accuracy against compute",
+            caption,
+            cost,
+            Axis("multiply-adds of an answer", log=True),
+            y,
+            rules=rules,
+        ),
+    ]
 
 
 def _table(found: Sequence[Net], deq: Net) -> AnswerTable:
     chosen = {net.kind for family in ("tied", "untied") for net in best(found, family)}
     return AnswerTable(
-        "The DEQ and its peers",
+        "The DEQ and its baselines",
         [
             Column("net", [net.name + ("*" if net.kind in chosen else "") for net in found], words=True),
             Column("on validation, %", [f"{100 * net.validation.mean():.1f}" for net in found]),

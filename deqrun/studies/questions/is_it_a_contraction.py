@@ -91,8 +91,9 @@ def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
     found = []
     for kind in context.kinds:
         own = [parts[run.label] for run in context.of_kind(kind)]
-        columns = [np.array([part[name] for part in own])
-                   for name in ("radius", "norm", "norm_error", "converged", "rate")]  # fmt: skip
+        columns = [
+            np.array([part[name] for part in own]) for name in ("radius", "norm", "norm_error", "converged", "rate")
+        ]
         found.append(Spectra(kind, *columns))
     return answer_of(found, steps, tol)
 
@@ -109,10 +110,12 @@ def _measured(run: StudyRun, samples: int, steps: int, tol: float) -> dict[str, 
         radius, norm = spectral_radius(f, end.z), spectral_norm(f, end.z)
     residuals = plain.residuals.cpu().numpy()
     return {
-        "radius": radius.value.tolist(), "norm": norm.value.tolist(), "norm_error": norm.error.tolist(),
+        "radius": radius.value.tolist(),
+        "norm": norm.value.tolist(),
+        "norm_error": norm.error.tolist(),
         "converged": (residuals <= tol).any(axis=0).tolist(),
         "rate": convergence_rate(residuals, window=RATE_WINDOW).tolist(),
-    }  # fmt: skip
+    }
 
 
 def answer_of(found: Sequence[Spectra], steps: int, tol: float) -> Answer:
@@ -128,12 +131,20 @@ def answer_of(found: Sequence[Spectra], steps: int, tol: float) -> Answer:
         ),
         figures=_figures(found),
         tables=[_table(found)],
-        numbers={one.kind: {
-            "n": one.radius.shape[1], "radius": one.radius, "norm": one.norm, "converged": one.converged,
-            "rate": one.rate, "share_contracting": one.contracts, "share_settling": one.settles,
-            "radius_over_constant": over_constant([one]),
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            one.kind: {
+                "n": one.radius.shape[1],
+                "radius": one.radius,
+                "norm": one.norm,
+                "converged": one.converged,
+                "rate": one.rate,
+                "share_contracting": one.contracts,
+                "share_settling": one.settles,
+                "radius_over_constant": over_constant([one]),
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Spectra]) -> Conclusion:
@@ -152,8 +163,9 @@ def conclude(found: Sequence[Spectra]) -> Conclusion:
     ordered = [*names[: len(found)], names[-1], *names[len(found) : -1]]
     if Told.ABOVE in contract and Told.ABOVE not in settle:
         ordered = [*names[len(found) : -1], names[-1], *names[: len(found)]]
-    key = [KeyFigure(name, family[name], "points" if name == names[-1] else "share", told=told[name])
-           for name in ordered]  # fmt: skip
+    key = [
+        KeyFigure(name, family[name], "points" if name == names[-1] else "share", told=told[name]) for name in ordered
+    ]
     if len(found) == 1:
         key.append(KeyFigure("the rate's distance from ρ, median", _off(found[0]), "number"))
     return Conclusion(_verdict(settle, contract, told[names[-1]]), tuple(key[:6]), len(family))
@@ -223,11 +235,15 @@ def _figures(found: Sequence[Spectra]) -> list[Figure]:
     if len(rates) > 1:
         figures.append(
             cloud(
-                "rate_radius", "The rate of plain iteration against the spectral radius",
+                "rate_radius",
+                "The rate of plain iteration against the spectral radius",
                 "Factor by which the residual falls per step in the end, where it can be told. Dashed: equality.",
-                rates, Axis("spectral radius ρ(J)"), Axis("factor per step"), diagonal=True,
+                rates,
+                Axis("spectral radius ρ(J)"),
+                Axis("factor per step"),
+                diagonal=True,
             )
-        )  # fmt: skip
+        )
     return figures
 
 

@@ -146,9 +146,13 @@ def conclude(steps: Sequence[Step]) -> Conclusion:
     key = [
         _exact("unrolled: MiB more for each iteration", growth(steps, "unrolled") / MIB, "MiB"),
         _exact(f"unrolled over implicit at depth {deepest}, bytes", ratio, "times"),
-        *(KeyFigure(f"{name} over unrolled at depth {deepest}, seconds", last[name].relative, "times", told=sides[name])
-          for name in names),
-    ]  # fmt: skip
+        *(
+            KeyFigure(
+                f"{name} over unrolled at depth {deepest}, seconds", last[name].relative, "times", told=sides[name]
+            )
+            for name in names
+        ),
+    ]
     if len({step.depth for step in steps}) == 1:
         return Conclusion("Not shown: one depth tells nothing of how memory grows.", tuple(key[1:]), len(sides))
     verdict = _verdict(growth(steps, "implicit") == 0, ratio, deepest, sides["implicit"])
@@ -178,11 +182,23 @@ def _figures(steps: Sequence[Step], batch_size: int) -> list[Figure]:
         if s.gradient != "unrolled"
     ]
     return [
-        curves("bytes_depth", "Bytes held for the backward pass", f"Peak of a training step of {batch_size} samples, "
-               "counted exactly.", held, x, Axis("MiB", log=True)),
-        curves("seconds_depth", "Seconds of a training step, over those of unrolled iterations",
-               "Medians of interleaved rounds; bands: 95 % intervals.", relative, x, Axis("times unrolled")),
-    ]  # fmt: skip
+        curves(
+            "bytes_depth",
+            "Bytes held for the backward pass",
+            f"Peak of a training step of {batch_size} samples, counted exactly.",
+            held,
+            x,
+            Axis("MiB", log=True),
+        ),
+        curves(
+            "seconds_depth",
+            "Seconds of a training step, over those of unrolled iterations",
+            "Medians of interleaved rounds; bands: 95 % intervals.",
+            relative,
+            x,
+            Axis("times unrolled"),
+        ),
+    ]
 
 
 def _table(steps: Sequence[Step]) -> AnswerTable:

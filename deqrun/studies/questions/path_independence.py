@@ -101,9 +101,13 @@ def _measured(run: StudyRun, length: int, samples: int, iterations: int) -> dict
     harder = dataset.correct(deq.cell.readout(end.z), y).double().mean()
     chance = float(found.chance.nanmean()) if found.chance.isfinite().any() else 0.0
     return {
-        "aligned": aligned(score), "diverged": float(score.isnan().double().mean()), "chance": chance,
-        "own": float(own), "longer": float(longer), "harder": float(harder),
-    }  # fmt: skip
+        "aligned": aligned(score),
+        "diverged": float(score.isnan().double().mean()),
+        "chance": chance,
+        "own": float(own),
+        "longer": float(longer),
+        "harder": float(harder),
+    }
 
 
 def aligned(score: torch.Tensor) -> float:

@@ -80,9 +80,16 @@ def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: in
         f = deq.bind(x)
         for kind in KINDS:
             one = recovery(
-                f, deq.start(f), at, kind, size=noise, solver=Picard(), budget=budget, readout=deq.cell.readout,
+                f,
+                deq.start(f),
+                at,
+                kind,
+                size=noise,
+                solver=Picard(),
+                budget=budget,
+                readout=deq.cell.readout,
                 asked=dataset.asked(targets),
-            )  # fmt: skip
+            )
             steps, control = one.disturbed.answer_steps, one.control.answer_steps
             assert steps is not None
             assert control is not None
@@ -96,8 +103,9 @@ def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: in
 
 def _of_seeds(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Disturbed:
     own = [part[disturbance] for part in parts]
-    returned, steps, control = (np.array([one[name] for one in own], dtype=float)
-                                for name in ("returned", "steps", "control"))  # fmt: skip
+    returned, steps, control = (
+        np.array([one[name] for one in own], dtype=float) for name in ("returned", "steps", "control")
+    )
     steps, control = (np.where(column < 0, np.inf, column) for column in (steps, control))
     return Disturbed(kind, disturbance, returned.astype(bool), steps, control)
 
@@ -114,10 +122,16 @@ def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int
         ),
         figures=[_figure(found)],
         tables=[_table(found)],
-        numbers={f"{one.kind}/{one.disturbance}": {
-            "state_back": one.back, "answer_back": one.answer_back, "steps": one.steps, "control": one.control,
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            f"{one.kind}/{one.disturbance}": {
+                "state_back": one.back,
+                "answer_back": one.answer_back,
+                "steps": one.steps,
+                "control": one.control,
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Disturbed]) -> Conclusion:

@@ -72,9 +72,12 @@ class Thought:
 def answer(context: Context, *, beyond: int, lengths: Sequence[int], samples: int) -> Answer:
     """Iterate every network. beyond: times its training depth; lengths: of the strings; samples: of each length."""
     parts = context.each(
-        {f"{run.label}-{length}": partial(_measured, run, length, beyond, samples)
-         for run in context.runs for length in lengths}
-    )  # fmt: skip
+        {
+            f"{run.label}-{length}": partial(_measured, run, length, beyond, samples)
+            for run in context.runs
+            for length in lengths
+        }
+    )
     found = []
     for kind in context.kinds:
         runs = context.of_kind(kind)
@@ -97,9 +100,10 @@ def _measured(run: StudyRun, length: int, beyond: int, samples: int) -> dict[str
         some = Split(data.inputs[:samples], data.targets[:samples])  # generated in random order
         right[split] = trace(deq, dataset, some, Picard(), budget, run.settings.sweep.batch_size).correct
     return {
-        "best": int(right["validation"].mean(axis=1).argmax()), "iterates": len(right["test"]),
+        "best": int(right["validation"].mean(axis=1).argmax()),
+        "iterates": len(right["test"]),
         "right": np.packbits(right["test"], axis=0).tolist(),
-    }  # fmt: skip
+    }
 
 
 def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
@@ -121,11 +125,18 @@ def answer_of(found: Sequence[Thought]) -> Answer:
         ),
         figures=_figures(found),
         tables=[_table(found)],
-        numbers={f"{one.kind}-{one.length}": {
-            "accuracy": one.right.mean(axis=(0, 2)), "at_depth": one.at(one.depth), "at_best": one.at_best,
-            "at_end": one.at(-1), "end_by_seed": one.right[:, -1].mean(axis=1), "lost": one.lost,
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            f"{one.kind}-{one.length}": {
+                "accuracy": one.right.mean(axis=(0, 2)),
+                "at_depth": one.at(one.depth),
+                "at_best": one.at_best,
+                "at_end": one.at(-1),
+                "end_by_seed": one.right[:, -1].mean(axis=1),
+                "lost": one.lost,
+            }
+            for one in found
+        },
+    )
 
 
 def effects(own: Sequence[Thought]) -> dict[str, Estimate]:

@@ -126,11 +126,17 @@ def answer_of(found: Sequence[Model]) -> Answer:
         ),
         figures=_figures(found),
         tables=[_table(found)],
-        numbers={one.name: {
-            "tested": one.tested, "accuracy": one.right.mean(axis=(0, 2)), "nfe": one.nfe,
-            "tightened": one.tightened, "loosened": one.loosened,
-        } for one in found},
-    )  # fmt: skip
+        numbers={
+            one.name: {
+                "tested": one.tested,
+                "accuracy": one.right.mean(axis=(0, 2)),
+                "nfe": one.nfe,
+                "tightened": one.tightened,
+                "loosened": one.loosened,
+            }
+            for one in found
+        },
+    )
 
 
 def conclude(found: Sequence[Model]) -> Conclusion:
@@ -175,11 +181,23 @@ def _figures(found: Sequence[Model]) -> list[Figure]:
     x = Axis("test tolerance", log=True)
     caption = f"Test samples, n = {n:,} in each of {seeds} seeds"
     return [
-        curves("accuracy_tolerance", "Accuracy against the test tolerance", f"{caption}; bands: 95 % intervals.",
-               accuracy, x, Axis("accuracy", percent=True)),
-        curves("evaluations_tolerance", "Evaluations against the test tolerance", f"{caption}; mean.", cost, x,
-               Axis("evaluations")),
-    ]  # fmt: skip
+        curves(
+            "accuracy_tolerance",
+            "Accuracy against the test tolerance",
+            f"{caption}; bands: 95 % intervals.",
+            accuracy,
+            x,
+            Axis("accuracy", percent=True),
+        ),
+        curves(
+            "evaluations_tolerance",
+            "Evaluations against the test tolerance",
+            f"{caption}; mean.",
+            cost,
+            x,
+            Axis("evaluations"),
+        ),
+    ]
 
 
 def _table(found: Sequence[Model]) -> AnswerTable:

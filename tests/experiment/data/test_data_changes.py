@@ -22,9 +22,16 @@ from deqrun.experiment.data.changes import MatchedDataset
 from deqrun.experiment.data.record import read_record, record_of, write_record
 
 QUICK = [
-    "model=mlp", "model.width=8", "train.epochs=1", "tracker=none", "sweep.iterations=[1]", "sweep.tolerances=[0.1]",
-    "sweep.solvers=[picard]", "sweep.starts=[zeros]", "device=cpu",
-]  # fmt: skip
+    "model=mlp",
+    "model.width=8",
+    "train.epochs=1",
+    "tracker=none",
+    "sweep.iterations=[1]",
+    "sweep.tolerances=[0.1]",
+    "sweep.solvers=[picard]",
+    "sweep.starts=[zeros]",
+    "device=cpu",
+]
 
 
 def draw(folder: Path, number: int) -> None:
@@ -109,7 +116,7 @@ CHANGES: dict[Callable[[Path], None], str] = {
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_sweep_of_changed_data_is_refused(
     home: Path, change: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     change(home / "pictures")
     before = contents(home)
     capsys.readouterr()
@@ -128,7 +135,7 @@ def test_a_sweep_of_changed_data_is_refused(
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_run_does_not_go_on_with_changed_data(
     home: Path, trained: Path, change: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     config = home / "run" / "config.yaml"
     config.write_text(config.read_text().replace(str(trained / "pictures"), str(home / "pictures")))
     (home / "run" / "status.json").write_text('{"status": "interrupted", "reason": "", "epoch": 1}')
@@ -163,7 +170,7 @@ def test_the_same_data_in_another_place_are_the_same(home: Path, capsys: pytest.
 
 def test_matching_maps_classes_by_name_and_leaves_out_what_was_trained_on(
     home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     add_class(home / "pictures")
     swap_classes(home / "pictures")
     arguments = ["sweep", "run=run", f"dataset.root={home / 'pictures'}", "data_changed=match_classes", *QUICK[4:8]]
@@ -260,8 +267,16 @@ def test_another_text_is_noticed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("to be or not to be, " * 100)
-    arguments = ["dataset=text", "dataset.path=text.txt", "dataset.length=8", "model=transformer", "model.width=8",
-                 "model.inner=8", "gradient=phantom", *QUICK[2:]]  # fmt: skip
+    arguments = [
+        "dataset=text",
+        "dataset.path=text.txt",
+        "dataset.length=8",
+        "model=transformer",
+        "model.width=8",
+        "model.inner=8",
+        "gradient=phantom",
+        *QUICK[2:],
+    ]
     assert main(["train", "run=run", *arguments]) == 0
     (tmp_path / "text.txt").write_text("to be or not to be, " * 99 + "to bi or not to be, ")
     capsys.readouterr()

@@ -148,10 +148,10 @@ def test_a_sweep_solves_the_largest_breadth_once(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sweep_grid, "solve_starts", counted)
-    rows = everything(settings, tmp_path).breadth
+    rows = everything(settings, tmp_path).rows["breadth"]
     told = [repr(row) for row in rows]  # in which NaN is NaN
     assert calls == [4, 4]  # validation and test
     assert {row.breadth for row in rows} == {1, 2, 4}
     assert len(rows) == 2 * 3 * 3 * 4  # splits, breadths, aggregations, iterations
-    assert [repr(row) for row in everything(settings, tmp_path).breadth] == told
+    assert [repr(row) for row in everything(settings, tmp_path).rows["breadth"]] == told
     assert calls == [4, 4]  # taken from the parts

@@ -15,9 +15,12 @@ def trajectory(kl: list[list[float]], correct: list[list[int]]) -> Trajectory:
     n, iterates = len(kl[0]), len(kl)
     nfe = np.repeat(np.arange(1, iterates + 1, dtype=np.int32)[:, None], n, axis=1)
     return Trajectory(
-        np.ones((iterates, n), dtype=np.float32), nfe, np.asarray(correct, dtype=bool), np.zeros(iterates),
+        np.ones((iterates, n), dtype=np.float32),
+        nfe,
+        np.asarray(correct, dtype=bool),
+        np.zeros(iterates),
         kl=np.asarray(kl, dtype=np.float32),
-    )  # fmt: skip
+    )
 
 
 # Two samples are right from iterate 1 on and say so, two from iterate 3 on.

@@ -31,9 +31,11 @@ def split() -> Split:
 def model(steep: bool) -> DEQ:
     """An untrained cell; a steep one does not converge on many rows, so that 'best' and 'last' differ."""
     torch.manual_seed(3)
-    cell = MLPCell(input_shape=(1, 8, 8), num_classes=10, width=32) if steep else ConvCell(
-        input_shape=(1, 8, 8), num_classes=10, channels=8, inner_channels=8, groups=4
-    )  # fmt: skip
+    cell = (
+        MLPCell(input_shape=(1, 8, 8), num_classes=10, width=32)
+        if steep
+        else ConvCell(input_shape=(1, 8, 8), num_classes=10, channels=8, inner_channels=8, groups=4)
+    )
     if steep:
         with torch.no_grad():
             for parameter in cell.parameters():

@@ -16,7 +16,7 @@ from deqrun.experiment import launch
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
 from deqrun.experiment.launch import run_sweep
 from deqrun.experiment.sweep import grid as sweep_grid
-from deqrun.experiment.sweep.grid import Sweep, sweep, sweep_cells, sweep_halting, sweep_keys
+from deqrun.experiment.sweep.grid import SweepResult, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.sweep.precision import in_precision
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -35,10 +35,16 @@ def one_thread() -> Iterator[None]:
 SettingsOf = Callable[..., Settings]
 
 SEQUENCES = [
-    "dataset=prefix_sums", "dataset.n_train=20", "dataset.n_validation=6", "dataset.n_test=8", "dataset.length=9",
-    "sweep.solvers=[picard]", "sweep.batch_size=5", "sweep.halting=null",
+    "dataset=prefix_sums",
+    "dataset.n_train=20",
+    "dataset.n_validation=6",
+    "dataset.n_test=8",
+    "dataset.length=9",
+    "sweep.solvers=[picard]",
+    "sweep.batch_size=5",
+    "sweep.halting=null",
     "allow_foreign_targets=true",
-]  # fmt: skip
+]
 
 
 def sequences(settings_of: SettingsOf, *overrides: str, cell: str = "PositionCell") -> Settings:
@@ -51,7 +57,7 @@ def swept(settings: Settings, folder: Path) -> dict[TrajectoryKey, Trajectory]:
     return everything(settings, folder).trajectories
 
 
-def everything(settings: Settings, folder: Path) -> Sweep:
+def everything(settings: Settings, folder: Path) -> SweepResult:
     dataset, deq = build_dataset(settings), made(settings)
     return sweep(settings, deq, dataset, SweepParts(folder, fingerprint_of("x", deq)))
 
@@ -63,9 +69,11 @@ def made(settings: Settings) -> Any:
 
 def test_every_combination_is_solved_once_and_zeros_before_other(settings_of: SettingsOf, tmp_path: Path) -> None:
     settings = sequences(
-        settings_of, "sweep.starts=[other,normal,zeros]", "sweep.difficulties=[12,9]",
+        settings_of,
+        "sweep.starts=[other,normal,zeros]",
+        "sweep.difficulties=[12,9]",
         "sweep.precisions=[float64,float32]",
-    )  # fmt: skip
+    )
     keys = sweep_keys(settings)
     assert len(set(keys)) == len(keys) == 1 * 3 * 2 * 2 * 2  # solvers, starts, splits, precisions, difficulties
     assert [key.start for key in keys[:3]] == ["zeros", "normal", "other"]
@@ -94,9 +102,12 @@ def test_a_difficulty_is_asked_with_the_same_weights_and_data_of_its_own(
 def test_precisions_differ_by_their_rounding(settings_of: SettingsOf, tmp_path: Path) -> None:
     """Residuals of one solver agree to the dtype's ε, float64 goes on below float32's, and 16 bits end above it."""
     settings = sequences(
-        settings_of, "sweep.precisions=[float32,bfloat16,float64]", "sweep.tolerances=[1e-12]",
-        "sweep.iterations=[60]", "sweep.splits=[test]",
-    )  # fmt: skip
+        settings_of,
+        "sweep.precisions=[float32,bfloat16,float64]",
+        "sweep.tolerances=[1e-12]",
+        "sweep.iterations=[60]",
+        "sweep.splits=[test]",
+    )
     with pytest.warns(UserWarning, match="is below the rounding of"):
         found = swept(settings, tmp_path)
     single, half, double = (found[TrajectoryKey("picard", "zeros", "test", p)] for p in settings.sweep.precisions)

@@ -90,9 +90,17 @@ def traced(split: Split) -> Callable[[str, str], Case]:
 
         def run(start: SweepStart, solved: Callable[[slice, Solution], object] | None = None) -> Trajectory:
             return trace(
-                model(cell), Digits(), split, solver, budget, 10, start=start, precision="float64", signals=True,
+                model(cell),
+                Digits(),
+                split,
+                solver,
+                budget,
+                10,
+                start=start,
+                precision="float64",
+                signals=True,
                 solved=solved,
-            )  # fmt: skip
+            )
 
         if kind == "other":
             run(SweepStart(), lambda place, solution: ends.append(solution.z))

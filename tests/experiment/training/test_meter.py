@@ -16,7 +16,7 @@ from deqrun.experiment.training.meter import EpochMeter, gradient_share
 from deqrun.gradients import Gradient, Implicit, Unrolled
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
-from deqrun.records.run import Epoch
+from deqrun.records.rows import Epoch
 from deqrun.solvers import Budget, Picard
 from tests.experiment.linear_model import CLASSES, batch, model, step
 
@@ -105,8 +105,11 @@ def test_the_rest_of_an_epoch_has_no_say_in_the_share() -> None:
 
 
 def test_a_run_from_before_these_columns_is_read(tmp_path: Path) -> None:
-    row = {key: value for key, value in asdict(Epoch(1, loss=0.5, residual=1e-3)).items()
-           if key not in ("converged", "adjoint_converged", "gradient_share")}  # fmt: skip
+    row = {
+        key: value
+        for key, value in asdict(Epoch(1, loss=0.5, residual=1e-3)).items()
+        if key not in ("converged", "adjoint_converged", "gradient_share")
+    }
     (tmp_path / "config.yaml").write_text("name: old\n")
     (tmp_path / "train.jsonl").write_text(json.dumps(row) + "\n")
     (epoch,) = read_run(tmp_path).epochs

@@ -69,18 +69,32 @@ def test_previous_solutions_are_those_of_the_same_samples(
 
 OPTIONS = {
     "previous": [
-        "train.start=previous", "train.random_budget=[2,8]", "train.path_damping=0.95", "train.path_noise=0.01",
-        "train.progressive_weight=0.5", "train.corrections=2",
+        "train.start=previous",
+        "train.random_budget=[2,8]",
+        "train.path_damping=0.95",
+        "train.path_noise=0.01",
+        "train.progressive_weight=0.5",
+        "train.corrections=2",
     ],
     "mixture": [
-        "train.start=mixture", "train.random_budget=[2,6]", "train.path_noise=0.05", "train.progressive_weight=0.3",
-        "gradient=unrolled", "gradient.last=2", "train.unrolled_warmup_steps=4",
+        "train.start=mixture",
+        "train.random_budget=[2,6]",
+        "train.path_noise=0.05",
+        "train.progressive_weight=0.3",
+        "gradient=unrolled",
+        "gradient.last=2",
+        "train.unrolled_warmup_steps=4",
     ],
     "normal": [
-        "train.start=normal", "train.start_scale=0.5", "train.random_budget=[0,8]", "train.random_budget_per=sample",
-        "train.corrections=1", "gradient=phantom", "gradient.advance=true",
+        "train.start=normal",
+        "train.start_scale=0.5",
+        "train.random_budget=[0,8]",
+        "train.random_budget_per=sample",
+        "train.corrections=1",
+        "gradient=phantom",
+        "gradient.advance=true",
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)

@@ -20,11 +20,16 @@ SettingsOf = Callable[..., Settings]
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("train.start=zeroes", "train.start=zeroes is not allowed; it must be zeros, normal, mixture or previous; "
-         "the nearest is zeros."),
+        (
+            "train.start=zeroes",
+            "train.start=zeroes is not allowed; it must be zeros, normal, mixture or previous; the nearest is zeros.",
+        ),
         ("train.start_scale=0", "train.start_scale=0 is out of range; it must be more than 0."),
-        ("train.random_budget=8", "train.random_budget is 8; it must be null or two whole numbers [low,high] with "
-         "0 <= low <= high, as in [4,24]."),
+        (
+            "train.random_budget=8",
+            "train.random_budget is 8; it must be null or two whole numbers [low,high] with "
+            "0 <= low <= high, as in [4,24].",
+        ),
         ("train.random_budget=[8]", "train.random_budget is [8]; it must be null or two"),
         ("train.random_budget=[1,2,3]", "train.random_budget is [1, 2, 3]; it must be null or two"),
         ("train.random_budget=[9,8]", "train.random_budget is [9, 8]; it must be null or two"),
@@ -40,7 +45,7 @@ SettingsOf = Callable[..., Settings]
         ("train.corrections=1.5", "train.corrections=1.5 is not allowed; it must be a whole number."),
         ("train.correction_decay=0", "train.correction_decay=0 is out of range; it must be more than 0."),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_allowed_is_told(settings_of: SettingsOf, override: str, sentence: str) -> None:
     with pytest.raises(UserError) as raised:
         settings_of(override)

@@ -119,7 +119,7 @@ def test_the_residual_curve_of_untied_layers_ends_with_the_last_layers_change(ti
         residual, np.array([[1], [2], [3], [3], [3]], dtype=np.int32), np.zeros((5, 1), dtype=bool), np.zeros(5)
     )
     trajectories = {TrajectoryKey("picard", "zeros", "test"): trajectory}
-    net = replace(tiny_record, trajectories=trajectories, summary=Summary(peer="untied", peer_layers=3))
+    net = replace(tiny_record, trajectories=trajectories, summary=Summary(baseline="untied", baseline_layers=3))
     assert [(point.nfe, point.median) for point in residual_points(net, "run")] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     deq = replace(net, summary=Summary())
     assert residual_points(deq, "run")[-1].median == 0.0

@@ -105,15 +105,7 @@ def test_frontier_chart_joins_the_frontier_only(record: RunRecord) -> None:
     assert len(all_rows) == 180
     assert joined == [row for row in all_rows if row["frontier"]]
     tooltip = {entry["field"] for entry in points["encoding"]["tooltip"]}
-    assert {
-        "max_iter",
-        "tolerance",
-        "accuracy",
-        "accuracy_low",
-        "accuracy_high",
-        "nfe_mean",
-        "converged",
-    } <= tooltip
+    assert {"max_iter", "tolerance", "accuracy", "accuracy_low", "accuracy_high", "nfe_mean", "converged"} <= tooltip
 
 
 def test_training_panels(record: RunRecord) -> None:

@@ -36,9 +36,7 @@ def seen(colour: str, by: tuple[tuple[float, ...], ...] | None) -> list[float]:
 
 
 @pytest.mark.parametrize("vision", [None, PROTANOPE, DEUTERANOPE], ids=["full", "protanope", "deuteranope"])
-def test_the_solvers_colours_are_told_apart_by_everybody(
-    vision: tuple[tuple[float, ...], ...] | None,
-) -> None:
+def test_the_solvers_colours_are_told_apart_by_everybody(vision: tuple[tuple[float, ...], ...] | None) -> None:
     """A CIE76 difference of 2.3 is just noticeable; these keep more than five times that."""
     for first, second in itertools.combinations(SOLVER_COLOURS.values(), 2):
         assert math.dist(seen(first, vision), seen(second, vision)) > 12, (first, second)

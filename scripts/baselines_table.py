@@ -1,6 +1,6 @@
-"""A DEQ and its explicit peers under the same trainer: accuracy, parameters, evaluations, multiply-adds, time.
+"""A DEQ and its explicit baselines under the same trainer: accuracy, parameters, evaluations, multiply-adds, time.
 
-    python scripts/peers_table.py [--layers 8] [--output FOLDER] [overrides of deqrun train …]
+    python scripts/baselines_table.py [--layers 8] [--output FOLDER] [overrides of deqrun train …]
 
 Runs `deqrun train` once for the DEQ of `model=conv dataset=digits` (or of the overrides), once for its tied net and
 once for each match of its untied net, one after the other, and prints a Markdown table. Evaluations and accuracy are
@@ -22,25 +22,25 @@ from deqrun.records.run import RunRecord
 from deqrun.report.tables import interval_text, training_cost
 from deqrun.settings import read_settings
 
-PEERS = {
-    "DEQ": ["peer=none"],
-    "tied": ["peer=tied"],
-    "untied, parameters": ["peer=untied", "peer.match=parameters"],
-    "untied, multiply-adds": ["peer=untied", "peer.match=multiply_adds"],
+BASELINES = {
+    "DEQ": ["baseline=none"],
+    "tied": ["baseline=tied"],
+    "untied, parameters": ["baseline=untied", "baseline.match=parameters"],
+    "untied, multiply-adds": ["baseline=untied", "baseline.match=multiply_adds"],
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--output", type=Path, default=Path("outputs/peers_table"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/baselines_table"))
     arguments, overrides = parser.parse_known_args()
     print("| net | test accuracy % [95 %] | parameters | evaluations | multiply-adds | training |")
     print("|---|---:|---:|---:|---:|---:|")
-    for name, of_peer in PEERS.items():
-        layers = [] if name == "DEQ" else [f"peer.layers={arguments.layers}"]
+    for name, of_baseline in BASELINES.items():
+        layers = [] if name == "DEQ" else [f"baseline.layers={arguments.layers}"]
         folder = arguments.output / name.replace(", ", "-")
-        print(_row(name, _trained(folder, ["model=conv", *of_peer, *layers, *overrides])), flush=True)
+        print(_row(name, _trained(folder, ["model=conv", *of_baseline, *layers, *overrides])), flush=True)
 
 
 def _trained(folder: Path, overrides: list[str]) -> RunRecord:

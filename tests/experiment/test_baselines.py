@@ -1,4 +1,4 @@
-"""Explicit peers under the trainer and the sweep that a DEQ has: against layers gone through one by one."""
+"""Explicit baselines under the trainer and the sweep that a DEQ has: against layers gone through one by one."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from tests.experiment.test_resume import Stop, assert_same_run
 
 SettingsOf = Callable[..., Settings]
 
-PEERS = {
-    "tied": ["peer=tied"],
-    "matched parameters": ["peer=untied"],
-    "matched multiply-adds": ["peer=untied", "peer.match=multiply_adds"],
-    "monotone": ["peer=untied", "model=monotone", "train.epochs=2"],
+BASELINES = {
+    "tied": ["baseline=tied"],
+    "matched parameters": ["baseline=untied"],
+    "matched multiply-adds": ["baseline=untied", "baseline.match=multiply_adds"],
+    "monotone": ["baseline=untied", "model=monotone", "train.epochs=2"],
 }
 
 
 @pytest.fixture(scope="module")
 def runs(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Settings, Path]]:
-    """A finished run of four layers for each peer."""
+    """A finished run of four layers for each baseline."""
     made = {}
-    for name, overrides in PEERS.items():
-        settings = settings_of(*overrides, "peer.layers=4", "sweep.tolerances=[0]")
-        folder = tmp_path_factory.mktemp("peer") / "run"
+    for name, overrides in BASELINES.items():
+        settings = settings_of(*overrides, "baseline.layers=4", "sweep.tolerances=[0]")
+        folder = tmp_path_factory.mktemp("baseline") / "run"
         with pytest.MonkeyPatch.context() as patch:
             if name != "matched parameters":  # one page is enough, and takes longer than the training
                 patch.setattr(launch, "write_report", lambda folder, _: folder / "report.html")
@@ -64,7 +64,7 @@ def direct_accuracies(settings: Settings, folder: Path, split: str) -> list[floa
     return [float((answer.argmax(1) == data.targets).double().mean()) for answer in answers]
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_sweep_at_a_depth_is_the_net_cut_there(
     name: str, split: str, runs: dict[str, tuple[Settings, Path]]
@@ -84,7 +84,7 @@ def test_the_sweep_at_a_depth_is_the_net_cut_there(
         assert cells[4].residual_median == 0
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_it_learns(name: str, runs: dict[str, tuple[Settings, Path]]) -> None:
     """Digits by chance: 10 %."""
     assert (read_run(runs[name][1]).summary.test_accuracy or 0) > 0.3
@@ -104,29 +104,32 @@ def test_the_summary_has_both_sizes(runs: dict[str, tuple[Settings, Path]]) -> N
         summary = record.summary
         assert (summary.parameters, summary.deq_parameters) == (parameters, own)
         assert summary.net_multiply_adds == multiply_adds
-        assert record.peer == (PEERS[name][0].removeprefix("peer="), 4)
+        assert record.baseline == (BASELINES[name][0].removeprefix("baseline="), 4)
         assert record.choice("solver") == "picard"
         assert record.choice("gradient") == "unrolled"
 
 
 def test_the_page_says_what_an_untied_net_is(runs: dict[str, tuple[Settings, Path]]) -> None:
     page = (runs["matched parameters"][1] / "report.html").read_text(encoding="utf-8")
-    assert "The net has 4 layers with weights of their own and solves for nothing." in page
+    assert "An explicit baseline: 4 layers with weights of their own. Training solved for nothing." in page
     assert "mlp on digits, 4 untied layers, solver picard, gradient unrolled, seed 0" in page
 
 
-def test_a_deq_has_no_peer(settings_of: SettingsOf) -> None:
+def test_a_deq_has_no_baseline(settings_of: SettingsOf) -> None:
     settings = settings_of()
     dataset = build_dataset(settings)
-    _, peer = describe_model(settings, dataset, build_cell(settings, dataset))
-    assert peer is None
+    _, baseline = describe_model(settings, dataset, build_cell(settings, dataset))
+    assert baseline is None
 
 
 @pytest.mark.parametrize("call", [7, 11])
-def test_a_stopped_peer_goes_on_to_the_same_numbers(
-    call: int, settings_of: SettingsOf, runs: dict[str, tuple[Settings, Path]], tmp_path: Path,
+def test_a_stopped_baseline_goes_on_to_the_same_numbers(
+    call: int,
+    settings_of: SettingsOf,
+    runs: dict[str, tuple[Settings, Path]],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     settings, whole = runs["matched parameters"]
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:

@@ -1,0 +1,14 @@
+"""Names that records of earlier versions bear, and what they are called now."""
+
+from collections.abc import Mapping
+from typing import Any
+
+FORMER = {"peer": "baseline", "peer_layers": "baseline_layers"}
+
+
+def with_present_names(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A config or a summary whose keys, and the groups it chose from, bear their present names."""
+    present = {FORMER.get(key, key): value for key, value in content.items()}
+    if isinstance(choices := present.get("choices"), Mapping):
+        present["choices"] = {FORMER.get(group, group): option for group, option in choices.items()}
+    return present
