@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deqrun.analysis.fates import Fate
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, mean_interval, share_interval
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, from_interval, mean_interval, share_interval
 from deqrun.report import numbers
 from deqrun.report.answer import Conclusion, KeyFigure
+from deqrun.report.finding import Finding, judged, of_change, of_saving
 from deqrun.studies.questions import (
     adaptive_compute,
     anderson_vs_picard,
@@ -407,6 +408,21 @@ def reports(draw: Draw) -> Iterator[tuple[str, Estimate, float]]:
     yield "the same: of the mean over seeds, which is not claimed", found, 0.9 * 0.98
 
 
+def differences(draw: Draw, discordant: float) -> list[Finding]:
+    """The differences of a run's table where there is none: four of accuracy, one of evaluations, two as recorded.
+
+    discordant  share of the 359 samples that one of the two settings gets right, and the other not
+    """
+    flips = [discordant / 2, 1 - discordant, discordant / 2]
+    accuracies = [mean_interval(draw.choice([-1.0, 0.0, 1.0], p=flips, size=359), DIFFERENCE) for _ in range(5)]
+    evaluations = [mean_interval(np.clip(draw.normal(0, 3, size=359).round(), -65, 65), (-65.0, 65.0)) for _ in "ab"]
+    recorded = [from_interval(one.mean, one.low, one.high, one.n) for one in (accuracies[-1], evaluations[-1])]
+    return [
+        *(of_change("", "", change, "") for change in [*accuracies[:-1], recorded[0]]),
+        *(of_saving("", "", saved, "") for saved in (evaluations[0], recorded[1])),
+    ]
+
+
 def simulate(name: str, effect: bool, seeds: int, worlds: int) -> Count:
     make, first = STUDIES[name]
     count = Count()
@@ -441,6 +457,13 @@ def main() -> None:
         print("\n| interval of a report, n = 359 | covered |\n|---|---:|")
         for name, inside in hits.items():
             print(f"| {name} | {100 * np.mean(inside):.1f} % |")
+        print("\n| seven differences of a run's table, all 0, n = 359 | tables that show one |\n|---|---:|")
+        for discordant in (0.002, 0.01, 0.1):
+            tables = (
+                judged(differences(np.random.default_rng([world, 7]), discordant)) for world in range(arguments.worlds)
+            )
+            false = np.mean([any(row.shown != "not shown" for row in table) for table in tables])
+            print(f"| {discordant:.1%} of the samples discordant | {100 * false:.1f} % |")
 
 
 if __name__ == "__main__":

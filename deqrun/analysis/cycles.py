@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.norms import row_norms
 
@@ -128,8 +129,7 @@ def _check(z: object, max_period: object, tol: object, transient: object) -> Non
         raise TypeError(f"z must be a floating-point tensor (batch, …), got {got}.")
     if z.dim() < 1:
         raise ValueError("z must have a batch dimension, (batch, …), got a tensor without dimensions.")
-    for name, value, lowest in (("max_period", max_period, 1), ("transient", transient, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ValueError(f"{name} must be a whole number >= {lowest}, got {value!r}.")
+    require_count("max_period", max_period, 1)
+    require_count("transient", transient, 0)
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
         raise ValueError(f"tol must be a number >= 0, got {tol!r}.")

@@ -1,8 +1,7 @@
-"""A multirun as a grid that survives: what is finished is skipped, what was cut goes on, what fails costs no other job.
+"""A multirun as a grid that survives: finished jobs are skipped, cut ones go on, and a failed one costs no other.
 
-The grid's folder holds `grid.json`: the overrides that all jobs share, the keys that differ, and the folder of each job
-by the fingerprint of its settings. So the same command, typed again, finds its folder and goes on there; and a grid to
-which values were added does only what is new.
+The grid's folder holds `grid.json`: the overrides that all jobs share, the keys that differ, and each job's folder.
+The same command, typed again, finds that folder and goes on there. With more values it does only what is new.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from tqdm import tqdm
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
-from deqrun.errors import one_line
+from deqrun.errors import UserError, one_line
 from deqrun.records.files import write_whole
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunStatus
@@ -46,18 +43,18 @@ POLL = 0.5
 
 @dataclass(frozen=True)
 class GridJob:
-    """One job of a grid: its overrides, what it is, and the folder that is its own."""
+    """One job of a grid: its overrides, the run or study that they describe, and the folder that is its own."""
 
     number: int
     overrides: tuple[str, ...]
-    what: Settings | Study
+    task: Settings | Study
     differs: str
     folder: Path
 
     @property
     def status(self) -> RunStatus:
-        """What the job's folder says; 'waiting' where it says nothing yet."""
-        if isinstance(self.what, Study):
+        """The status that the job's folder holds; 'waiting' where there is none yet."""
+        if isinstance(self.task, Study):
             return RunStatus("completed" if (self.folder / "answer.json").is_file() else "waiting")
         if not (self.folder / "status.json").is_file():
             return RunStatus("waiting")
@@ -68,19 +65,33 @@ class GridJob:
         return RunStatus("running") if status.status == "starting" else status
 
     @property
+    def in_its_folder(self) -> list[str]:
+        """The overrides, with the name of the folder."""
+        return [*self.overrides, f"hydra.sweep.subdir={quoted(self.folder.name)}"]
+
+    @property
+    def written(self) -> int:
+        """When the job's status was last written; 0 where it says nothing yet."""
+        path = self.folder / "status.json"
+        return path.stat().st_mtime_ns if path.is_file() else 0
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
-        return self.status.status == "completed" and (isinstance(self.what, Study) or is_run(self.folder))
+        return self.status.status == "completed" and (isinstance(self.task, Study) or is_run(self.folder))
 
 
-def fingerprint(what: Settings | Study) -> str:
-    """Hexadecimal digits that two jobs share exactly where their numbers are meant to be the same."""
-    if isinstance(what, Settings):
-        asked = "" if what.run is None else str(what.run.resolve())  # by a sweep
-        return sha256(f"{what.fingerprint()} {asked}".encode()).hexdigest()[:12]
-    parts = [what.name, what.size, repr(sorted(what.ask.items()))]
-    parts += [f"{variant.label} {variant.settings.fingerprint()}" for variant in what.variants]
-    return sha256("\n".join(parts).encode()).hexdigest()[:12]
+def identity(task: Settings | Study, differs: str) -> str:
+    """Hexadecimal digits that a job keeps from call to call: of its settings and of the values that differ.
+
+    The values count too: device=cpu,cuda makes two jobs, although a fingerprint leaves the device out.
+    """
+    if isinstance(task, Settings):
+        parts = [task.fingerprint(), "" if task.run is None else str(task.run.resolve())]  # a sweep's run
+    else:
+        parts = [task.name, task.size, repr(sorted(task.ask.items()))]
+        parts += [f"{variant.label} {variant.settings.fingerprint()}" for variant in task.variants]
+    return sha256("\n".join([*parts, differs]).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -106,11 +117,12 @@ def laid_out(home: Path, shape: Shape, jobs: Sequence[tuple[Sequence[str], Setti
     """Every job with its folder: the one that it had before, else a new one, named by number and what differs."""
     known: dict[str, str] = _read(home).get("folders", {})
     made = []
-    for place, (overrides, what) in enumerate(jobs):
-        own, differs = fingerprint(what), _differs(overrides, shape.differing)
+    for place, (overrides, task) in enumerate(jobs):
+        differs = _differs(overrides, shape.differing)
+        own = identity(task, differs)
         if own not in known:
             known[own] = f"{len(known):03}{_elided(differs)}"
-        made.append(GridJob(place, tuple(overrides), what, differs, home / known[own]))
+        made.append(GridJob(place, tuple(overrides), task, differs, home / known[own]))
     write_whole(home / FILE, json.dumps({"shape": shape.written(), "folders": known}, indent=1) + "\n")
     return made
 
@@ -121,7 +133,7 @@ def _read(home: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     folders = content.get("folders") if isinstance(content, dict) else None
-    safe = isinstance(folders, dict) and all(re.fullmatch(r"[\w.,=+-]+", str(name)) for name in folders.values())
+    safe = isinstance(folders, dict) and all(re.fullmatch(r"\d{3,}[\w.,=+-]*", str(name)) for name in folders.values())
     return content if safe else {}
 
 
@@ -155,86 +167,73 @@ def threads_of_jobs(
     return [f"threads={threads}"]
 
 
-def launched(jobs: Sequence[GridJob], start: Callable[[], object]) -> list[tuple[GridJob, JobReturn]]:
-    """Each job with how it ended. `start` starts Hydra, whose own sweeper hands these jobs to the launcher.
+def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequence[JobReturn]]) -> int:
+    """Run the jobs that are left, and print how each ended; the exit code.
 
-    Each job is composed by itself, so that a key may stand that only some of the options have, and none ends another.
+    launch  runs jobs from their overrides, and returns how each ended
     """
-    ended: list[JobReturn] = []
-
-    def sweep(sweeper: BasicSweeper, arguments: list[str]) -> Sequence[JobReturn]:
-        assert sweeper.launcher is not None
-        texts = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in jobs]
-        ended.extend(sweeper.launcher.launch(texts, initial_job_idx=0))
-        return ended
-
-    # Hydra imports its plugins anew, so that the class it makes sweepers of is the one that it has registered.
-    used: Any = Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"]
-    own = used.sweep
-    used.sweep = sweep
-    try:
-        start()
-    finally:
-        used.sweep = own
-    return list(zip(jobs, ended, strict=True))
-
-
-def run_grid(jobs: Sequence[GridJob], start: Callable[[], object]) -> int:
-    """Run what is left of the jobs, and say how each ended; the exit code. `start` starts Hydra as a multirun."""
     left = [job for job in jobs if not job.done]
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are complete already", flush=True)
-    with watched(jobs):
-        ended = launched(left, start) if left else []
-    reasons = {job.number: one_line(end._return_value) for job, end in ended if end.status is JobStatus.FAILED}
+    with watched(left, len(jobs)):
+        ended = launch([job.in_its_folder for job in left]) if left else []
+    reasons = {job.number: _reason(end) for job, end in zip(left, ended, strict=True) if end.status is JobStatus.FAILED}
     _print(jobs, reasons)
     return FAILED if reasons else 0
 
 
+def _reason(end: JobReturn) -> str:
+    """Why a job failed: a sentence for the user, or the name of an error that nobody expected."""
+    error = end._return_value
+    return one_line(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+
+
 def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
-    """A row for each job; `reasons` are those of the jobs that failed, by number."""
+    """A row for each job, then a line for each that failed; `reasons` are by number."""
     from rich.console import Console
 
     from deqrun.report.tables import grid_table
 
-    rows = [
-        (
-            str(job.number),
-            job.differs or "–",
-            "failed" if job.number in reasons else "completed",
-            _accuracy(job),
-            reasons.get(job.number, ""),
-        )
-        for job in jobs
-    ]
+    states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
     console = Console()
-    console.print(grid_table(rows))
+    console.print(grid_table([(job.number, job.differs, states[job.number], _accuracy(job)) for job in jobs]))
+    for number, reason in reasons.items():
+        console.print(f"job {number}: {reason}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"grid    {jobs[0].folder.parent}", soft_wrap=True, highlight=False)
 
 
 def _accuracy(job: GridJob) -> float | None:
-    if not job.done or isinstance(job.what, Study):
+    if not job.done or isinstance(job.task, Study):
         return None
     return read_run(job.folder).summary.test_accuracy
 
 
 @contextmanager
-def watched(jobs: Sequence[GridJob]) -> Iterator[None]:
-    """Within: one bar over the grid in a terminal, with the time left; elsewhere a line whenever a job ends."""
-    ended, stop = {job.number for job in jobs if job.done}, threading.Event()
-    already = len(ended)
-    bar = tqdm(total=len(jobs), initial=already, desc="grid", unit="job", dynamic_ncols=True, disable=None, leave=False)
+def watched(left: Sequence[GridJob], total: int) -> Iterator[None]:
+    """Within: one bar over the grid in a terminal, with the time left; elsewhere a line whenever a job ends.
+
+    left   the jobs that are run now. A status that stands from an earlier call says nothing of this one
+    total  jobs of the grid, those that were complete before included
+    """
+    before, ended, stop = {job.number: job.written for job in left}, set[int](), threading.Event()
+    bar = tqdm(
+        total=total, initial=total - len(left), desc="grid", unit="job", dynamic_ncols=True, disable=None, leave=False
+    )
 
     def look() -> None:
-        states = [(job, job.status) for job in jobs if job.number not in ended]
-        for job, status in states:
-            if status.status in ("completed", "failed"):
-                ended.add(job.number)
-                line = f"job {job.number} {status.status}: {job.differs}  ({len(ended)} of {len(jobs)})"
-                tqdm.write(line if not status.reason else f"{line}: {status.reason}")
-                bar.update()
-        running = [job.number for job, status in states if status.status == "running"]
-        bar.set_postfix_str(f"running {', '.join(map(str, running))}" if running else "", refresh=True)
+        begun = [job for job in left if job.number not in ended and job.written != before[job.number]]
+        running = []
+        for job in begun:
+            status = job.status
+            if status.status not in ("completed", "failed"):
+                running.append(str(job.number))
+                continue
+            ended.add(job.number)
+            place = f"{total - len(left) + len(ended)} of {total}"
+            reason = f": {status.reason}" if status.reason else ""
+            tqdm.write(f"job {job.number} {status.status}: {job.differs}  ({place}){reason}")
+            bar.update()
+        bar.set_postfix_str(f"running {', '.join(running)}" if running else "")
 
     def watch() -> None:
         while not stop.wait(POLL):

@@ -6,16 +6,21 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -104,13 +109,37 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
         try:
             with _without_global_hydra():
                 job = ask_job if plan.request.asks_run else _JOBS[plan.request.command]
-                return run_grid(jobs, lambda: _hydra_main(plan.request.config_name, argv, job))
+                return run_grid(jobs, lambda texts: _launched(texts, plan.request.config_name, argv, job))
         except Interrupted as stop:
             done = sum(job.done for job in jobs)
             raise Interrupted(
                 f"Interrupted; {done} of {len(jobs)} jobs are complete, and what is done is kept. Go on with the same "
                 "command."
             ) from stop
+
+
+def _launched(
+    texts: Sequence[Sequence[str]], config_name: str, argv: Sequence[str], job: Callable[..., None]
+) -> list[JobReturn]:
+    """How each job ended. Hydra composes each one by itself, from its overrides, in place of the product it would make.
+
+    So a key may stand that only some of the options have, and a job that fails ends no other.
+    """
+    ended: list[JobReturn] = []
+
+    def sweep(sweeper: BasicSweeper, arguments: list[str]) -> list[JobReturn]:
+        assert sweeper.launcher is not None
+        ended.extend(sweeper.launcher.launch(texts, initial_job_idx=0))
+        return ended
+
+    # Hydra imports its plugins anew: it makes sweepers of the class that it registered, not of the one imported here.
+    used: Any = Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"]
+    own, used.sweep = used.sweep, sweep
+    try:
+        _hydra_main(config_name, argv, job)
+    finally:
+        used.sweep = own
+    return ended
 
 
 def _tell_complete(folder: Path) -> int:
@@ -320,6 +349,10 @@ def _ends() -> Iterator[None]:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise _Ended(error) from error
+    except Exception:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # which goes on, so that the trace would be lost
+            traceback.print_exc()
+        raise
 
 
 def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Study | None) -> tuple[Settings, Path]:

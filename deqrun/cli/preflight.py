@@ -124,25 +124,26 @@ class Plan:
 
     @property
     def grid(self) -> bool:
-        """Whether the jobs are a grid that is known before it starts: Hydra's own sweeper, and no user's."""
-        typed = [o for o in self.overrides if o.key_or_group.startswith(("hydra/sweeper", "hydra.sweeper._target_"))]
+        """Whether the jobs are known before they start: Hydra's own sweeper, and no rule of the user's for folders."""
+        own_rules = ("hydra/sweeper", "hydra.sweeper._target_", "hydra.sweep.subdir")
+        typed = [override for override in self.overrides if override.key_or_group.startswith(own_rules)]
         if not self.multirun or typed or job_count([*self._sweeper_params(), *self.overrides]) > MOST_JOBS:
             return False
         return self.unswept is None or str(self.unswept.hydra.sweeper._target_).endswith(".BasicSweeper")
 
     @property
     def shape(self) -> Shape:
-        """What this grid shares with one that was begun: all that doesn't differ between jobs, and the keys that do."""
+        """The overrides that all jobs share, and the keys that differ: by these a grid is found again."""
         free = {*FREE_ON_RESUME, "report"} - ({"run"} if self.request.command == "sweep" else set())
-        own = [o for o in self.overrides if not o.is_hydra_override() and o.key_or_group not in free]
-        params = self._sweeper_params()
-        differing = sorted({o.key_or_group for o in [*own, *params] if o.is_sweep_override()})
-        shared = sorted(str(o.input_line) for o in own if not o.is_sweep_override())
-        return Shape(self.request.command, tuple(shared), tuple(differing))
+        own = [override for override in self.overrides if not override.is_hydra_override()]
+        swept = [override for override in [*own, *self._sweeper_params()] if override.is_sweep_override()]
+        shared = {str(o.input_line) for o in own if o.key_or_group not in free and not o.is_sweep_override()}
+        differing = {override.key_or_group for override in swept}
+        return Shape(self.request.command, tuple(sorted(shared)), tuple(sorted(differing)))
 
     @property
     def resume(self) -> bool | None:
-        """What resume= was typed of a multirun; None where nothing was."""
+        """The value of resume= of a multirun; None where it was not typed."""
         given = [override.value() for override in self.overrides if override.key_or_group == "resume"]
         return bool(given[-1]) if given else None
 

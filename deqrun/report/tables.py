@@ -303,18 +303,15 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def grid_table(jobs: Sequence[tuple[str, str, str, float | None, str]]) -> Table:
-    """The jobs of a multirun: number, what differs, state, test accuracy, and why a job failed."""
+def grid_table(jobs: Sequence[tuple[int, str, str, float | None]]) -> Table:
+    """The jobs of a multirun: number, the values that differ, state, and test accuracy."""
     table = _table(None)
     table.add_column("job", justify="right")
-    table.add_column("what differs", overflow="fold")
+    table.add_column("differs in", overflow="fold")
     table.add_column("state")
     table.add_column("accuracy", justify="right", no_wrap=True)
-    reasons = any(reason for *_, reason in jobs)
-    if reasons:
-        table.add_column("reason", overflow="fold")
-    for number, differs, state, accuracy, reason in jobs:
-        table.add_row(number, differs, state, numbers.percent(accuracy), *([reason] if reasons else []))
+    for number, differs, state, accuracy in jobs:
+        table.add_row(str(number), differs or numbers.UNKNOWN, state, numbers.percent(accuracy))
     return table
 
 

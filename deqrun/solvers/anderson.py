@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
@@ -44,8 +45,7 @@ class Anderson(Solver):
     reject: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, bool) or not isinstance(self.memory, int) or self.memory < 0:
-            raise ValueError(f"Anderson memory must be a whole number >= 0, got {self.memory!r}.")
+        require_count("Anderson memory", self.memory, 0)
         if not 0 < self.mixing <= 2:
             raise ValueError(f"Anderson mixing must be in (0, 2], got {self.mixing}.")
         if self.ridge is not None and not self.ridge >= 0:

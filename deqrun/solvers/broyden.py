@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.line_search import Criterion, Found, SearchedMap, backtrack
@@ -64,8 +65,7 @@ class Broyden(Solver):
     line_search: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, bool) or not isinstance(self.memory, int) or self.memory < 0:
-            raise ValueError(f"Broyden memory must be a whole number >= 0, got {self.memory!r}.")
+        require_count("Broyden memory", self.memory, 0)
         if not isinstance(self.line_search, bool):
             raise ValueError(f"Broyden line_search must be true or false, got {self.line_search!r}.")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.gmres import Krylov, gmres
 from deqrun.solvers.line_search import Criterion, backtrack
@@ -57,10 +58,8 @@ class NewtonKrylov(Solver):
     line_search: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.krylov, bool) or not isinstance(self.krylov, int) or self.krylov < 1:
-            raise ValueError(f"NewtonKrylov krylov must be a whole number >= 1, got {self.krylov!r}.")
-        if isinstance(self.plain_steps, bool) or not isinstance(self.plain_steps, int) or self.plain_steps < 0:
-            raise ValueError(f"NewtonKrylov plain_steps must be a whole number >= 0, got {self.plain_steps!r}.")
+        require_count("NewtonKrylov krylov", self.krylov, 1)
+        require_count("NewtonKrylov plain_steps", self.plain_steps, 0)
         if self.forcing is not None and not 0 <= self.forcing < 1:
             raise ValueError(f"NewtonKrylov forcing must be in [0, 1) or null, got {self.forcing}.")
         if not isinstance(self.line_search, bool):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.arguments import require_count
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
@@ -48,8 +49,7 @@ class Secant(Solver):
     memory: int = 20
 
     def __post_init__(self) -> None:
-        if isinstance(self.memory, bool) or not isinstance(self.memory, int) or self.memory < 0:
-            raise ValueError(f"Secant memory must be a whole number >= 0, got {self.memory!r}.")
+        require_count("Secant memory", self.memory, 0)
 
     def init(self, z: Tensor) -> SecantState:
         return SecantState(z, self.memory)

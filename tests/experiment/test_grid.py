@@ -101,13 +101,16 @@ def test_a_job_that_fails_costs_no_other_and_is_told(capsys: pytest.CaptureFixtu
     assert main(["train", "-m", *SMALL, "seed=0", "optimizer.lr=1e30,1e-3"]) == 3
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
-    table = printed.out[printed.out.rindex("what differs") :]
+    table = printed.out[printed.out.rindex("differs in") :]
     assert "failed" in table
     assert "completed" in table
+    assert "job 0: The loss is not finite" in table
     states = {path.parent.name: json.loads(path.read_text())["status"] for path in home().glob("0*/status.json")}
     assert states == {"000-lr=1e+30": "failed", "001-lr=0.001": "completed"}
     assert main(["train", "-m", *SMALL, "seed=0", "optimizer.lr=1e30,1e-3"]) == 3  # redone, and fails again
-    assert "1 of 2 jobs are complete already" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "1 of 2 jobs are complete already" in printed.out
+    assert (printed.out + printed.err).count("job 0 failed: ") == 1  # told of this call, not of the one before
 
 
 def test_a_key_that_only_the_swept_options_have_composes() -> None:
@@ -124,3 +127,32 @@ def test_a_job_in_the_way_of_another_run_is_told(capsys: pytest.CaptureFixture[s
     (home() / "000-seed=0" / "status.json").write_text('{"status": "interrupted"}')
     assert main([*GRID[:-2], "seed=0,1"]) == 3
     assert "already holds another run" in " ".join(capsys.readouterr().out.split())
+
+
+def test_values_that_change_no_number_make_jobs_of_their_own() -> None:
+    """The fingerprint of a run leaves its threads out; two jobs that differ in them alone are two jobs."""
+    shared = [text for text in SMALL if not text.startswith("threads=")]
+    assert main(["train", "-m", *shared, "threads=1,2"]) == 0
+    assert sorted(numbers(home())) == ["000-threads=1", "001-threads=2"]
+
+
+def test_an_error_that_nobody_expected_keeps_its_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launch, "train", Stop(launch.train, 1, ZeroDivisionError("by zero")))
+    assert main([*GRID[:-2], "seed=0,1"]) == 3
+    printed = capsys.readouterr()
+    assert "ZeroDivisionError: by zero" in " ".join(printed.out.split())
+    assert "Traceback" in printed.err
+    assert read_run(home() / "001-seed=1").status.status == "completed"
+
+
+@pytest.mark.parametrize("name", ["..", "../../elsewhere", "/tmp", "000/../..", "", 3])
+def test_a_grid_that_names_folders_elsewhere_is_none(name: object) -> None:
+    """A stranger's grid.json sends no job out of its folder."""
+    assert main([*GRID[:-2], "seed=0,1"]) == 0
+    written = json.loads((home() / "grid.json").read_text())
+    written["folders"] = dict.fromkeys(written["folders"], name)
+    (home() / "grid.json").write_text(json.dumps(written))
+    assert main([*GRID[:-2], "seed=0,1"]) == 0
+    assert len(list(Path("outputs").glob("*/*/*/grid.json"))) == 2

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from deqrun.report.charts.axes import ROOM, LogAxis
+from deqrun.report.charts.axes import EDGE, ROOM, LogAxis
 from deqrun.report.charts.keys import SHORT_LABEL
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, WIDTH, AnyChart, Figure, data, run_colours
 
@@ -16,8 +16,6 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (1, 3), (6, 2, 2, 2), (12, 3))
 FEW_PLACES = 12
 """Up to so many whole numbers on a log axis each has its tick."""
-EDGE = 6
-"""Pixels between the outermost mark and the edge of a linear axis, so that the edge cuts none in two."""
 ROW = 24
 """Height of a row of values with their intervals."""
 

@@ -11,6 +11,8 @@ from deqrun.records.rows import HaltingRow
 from deqrun.report.charts.data import BudgetPoint, FrontierPoint
 from deqrun.report.charts.style import NEAR
 
+EDGE = 6
+"""Pixels between the outermost mark and the edge of a linear axis, so that the edge cuts none in two."""
 ROOM = 1.25
 """Factor left free beyond the smallest and the largest value."""
 
@@ -23,12 +25,12 @@ def accuracy_axis(
     close: from NEAR below the best accuracy to the top; None where all lie within 2 NEAR, and the whole view does.
     """
     best, worst = max(point.accuracy for point in points), min(point.accuracy for point in points)
-    scale = alt.Scale(zero=False)
+    scale = alt.Scale(zero=False, padding=EDGE)
     if close:
         if best - worst <= 2 * NEAR:
             return None
         highs = [point.accuracy_high for point in points if math.isfinite(point.accuracy_high)]
-        scale = alt.Scale(domain=[best - NEAR, min(max([best, *highs]) + NEAR / 25, 1.0)], nice=False)
+        scale = alt.Scale(domain=[best - NEAR, min(max([best, *highs]) + NEAR / 25, 1.0)], nice=False, padding=EDGE)
     return {"title": f"{split} accuracy", "scale": scale, "axis": alt.Axis(format=".3~p", tickCount=6)}
 
 

@@ -6,6 +6,7 @@ import altair as alt
 
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
+from deqrun.report.charts.axes import EDGE
 from deqrun.report.charts.budget import cell_tooltip
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
@@ -41,7 +42,7 @@ def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") ->
             y=alt.Y(
                 "accuracy:Q",
                 title=f"{split} accuracy",
-                scale=alt.Scale(zero=False),
+                scale=alt.Scale(zero=False, padding=EDGE),
                 axis=alt.Axis(format=".3~p", tickCount=6),
             ),
             color=colour,
