@@ -1,4 +1,4 @@
-"""Checks of constructor arguments: a refusal is one sentence with what was given, allowed, and nearest.
+"""Checks of constructor arguments: a refusal is one sentence with the value given, those allowed, and the nearest.
 
 Configs are typed by hand, so a wrong value has to be explained here, where its meaning is known,
 and not by a shape error three layers further down.

@@ -1,4 +1,4 @@
-"""How a command fails: three exceptions, and sentences that say what was given, what is allowed, and the nearest."""
+"""How a command fails: three exceptions, and sentences with the value given, those allowed, and the nearest."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def listing(names: Iterable[str]) -> str:
 def unknown(given: str, what: str, allowed: Iterable[str], name: str | None = None) -> str:
     """'GIVEN is not WHAT; allowed: A, B; the nearest is A.'
 
-    name  the part of what was given that is to be found among the allowed; all of it by default
+    name  the part of the given text to look for among the allowed; all of it by default
     """
     names = list(allowed)
     near = nearest(name or given, names)

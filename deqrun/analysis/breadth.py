@@ -1,6 +1,6 @@
 """Thinking in breadth: one answer from B starts, by mean, vote, or lowest residual, at every depth and every B' ≤ B.
 
-Shapes: B starts, T+1 iterates, n samples; what is recorded of a start is held after a sample stopped. Results have B
+Shapes: B starts, T+1 iterates, n samples; a start's records are held after a sample stopped. Results have B
 entries in their first dimension, of which entry b − 1 aggregates the first b starts: one set of solves answers every
 breadth B' ≤ B.
 
@@ -9,7 +9,7 @@ breadth B' ≤ B.
               earliest start gives
     residual  the answer of the start of lowest residual, averaged over its last 3 iterates; of equals the earliest
 
-B starts of k iterates cost B·k evaluations (and B more where residuals choose: that of iterate k needs one more), so
+B starts of k iterates cost B·k evaluations (and B more where residuals choose: iterate k's residual needs one more), so
 cells on one hyperbola B·k = const cost the same.
 
 Source: depth and breadth as two axes, and the selection by convergence over a window of 3, are those of Equilibrium
@@ -107,7 +107,7 @@ def by_residual(residual: NDArray[Any], window: int = 3) -> NDArray[np.intp]:
 
 
 def chosen(values: NDArray[Any], winners: NDArray[np.intp]) -> NDArray[Any]:
-    """What the winning start has: values (B, …), such as correct, and winners (B, …) -> (B, …)."""
+    """The winning start's values: values (B, …), such as correct, and winners (B, …) -> (B, …)."""
     return np.take_along_axis(np.asarray(values), winners, axis=0)
 
 

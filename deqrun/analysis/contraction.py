@@ -42,7 +42,7 @@ def convergence_rate(
 
     residual  (T+1, n), NaN after a row stopped
     window    steps to look back on, >= 1
-    floor     a residual at or below it is rounding, and neither it nor what follows counts. The default is about ten
+    floor     a residual at or below it is rounding, and neither it nor any later one counts. The default is about ten
               times the rounding of float32; of float64 solves give 1e-14.
     least     iterates that there must be, >= 2
 
@@ -142,7 +142,7 @@ def spectrum_along(
 
 
 class Behaviour(IntEnum):
-    """What ρ(J) and ‖J‖₂ say of small errors; `sentence` is what a person reads."""
+    """How small errors behave by ρ(J) and ‖J‖₂; `sentence` is for a person to read."""
 
     CONTRACTS = 0
     SETTLES = 1

@@ -1,4 +1,4 @@
-"""What an answer costs, and what a step of training keeps: evaluations, multiply-adds, seconds, and bytes, kept apart.
+"""The cost of an answer, and the memory of a training step: evaluations, multiply-adds, seconds, and bytes, kept apart.
 
 None is ever passed off as another: an accelerated solver saves evaluations and pays in arithmetic of its own, which
 multiply-adds of the cell do not show and seconds do.
@@ -106,13 +106,13 @@ class _Held:
 
 @contextmanager
 def saved_for_backward() -> Iterator[SavedBytes]:
-    """Count what operations within the context save for their backward passes; the count goes on living after it.
+    """Count the bytes that operations within the context save for backward; the count goes on living after it.
 
         with saved_for_backward() as saved:
             loss = …
         print(saved.now)  # until loss is backpropagated or let go
 
-    What an operation saves under hooks of its own (a checkpointed segment) is counted as those hooks hand it on.
+    An operation with hooks of its own (a checkpointed segment) is counted by the tensors that those hooks hand on.
     """
     saved = SavedBytes()
     with torch.autograd.graph.saved_tensors_hooks(saved._take, lambda held: held.tensor):

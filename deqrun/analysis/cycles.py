@@ -39,13 +39,13 @@ def limit_cycles(
 
     A cycle of period p is back at its start after every lap. One lap alone would also count a state that merely
     passes by: a chaotic orbit that comes near its start once, or a drift that the second lap carries out of reach.
-    What moves by less than tol / 2 a lap counts as at rest, as a residual of tol counts as converged.
+    A row that moves by less than tol / 2 a lap counts as at rest, as a residual of tol counts as converged.
 
     f           as for `solve`: (batch, …) -> (batch, …); if it has `take`, decided rows are dropped from the batch
-    z           (batch, …) the states to return to, such as those of a solve that stalled. Take the last iterate of
+    z           (batch, …) the states to return to, such as a stalled solve's. Take the last iterate of
                 such a solve (Budget keep='last'): the one of lowest residual may lie beside the cycle.
     max_period  >= 1
-    tol         >= 0; on the distance relative to ‖z‖₂ + ε, with ε that of the residual in `solve`
+    tol         >= 0; on the distance relative to ‖z‖₂ + ε, with the ε of the residual in `solve`
     transient   >= 0 plain iterations to take before the state to return to is noted
 
     At most transient + 2 max_period evaluations; a row is decided, and costs nothing more, once its period is
@@ -99,7 +99,7 @@ class _Search:
         self.undecided = self.undecided & self.scale.isfinite()
 
     def lap(self, k: int) -> None:
-        """Take step k from the start, and decide what can be decided."""
+        """Take step k from the start, and decide the rows that can be decided."""
         self.advance()
         distance = row_norms(self.z - self.start) / self.scale
         known = self.undecided & ~distance.isnan()

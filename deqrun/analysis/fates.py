@@ -1,4 +1,4 @@
-"""What becomes of every sample: where its iteration ends, when it was first right, and what thinking on cost it.
+"""The fate of every sample: where its iteration ends, when it was first right, and its loss by thinking on.
 
 `fates` looks at states; the rest takes recorded trajectories: residual (T+1, n), NaN after a row stopped, and correct
 (T+1, n), held after it. An event that did not happen within the T iterates is given as T + 1, "later than all that was
@@ -24,7 +24,7 @@ __all__ = ["Fate", "Fates", "Overthinking", "fates", "first_converged", "first_c
 
 
 class Fate(IntEnum):
-    """Where a sample's iteration ended; `sentence` is what a person reads."""
+    """Where a sample's iteration ended; `sentence` is for a person to read."""
 
     FIXED_POINT = 0
     CYCLE = 1
@@ -125,7 +125,7 @@ def _first(happened: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 @dataclass(frozen=True)
 class Overthinking:
-    """What going on from iterate `best` to the last one, T, costs.
+    """The accuracy lost by going on from iterate `best` to the last one, T.
 
     best      the iterate of highest accuracy, or the one that was given
     accuracy  (T+1,) share of right answers at each iterate

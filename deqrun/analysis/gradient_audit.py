@@ -1,4 +1,4 @@
-"""How far each gradient mode is from the truth, at one point, and at what cost."""
+"""How far each gradient mode is from the truth, at one point, and its cost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AuditRow:
     relative_error        ‖h − g‖ / ‖g‖
     state_error           ‖z − z*‖ / ‖z*‖ of the state that the loss saw: large if this is another fixed point
     forward_evaluations   of f in the forward pass, per row of the batch, the gradient's own included
-    backward_evaluations  of f in the backward pass: what checkpointing evaluates again
+    backward_evaluations  of f in the backward pass, where checkpointing evaluates it again
     products              vector-Jacobian products through f in the backward pass, per row
     residual              of that state, the largest over rows
     adjoint_residual      of the adjoint, the largest over rows; None for modes without one
@@ -46,7 +46,7 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class GradientAudit:
-    """What `audit` found: the reference, how far to trust it, and a row per gradient mode."""
+    """The result of `audit`: the reference, how far to trust it, and a row per gradient mode."""
 
     reference: AuditReference
     rows: tuple[AuditRow, ...]
@@ -98,7 +98,7 @@ def audit(
     every solve of them beginning at z*.
 
     Each mode then gives its own h at the equilibrium that `solver` finds within `budget`, as training would: its error
-    is that of the mode and of the solve together.
+    belongs to the mode and the solve together.
 
     f           (batch, …) -> (batch, …). All that depends on the parameters must happen inside: what was computed from
                 them before is not seen to move with them.

@@ -35,7 +35,7 @@ class Problem:
 
     @contextmanager
     def moved(self, change: Tensor) -> Iterator[None]:
-        """Within the context θ is θ + change, (P,); afterwards it is what it was, to the bit."""
+        """Within the context θ is θ + change, (P,); afterwards it is as before, to the bit."""
         before = [p.detach().clone() for p in self.parameters]
         parts = change.split([p.numel() for p in self.parameters])
         try:
@@ -67,7 +67,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class AuditReference:
-    """The gradient that the modes are compared with, and what speaks for it.
+    """The gradient that the modes are compared with, and the evidence for it.
 
     dtype               in which it was computed
     converged           whether every row's forward and adjoint solve reached the tolerance
@@ -94,7 +94,7 @@ class AuditReference:
 
     @property
     def sentence(self) -> str:
-        """What a person reads above the rows."""
+        """The lines above the rows."""
         state = "converged" if self.converged else "NOT converged"
         return (
             f"Reference: implicit, {str(self.dtype).removeprefix('torch.')}, {state} (residual {self.residual:.1e}, "
@@ -104,7 +104,7 @@ class AuditReference:
 
 
 class Truth(NamedTuple):
-    """What the modes are held against, in float64: the reference's equilibrium, and its gradient (P,)."""
+    """The truth, in float64: the reference's equilibrium, and its gradient (P,)."""
 
     z: Tensor
     gradient: Tensor

@@ -1,9 +1,9 @@
-"""When to stop thinking: halting rules over recorded trajectories, what each costs, and how a threshold is chosen.
+"""When to stop thinking: halting rules over recorded trajectories, their costs, and the choice of a threshold.
 
 A rule is a signal and a threshold. A sample stops at the first iterate k whose signal is at most the threshold; the
 two counts, `stable` and `budget`, stop it at the first that is at least the threshold. A sample that the rule has not
 stopped ends where its trajectory ends: at the budget, or where the solve itself stopped it (its tolerance reached, or
-diverged). The answer is that of the iterate at which it stops.
+diverged). The answer is the one of the iterate at which it stops.
 
     residual  ‖f(z_k) − z_k‖ / ‖f(z_k)‖, the solver's own
     change    ‖z_k − z_{k−1}‖ / ‖z_k‖
@@ -14,7 +14,7 @@ diverged). The answer is that of the iterate at which it stops.
     oracle    whether the answer is right: stops at the first right one, the bound that no rule can beat by answers
               that it has to give itself
 
-**What a rule pays.** With nfe[k] evaluations spent when the residual of iterate k is known, iterate k itself cost
+**A rule's cost.** With nfe[k] evaluations spent when the residual of iterate k is known, iterate k itself cost
 nfe[k] − 1. A sample that `residual` stops at k pays nfe[k], which is k + 1 for Picard, Anderson and Broyden; one that
 any other rule stops pays nfe[k] − 1, which is k. A sample that no rule stopped pays nfe[k] where the solve's own check
 of the residual ended it, and where the budget did, nfe[T] under `residual`, nfe[T] − 1 under the others. Evaluations
@@ -53,7 +53,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Recording:
-    """What halting needs of the trajectories of n samples over iterates 0 … T.
+    """The part of n trajectories over iterates 0 … T that halting needs.
 
     residual  (T+1, n) as a trajectory has it: NaN after a row stopped
     nfe       (T+1, n) evaluations spent when that residual was known, held after a row stopped
@@ -220,7 +220,7 @@ def choose(points: Sequence[HaltingPoint], target: float | None = None) -> Halti
 
     target  default: within one standard error of the best, p − √(p (1 − p) / n) with p the best point's accuracy (the
             one-standard-error rule of Breiman, Friedman, Olshen & Stone 1984). Give one to compare rules at equal
-            accuracy, such as that of the whole budget.
+            accuracy, such as the whole budget's.
 
     None where no point reaches it. Raises ValueError where there are no points.
     """

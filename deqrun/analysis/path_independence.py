@@ -28,7 +28,7 @@ class Alignment:
     """Per sample, float64 on the CPU; NaN where one of the two solves diverged, or ended at 0, which has no direction.
 
     score     of each second start (batch,): cosine of the end reached from it with the end reached from the first
-    chance    (batch,) cosine of the sample's end with that of the sample it was swapped with
+    chance    (batch,) cosine of the sample's end with the end of the sample it was swapped with
     residual  of each start, "own" being the first, (batch,): how far its end is from being a fixed point
     end       (batch, …) the ends reached from the first start, on their device
     """
@@ -52,13 +52,13 @@ def alignment(
 
     f          a map (batch, …) -> (batch, …) as for `deqrun.solvers.solve`, as are solver and budget
     start      (batch, …) the first start, such as zeros or the cell's own initial state
-    starts     some of "swap", the AA score; "noise", from ε with ‖ε‖ about that of the sample's end (zeros, where the
-               end is not finite); "zero", from zeros: 1 by definition where the first start is zero itself
+    starts     some of "swap", the AA score; "noise", from ε with ‖ε‖ about the norm of the sample's end (zeros, where
+               the end is not finite); "zero", from zeros: 1 by definition where the first start is zero itself
     generator  of the derangement and the noise, on the CPU; None: one of its own, seeded with 0
 
     Where there is no other sample to swap with, in a batch of one, or its solve diverged, the swap score and chance
     are NaN. The budget should be large: a score
-    compares what the solves reached, and says nothing of fixed points where `residual` is large.
+    compares the states that the solves reached, and says nothing of fixed points where `residual` is large.
     Raises ValueError for another start.
     """
     unknown = [name for name in starts if name not in STARTS]

@@ -6,8 +6,8 @@ distance of z*:
 
     ‖z_j − z*‖₂ / (‖z*‖₂ + ε) ≤ within   for all j ≥ s;   s is the number of steps it took
 
-and its answer has returned if the read-out equals that of z* from some step on. The same without a disturbance is the
-control: what it takes beyond the control is what the disturbance cost.
+and its answer has returned if the read-out equals z*'s from some step on. The same without a disturbance is the
+control: the steps beyond the control's are the cost of the disturbance.
 
 Source: networks with recall were found to recover from features replaced midway, where those without were not, by
 Bansal, Schwarzschild et al. 2022 (arXiv 2202.05826), and after resets and noise in path-independent networks by Anil et
@@ -67,7 +67,7 @@ class Return:
 
     distance      (J+1, batch) ‖z_j − z*‖ / (‖z*‖ + ε) after j steps, held after the solve stopped; inf if not finite
     steps         (batch,) long: steps after which it stayed within reach; J + 1 where it had not returned in the end
-    answer_steps  (batch,) long: steps after which the answer stayed that of z*; J + 1 where it was another in the end;
+    answer_steps  (batch,) long: steps after which the answer stayed z*'s; J + 1 where it was another in the end;
                   None where no read-out was given
     """
 
@@ -163,7 +163,7 @@ def _watched(
 
 
 class _Watch:
-    """Compares every iterate with `target`, and its answer with the target's; a stopped row keeps what it had."""
+    """Compares every iterate with `target`, and its answer with the target's; a stopped row keeps its values."""
 
     def __init__(self, target: Tensor, iterates: int, readout: Readout | None, asked: Tensor | None) -> None:
         self.target, self.readout, self.asked, self.reached = target, readout, asked, 0

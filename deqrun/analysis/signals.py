@@ -1,4 +1,4 @@
-"""What a halting rule sees: how much the state, the answer and its certainty have moved since the last iterate.
+"""The signals of halting rules: how much the state, the answer and its certainty have moved since the last iterate.
 
 Iterate k of a sample is its state z_k, read out as p_k, a distribution over the classes at every answered position.
 The signals of iterate k compare it with iterate k − 1, so that they cost no evaluation beyond those behind z_k:
@@ -31,7 +31,7 @@ __all__ = ["Reading", "SignalRecorder", "answers_agree", "entropy_change", "kl_d
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The read-out of one iterate, with what two comparisons need of it computed once.
+    """The read-out of one iterate, with the terms of two comparisons computed once.
 
     log_p    (n, classes, *positions) log-probabilities, float32 or wider
     entropy  (n, *positions) in nats
@@ -99,12 +99,12 @@ def _over_asked(values: Tensor, asked: Tensor | None) -> Tensor:
 
 
 def _known(values: Tensor) -> Tensor:
-    """What is no number is infinite: no rule stops there."""
+    """NaN becomes infinite: no rule stops there."""
     return values.nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 class _Iterate(NamedTuple):
-    """What the next iterate is compared with: rows (r,), their states, read-outs, and how long the answer stood."""
+    """The iterate before, for comparison: rows (r,), their states, read-outs, and how long the answer stood."""
 
     rows: Tensor
     z: Tensor

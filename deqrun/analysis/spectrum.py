@@ -25,10 +25,10 @@ METHODS = ("arnoldi", "growth")
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A number per row, how far it is to be trusted, and what it cost.
+    """A number per row, how far it is to be trusted, and its cost.
 
     value   (batch,) the estimate
-    error   (batch,) its error indicator, in the units of `value`; what it means is said where it is computed
+    error   (batch,) its error indicator, in the units of `value`; its meaning is said where it is computed
     nfe     evaluations of f spent on each row
     jvps    products Jv spent on each row
     vjps    products Jᵀu spent on each row
@@ -100,7 +100,7 @@ def spectral_radius(
                       for complex pairs too, where a Rayleigh quotient does not, but like 1/K. `error` is the
                       difference between the rates of the two halves of those steps: not a bound.
 
-    Each iteration costs one vjp; the default is what 'arnoldi' needs for 1 % on a trained MDEQ
+    Each iteration costs one vjp; the default suffices 'arnoldi' for 1 % on a trained MDEQ
     (`scripts/jacobian_probes.py`). All rows start from the same random vector, so that a row's answer does not depend
     on its company.
 

@@ -1,4 +1,4 @@
-"""The command line: which command, what it was given, and the checks that run before anything starts."""
+"""The command line: the command, its overrides, and the checks that run before anything starts."""
 
 from deqrun.cli.dispatch import main
 

@@ -1,4 +1,4 @@
-"""`deqrun sweep run=FOLDER` where the folder is that of an interrupted sweep: it goes on, as it began."""
+"""`deqrun sweep run=FOLDER` with the folder of an interrupted sweep: it goes on, as it began."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def begun_sweep(request: Request) -> Path | None:
 
 
 def go_on_with_sweep(request: Request, folder: Path) -> int:
-    """Go on with the sweep in `folder`; what is typed besides must not say what it asks. Raises UserError."""
+    """Go on with the sweep in `folder`; nothing else that it asks may be typed. Raises UserError."""
     typed = dict(text.partition("=")[::2] for text in request.overrides)
     for key, value in typed.items():
         if key not in FREE:

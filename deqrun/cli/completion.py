@@ -50,7 +50,7 @@ def complete(query: str, hydra: HydraCompletion) -> int:
 
 
 def _for_hydra(words: Sequence[str]) -> list[str]:
-    """The words that bear on what comes next: overrides, and whether several values may be given."""
+    """The words that bear on the next one: overrides, and whether several values may be given."""
     kept = []
     for before, word in itertools.pairwise(["", *words]):
         if before not in WITH_VALUE and (not word.startswith("-") or word in ("-m", "--multirun")):

@@ -41,7 +41,7 @@ BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run deqrun with these arguments (default: those of the process); the exit code."""
+    """Run deqrun with these arguments, by default the process's own; the exit code."""
     open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     runs = bool(arguments) and arguments[0] in WRITING and not {"-h", "--help"} & set(arguments)
@@ -84,7 +84,7 @@ def _told(sentence: str, code: int) -> int:
 
 
 def _without_output(code: int) -> int:
-    """Send to nowhere what is still to be printed: Python would try again at its end."""
+    """Drop all output that is still to come: Python would try to print it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 

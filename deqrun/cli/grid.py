@@ -1,7 +1,7 @@
 """A multirun as a grid that survives: finished jobs are skipped, cut ones go on, and a failed one costs no other.
 
 The grid's folder holds `grid.json`: the overrides that all jobs share, the keys that differ, and each job's folder.
-The same command, typed again, finds that folder and goes on there. With more values it does only what is new.
+The same command, typed again, finds that folder and goes on there. With more values it does only the new jobs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from deqrun.studies.study import Study
 
 FILE = "grid.json"
 FAILED = 3
-"""Exit code of a grid of which a job failed: 2 is for what was typed."""
+"""Exit code of a grid of which a job failed: 2 is for a mistake on the command line."""
 
 NAME_LENGTH = 60
-"""Characters of a job's folder name before what differs is elided."""
+"""Characters of a job's folder name before it is elided."""
 
 POLL = 0.5
 """Seconds between two looks at the jobs' states."""
@@ -96,7 +96,7 @@ def identity(task: Settings | Study, differs: str) -> str:
 
 @dataclass(frozen=True)
 class Shape:
-    """What two calls of one grid share: the overrides of all jobs, and the keys that differ between them."""
+    """The parts that two calls of one grid share: the overrides of all jobs, and the keys that differ between them."""
 
     command: str
     shared: tuple[str, ...]
@@ -114,7 +114,7 @@ def begun_grid(shape: Shape, root: Path = OUTPUTS) -> Path | None:
 
 
 def laid_out(home: Path, shape: Shape, jobs: Sequence[tuple[Sequence[str], Settings | Study]]) -> list[GridJob]:
-    """Every job with its folder: the one that it had before, else a new one, named by number and what differs."""
+    """Every job with its folder: its earlier one, else a new one, named by number and by the values that differ."""
     known: dict[str, str] = _read(home).get("folders", {})
     made = []
     for place, (overrides, task) in enumerate(jobs):
@@ -143,7 +143,7 @@ def _differs(overrides: Sequence[str], keys: Sequence[str]) -> str:
 
 
 def _elided(differs: str) -> str:
-    """What differs as the end of a folder's name: the last part of each key, and as much as there is room for."""
+    """The values that differ, as the end of a folder's name: the last part of each key, cut to the room there is."""
     words = [re.sub(r"^[\w.@/]*\.(?=\w+=)", "", word) for word in differs.split(" ") if word]
     text = re.sub(r"[^\w.,=+-]+", "_", ",".join(words)).strip("_")
     short = text if len(text) <= NAME_LENGTH else f"{text[: NAME_LENGTH - 8]}-{sha256(text.encode()).hexdigest()[:7]}"

@@ -1,4 +1,4 @@
-"""What `deqrun` and `deqrun COMMAND --help` print: 80 columns, and examples that work as they stand."""
+"""The help pages: `deqrun` and `deqrun COMMAND --help`, 80 columns, and examples that work as they stand."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
 
 
 def welcome() -> str:
-    """What deqrun says on its own: what it is and what to try first."""
+    """The page of `deqrun` without a command: its purpose, and first commands to try."""
     return WELCOME.format(commands="\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items()))
 
 

@@ -39,7 +39,7 @@ from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, package
 from deqrun.studies.study import Study, is_study
 
 INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in ("bash", "zsh", "fish")]
-"""What prints a line for a shell to evaluate."""
+"""Words that print a line for a shell to evaluate."""
 
 
 class _Ended(BaseException):
@@ -165,14 +165,14 @@ def write_missing_report(folder: Path) -> Path:
 
 
 def _in_hydra(request: Request, added: Sequence[str], checked: Settings | Study | None = None) -> int:
-    """Run the jobs. `checked` is handed to the job of a plain run; those of a multirun may run in other processes."""
+    """Run the jobs. A plain run's job gets `checked`; a multirun's jobs may run in other processes, and check again."""
     with _without_global_hydra():
         job = ask_job if request.asks_run else _JOBS[request.command]
         return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
 
 
 def _handed(job: Callable[..., None], checked: Settings | Study | None) -> Callable[[DictConfig], None]:
-    """The job, which takes what was checked; itself, where nothing is handed on."""
+    """The job with its checked settings; the job alone, where there are none to hand on."""
     if checked is None:
         return job
 
@@ -193,7 +193,7 @@ def _already_complete(plan: Plan) -> Path | None:
 
 
 def complete_or_install(arguments: Sequence[str], config_name: str = "train") -> int:
-    """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints what a shell evaluates."""
+    """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints a line for a shell to evaluate."""
     query = next((argument for argument in arguments if argument.startswith("query=")), None)
     if query is None:
         if len(arguments) != 1 or arguments[0] not in INSTALLS:
@@ -215,7 +215,7 @@ def complete_or_install(arguments: Sequence[str], config_name: str = "train") ->
 
 
 def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig], None]) -> int:
-    """Hand over to Hydra. What a job raises comes out as it was raised, its trace cut to the job's own."""
+    """Hand over to Hydra. A job's exception comes out as it was raised, its trace cut to the job's own."""
     configs = str(packaged_configs())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
     with _as_called(argv):
@@ -336,7 +336,7 @@ _JOBS = {"train": train_job, "sweep": sweep_job}
 
 @contextmanager
 def _ends() -> Iterator[None]:
-    """What the user caused ends the program; in a multirun only an interruption ends the later jobs too."""
+    """A user's error ends the program; in a multirun only an interruption ends the later jobs too."""
     try:
         yield
     except (Interrupted, Unwritable) as end:

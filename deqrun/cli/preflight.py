@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a folder is made, and what is then known to be right."""
+"""Check a command before anything is written: names, ranges, components, data."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from deqrun.studies.study import Study
 
 @dataclass(frozen=True)
 class Job:
-    """The overrides of one job, and what they compose to."""
+    """The overrides of one job, and their composed config."""
 
     overrides: list[Override]
     cfg: DictConfig
@@ -87,7 +87,7 @@ def _run_of(overrides: Sequence[Override]) -> Path | None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command is going to do: one job, or those of a multirun."""
+    """The jobs of a command: one, or several of a multirun."""
 
     request: Request
     sources: ConfigSources
@@ -164,7 +164,7 @@ class Plan:
         return parse([f"{key}={value}" for key, value in (params or {}).items()], self.sources)
 
     def naming(self) -> list[str]:
-        """The override by which the folders of a multirun's jobs are named after what differs between them."""
+        """The override that names the folders of a multirun's jobs after the values that differ."""
         if not self.multirun:
             return []
         overrides = [override for override in self.overrides if not override.is_hydra_override()]
@@ -211,7 +211,7 @@ def _require_finite(settings: Settings) -> None:
 
 
 def check_jobs(plan: Plan) -> list[Settings | Study]:
-    """What every job is, a run or a study, known to compose and to be in range. Imports no torch. Raises UserError."""
+    """Every job as a run or a study, composed and checked for range. Imports no torch. Raises UserError."""
     return [_checked(plan, job) for job in plan.jobs]
 
 
@@ -233,7 +233,7 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
 
 
 def _require_free_for_hydra(folder: Path | None) -> None:
-    """The folder that is named by hydra.run.dir= holds nothing; that of a run or a sweep is looked at later."""
+    """The folder named by hydra.run.dir= holds nothing; one that holds a run or a sweep is looked at later."""
     if folder is not None and not is_run(folder):
         require_empty(folder, "hydra.run.dir=")
 
@@ -281,7 +281,7 @@ def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
 
 
 def check_settings(settings: Settings, command: str) -> None:
-    """What `check_builds` checks, of settings that were not composed but read back. Raises UserError."""
+    """The checks of `check_builds` for settings that were read back from a run. Raises UserError."""
     check_builds([settings], command)
 
 
@@ -304,7 +304,7 @@ def _check_question(study: Study) -> None:
 
 
 def check_shown(plan: Plan) -> None:
-    """What is to be shown exists. Imports no torch. Raises UserError."""
+    """Check that the thing to be shown exists. Imports no torch. Raises UserError."""
     job, flags = plan.jobs[0], plan.request.flags
     if flags.cfg != "job" or flags.package is None:
         return

@@ -23,7 +23,7 @@ class Request:
     """One call of a Hydra command.
 
     command     train, sweep or describe
-    flags       what Hydra's own parser made of the arguments
+    flags       the arguments as Hydra's own parser reads them
     arguments   the arguments that are no overrides, as typed
     """
 
@@ -38,7 +38,7 @@ class Request:
 
     @property
     def config_name(self) -> str:
-        """The primary config; that of the command, unless --config-name says otherwise."""
+        """The primary config: the command's, unless --config-name says otherwise."""
         return self.flags.config_name or ("sweep" if self.command == "sweep" and not self.asks_run else "train")
 
     @property

@@ -26,7 +26,7 @@ TRAINED = "trained"
 """The option of `solver` and `dataset` that stands for a run's own, in deqrun sweep."""
 
 FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", "allow_foreign_targets")
-"""What may differ when a run goes on: where and how it computes and is tracked, never what."""
+"""Keys that may differ when a run goes on: where and how it computes and is tracked. No number may."""
 
 DRAWS_THE_SPLIT = ("split_seed", "validation_share", "test_share")
 """Parameters of data sets that say which samples train: with others a run would be asked about its training data."""
@@ -72,7 +72,7 @@ def require_free(folder: Path) -> None:
 
 
 def require_empty(folder: Path, where: str) -> None:
-    """A folder holds nothing but what a run that was stopped before it began has left. Raises UserError."""
+    """Require an empty folder; traces of a run that was stopped before it began are allowed. Raises UserError."""
     try:
         held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
@@ -138,7 +138,7 @@ def require_no_sweep(folder: Path) -> None:
 
 
 def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
-    """The settings of a run that goes on: its own, and of the given ones only what may differ.
+    """The settings of a run that goes on: its own, and of the given ones only the keys that may differ.
 
     Raises UserError where run= is missing or no run, or where a typed override differs from the run's own.
     """
@@ -195,7 +195,7 @@ def _select(sections: dict[str, Any], key: str) -> Any:
 
 @contextmanager
 def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) -> Iterator[None]:
-    """Within: the options `solver=trained` and `dataset=trained` are those of a run, and `name` is its name.
+    """Within: the options `solver=trained` and `dataset=trained` are a run's own, and `name` is its name.
 
     sweep.yaml builds on them, so that `solver.memory=3` changes the run's own solver. Without a run: empty.
     Untied layers are swept one after the other, whatever the defaults ask of a fixed point.
@@ -217,7 +217,7 @@ def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) ->
 
 
 def load_sweep_settings(cfg: DictConfig) -> Settings:
-    """The settings of a composed sweep config: the run's own, and what the config says of the sweep itself.
+    """The settings of a composed sweep config: the run's own, and the config's own settings of the sweep.
 
     Raises UserError where run= is missing or no run, where nothing is to be swept, or a value is not allowed.
     """

@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 
 def open_closed_streams() -> None:
-    """Open what the shell closed, as by `2>&-`: else the next file that is opened takes its number, and its lines."""
+    """Open streams that the shell closed, as by `2>&-`: else the next opened file takes the number, and the lines."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -25,7 +25,7 @@ def open_closed_streams() -> None:
 
 
 class _Outlived:
-    """A stream whose failure is the end of what is printed, and of nothing else."""
+    """A stream whose failure ends the printing, and nothing else."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -46,7 +46,7 @@ class _Outlived:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Send all that comes, and what is still held back, to nowhere."""
+        """Drop all output to come, and all that is still held back."""
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
@@ -60,7 +60,7 @@ class _Outlived:
 def outlived_streams() -> Iterator[None]:
     """Within: a reader that goes away, such as head, and a full disk behind `>` keep no run from going on.
 
-    Warnings for people are told as what they say, without the line of code that they come from.
+    Warnings for people are printed without the line of code that they come from.
     """
     out, err, form = sys.stdout, sys.stderr, warnings.formatwarning
 

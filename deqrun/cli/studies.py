@@ -1,4 +1,4 @@
-"""A study as the command line meets it: its runs composed from what was typed, checked, and gone on with."""
+"""Studies on the command line: compose their runs from the overrides, check them, go on with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OF_THE_STUDY = ("run", "resume", "question", "size", "seeds", "jobs", "variants"
 """Keys that are the study's own, or that it gives each of its runs."""
 
 WHEN_ASKED = ("study", "run", "question", "size", "ask", "name", "device", "threads", "allow_foreign_targets")
-"""Keys of `deqrun sweep study=NAME run=DIR`; what the run was trained with is not one of them."""
+"""Keys of `deqrun sweep study=NAME run=DIR`; none is a setting of the training."""
 
 
 def study_of(
@@ -60,7 +60,7 @@ def study_of(
 
 
 def _require_no_study_keys(settings: StudySettings, cfg: DictConfig, typed: Sequence[Override]) -> None:
-    """What a plain run would not heed is told. Raises UserError."""
+    """Refuse keys that a plain run would not heed. Raises UserError."""
     if settings.size == "full" and "study" not in choices(cfg):
         raise UserError("size=full has no effect without a study; choose one, as in study=is_it_a_contraction.")
     for override in typed:
@@ -147,7 +147,7 @@ def _composed(
 
 
 def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, Sequence[Override]]) -> None:
-    """What is typed and then set by every variant would change nothing."""
+    """Refuse an override that every variant sets itself: it would change nothing."""
     keys = [{override.get_key_element().lstrip("+~") for override in own} for own in parsed.values()]
     everywhere = set.intersection(*keys)
     for override in typed:
@@ -201,7 +201,7 @@ def _settings(texts: Sequence[str], sources: ConfigSources) -> Settings:
 
 
 def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Sequence[Override]) -> Study:
-    """The study as it began; of what is typed only where and how it computes and is tracked may differ."""
+    """The study as it began; only where and how it computes and is tracked may be typed anew."""
     saved = Study.from_yaml(folder / FILE, allow_foreign_targets=cfg.allow_foreign_targets is True)
     bound = [override for override in typed if override.key_or_group not in (*FREE_ON_RESUME, "jobs")]
     if bound and composed is None:

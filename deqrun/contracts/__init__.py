@@ -1,4 +1,4 @@
-"""Tries a cell or a data set on a few samples, and says in a sentence each what it does wrong."""
+"""Try a cell or a data set on a few samples: one sentence for each fault."""
 
 from deqrun.contracts.cell_contract import CELL_CHECKS, check_cell
 from deqrun.contracts.data_contract import DATA_CHECKS, check_data

@@ -1,4 +1,4 @@
-"""Tries a data set: its attributes, its three splits, their numbers, and what the splits share."""
+"""Try a data set: its attributes, its three splits, their numbers, and samples that splits share."""
 
 from __future__ import annotations
 

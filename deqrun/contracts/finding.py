@@ -18,7 +18,7 @@ class Finding:
     """One check of a part.
 
     check   its name, as the table shows it
-    fault   the sentence that says what is wrong, and what is allowed; '' where the check holds
+    fault   the sentence that names the fault and the remedy; '' where the check holds
     tried   False where an earlier fault left nothing to try it on
     """
 

@@ -1,4 +1,4 @@
-"""Real and generated data, each with its three splits and what "correct" means for it."""
+"""Real and generated data, each with its three splits and its own meaning of "correct"."""
 
 from deqrun.datasets.dataset import IGNORED, SPLITS, Dataset, DataUnavailable, Split, stratified_split
 from deqrun.datasets.digits import Digits

@@ -39,7 +39,7 @@ def crop_flip(x: Tensor, generator: torch.Generator, fill: Sequence[float], padd
 
     x          (batch, channels, H, W), on the generator's device
     generator  gives all draws: 2·batch integers, then batch coins
-    fill       value of the padding in each channel: what `x` has where the picture is black
+    fill       value of the padding in each channel: the value of a black pixel in `x`
     """
     operations = torchvision_functional()
     batch, (height, width) = len(x), x.shape[-2:]

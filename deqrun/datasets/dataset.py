@@ -1,4 +1,4 @@
-"""What a data set is to the rest of deqrun: three splits, a loss, and a notion of "correct"."""
+"""The interface of a data set: three splits, a loss, and a notion of "correct"."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 SPLITS = ("train", "validation", "test")
 
 IGNORED = -100
-"""A target that is neither in the loss nor in what must be right."""
+"""A target that counts neither in the loss nor in the answer."""
 
 
 class DataUnavailable(RuntimeError):  # noqa: N818  (it names what is the case)
@@ -37,7 +37,7 @@ class Split:
 
 
 class Dataset(ABC):
-    """Known without its data: what the attributes say. `load` brings the samples.
+    """Known without its data: the attributes. `load` brings the samples.
 
     name           as on the command line
     input_shape    of one encoded sample, channels first: (channels, height, width) or (channels, length)
@@ -70,7 +70,7 @@ class Dataset(ABC):
         return 0
 
     def encode(self, inputs: Tensor) -> Tensor:
-        """What the model sees, (batch, *input_shape) float32, of stored inputs (batch, …), on their device."""
+        """The model's input, (batch, *input_shape) float32, from stored inputs (batch, …), on their device."""
         return inputs
 
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,7 +95,7 @@ class Dataset(ABC):
     def correct(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Whether the most likely class is the target at every position that is asked: (batch,) bool.
 
-        What is no number is not right.
+        NaN is never right.
         """
         right, asked = (logits.argmax(1) == targets) & ~logits.isnan().any(1), self.asked(targets)
         return right if asked is None else (right | ~asked).flatten(1).all(1)
@@ -110,7 +110,7 @@ def require_split(split: str) -> None:
 def stratified_split(labels: NDArray[np.int64], shares: tuple[float, ...], seed: int) -> list[Tensor]:
     """Disjoint, sorted index sets that take these shares of every class, at random by `seed`.
 
-    shares sum to at most 1; the last set takes what the others leave when they sum to 1. A class of n samples gives
+    shares sum to at most 1; the last set takes the rest when they sum to 1. A class of n samples gives
     round(n · cumulative share) samples to the sets up to each one, so each set is within one sample of its share.
     """
     generator = np.random.default_rng(seed)

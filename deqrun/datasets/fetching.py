@@ -1,4 +1,4 @@
-"""Fetching files aside, so that what is interrupted leaves nothing behind."""
+"""Fetch files aside, so that an interrupted download leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def folder_aside(root: Path) -> Iterator[Path]:
 
 
 def move_files(source: Path, destination: Path) -> None:
-    """Every file below `source`, to the same place below `destination`, over what is there; each whole or not at all.
+    """Move every file below `source` to its place below `destination`, replacing files; each whole or not at all.
 
     Both lie on one file system.
     """

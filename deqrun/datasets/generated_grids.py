@@ -22,7 +22,7 @@ CHUNK = 1024
 class GeneratedGrids(Dataset):
     """Grids whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
 
-    What is compared is the part that must not be seen twice (the walls of a maze, the solution of a Sudoku); a hash of
+    Compared is the part that must not be seen twice (the walls of a maze, the solution of a Sudoku); a hash of
     it decides. So the splits of *any* two settings share none: a trained model can be asked about another seed, size of
     the test split or difficulty, and nothing that it is asked was trained on.
 
@@ -70,7 +70,7 @@ class GeneratedGrids(Dataset):
 
     @abstractmethod
     def _stream(self) -> tuple[int, ...]:
-        """What the words depend on beside the seed."""
+        """Further dependences of the words, beside the seed."""
 
     @abstractmethod
     def _draw(self, words: np.random.PCG64, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:

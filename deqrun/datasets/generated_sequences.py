@@ -34,7 +34,7 @@ class GeneratedSequences(Dataset):
     n_train, n_validation, n_test   samples of each split, at least 1
     data_seed                       of the stream; apart from the seed of the training
 
-    A subclass calls `_require_enough` in its constructor, and says what a sample is by `words_per_row`, `_stream`,
+    A subclass calls `_require_enough` in its constructor, and defines a sample by `words_per_row`, `_stream`,
     `_bits_of`, `_rows_of` and `_split_of`.
     """
 
@@ -95,7 +95,7 @@ class GeneratedSequences(Dataset):
 
     @abstractmethod
     def _stream(self) -> tuple[int, ...]:
-        """What the stream depends on beside the seed."""
+        """Further dependences of the stream, beside the seed."""
 
     @abstractmethod
     def _bits_of(self, words: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -93,7 +93,7 @@ class ImageFolder(Images):
 
     @cached_property
     def layout(self) -> Layout:
-        """What the folder holds, without its pictures."""
+        """The folder's layout, without its pictures."""
         return read_layout(self.root)
 
     @cached_property
@@ -150,7 +150,7 @@ class Layout:
 
 
 def read_layout(root: str | None) -> Layout:
-    """The layout of a folder; raises DataUnavailable with the sentence that says what is wrong with it."""
+    """The layout of a folder; raises DataUnavailable, one sentence, where it has none."""
     if root is None:
         raise DataUnavailable(
             "dataset=image_folder needs a folder of class folders; name one with dataset.root=FOLDER."
@@ -217,7 +217,7 @@ def read_picture(path: str, size: int, channels: int) -> Tensor:
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """A picture of 8 bits without transparency: what is transparent shows white, as on a page."""
+    """A picture of 8 bits without transparency: transparent pixels become white, as on a page."""
     if picture.mode.startswith("I;16"):  # Pillow's conversion would cut off what is above 255
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.mode in ("I", "F"):

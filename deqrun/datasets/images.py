@@ -29,7 +29,7 @@ SILENCE = 30.0
 """Seconds without a byte after which a download is given up."""
 
 MISSING = (RuntimeError, OSError, HTTPException)
-"""What torchvision's loaders raise where files are missing, have another checksum, or are out of reach."""
+"""Errors of torchvision's loaders where files are missing, have another checksum, or are out of reach."""
 
 DAMAGED = (
     ValueError,
@@ -41,7 +41,7 @@ DAMAGED = (
     tarfile.TarError,
     zlib.error,
 )
-"""What they raise, besides, where a file has another form than they take for granted: of MNIST's, only the archives'
+"""Their errors, besides, where a file has another form than they take for granted: of MNIST's, only the archives'
 checksums are compared."""
 
 
@@ -51,7 +51,7 @@ class Images(Dataset):
     Encoded they are (x / 255 − mean) / std, per channel.
 
     mean, std         per channel, of intensities in [0, 1], over all pixels
-    split_seed        seed of the stratified splits, apart from that of the training
+    split_seed        seed of the stratified splits, apart from the training's
     validation_share  share of the training part that validates, above 0, below 1
     augment           'none', or 'crop_flip': in training each image is shifted by up to 4 pixels both ways, black
                       coming in at the sides, and mirrored with probability ½
@@ -66,7 +66,7 @@ class Images(Dataset):
         self.augmentation = require_augmentation(augment)
 
     def load(self, split: str) -> Split:
-        """Every part is read at the first call, so that what is missing is known before the training."""
+        """Read every part at the first call, so that a missing one is known before the training."""
         require_split(split)
         return self._splits[split]
 
@@ -105,13 +105,13 @@ class TorchvisionImages(Images):
     root      folder that holds the files, in torchvision's layout
     download  fetch them there first where they are missing
 
-    The rest as in Images. Mean and deviation are those of the training part. Raises ValueError for parameters outside
+    The rest as in Images. Mean and deviation are the training part's. Raises ValueError for parameters outside
     of their ranges, and on loading DataUnavailable where the files are missing or damaged, or can't be fetched.
     """
 
     loader: ClassVar[str]
     files: ClassVar[tuple[str, ...]]
-    """What is looked for in `root`."""
+    """The files that are looked for in `root`."""
     archives: ClassVar[tuple[str, ...]] = ()
     """Patterns of the files from which torchvision can make `files` without the network."""
 
@@ -189,7 +189,7 @@ class TorchvisionImages(Images):
             ) from error
 
     def _copy_archives(self, folder: Path) -> None:
-        """What was downloaded before is unpacked anew, not downloaded, if its checksum is right."""
+        """Unpack an earlier download again, instead of downloading, if its checksum is right."""
         for archive in [path for pattern in self.archives for path in self.root.glob(pattern)]:
             copy = folder / archive.relative_to(self.root)
             copy.parent.mkdir(parents=True, exist_ok=True)

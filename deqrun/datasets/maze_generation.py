@@ -19,7 +19,7 @@ Integers = NDArray[np.int64]
 class Trees(NamedTuple):
     """Spanning trees of the grid of side x side nodes.
 
-    parent  (n, (side + 2)²) next node towards the root; the root is its own parent, and so are those of the frame
+    parent  (n, (side + 2)²) next node towards the root; the root is its own parent, and so is each node of the frame
     depth   (n, (side + 2)²) steps to the root
     """
 

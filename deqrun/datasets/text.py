@@ -114,7 +114,7 @@ class Text(Dataset):
 
 
 def read_corpus(path: str | None) -> Corpus:
-    """The text of a file; raises DataUnavailable with the sentence that says what is wrong with it."""
+    """The text of a file; raises DataUnavailable, one sentence, where it can't be read."""
     if path is None:
         raise DataUnavailable("dataset=text needs a text file in UTF-8; name one with dataset.path=FILE.")
     try:

@@ -28,7 +28,7 @@ def torchvision_datasets() -> ModuleType:
 
 
 def torchvision_functional() -> ModuleType:
-    """The module torchvision.transforms.v2.functional: what transforms v2 do, without their draws."""
+    """The module torchvision.transforms.v2.functional: the transforms, without their draws."""
     return _imported("torchvision.transforms.v2.functional")
 
 

@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     By default glibc hands blocks of 32 MiB and more, and what is free at the top of its heap, back to the system at
     once. An iteration frees and asks for the same blocks at every step, and each time the system clears every page of
     them anew: on states of 17 MB that took a quarter of the time of an evaluation (docs/cli.md). The process then holds
-    what it held at its peak until it ends.
+    its peak until it ends.
     """
     if any(name.startswith(CHOSEN_BY) for name in os.environ) or platform.libc_ver()[0] != "glibc":
         return False

@@ -28,7 +28,7 @@ from deqrun.settings.trust import is_trusted
 from deqrun.solvers import Budget, Solver
 
 TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
-"""What PyTorch says, in a RuntimeError or a ValueError, of a tensor that no memory holds."""
+"""PyTorch's words, in a RuntimeError or a ValueError, for a tensor that no memory holds."""
 
 
 def build_budget(settings: Settings) -> Budget:
@@ -58,7 +58,7 @@ def hand_over(settings: Settings, dataset: Dataset) -> None:
 
 
 def build_dataset(settings: Settings) -> Dataset:
-    """The data set, matched with that of the run that is asked where `data_changed` says so.
+    """The data set, matched with the asked run's where `data_changed` says so.
 
     No data is loaded but for a matched one, and one that a check has read is taken over.
     """
@@ -186,7 +186,7 @@ def describe_model(
 
 
 def order_channels_last(model: nn.Module) -> None:
-    """Put the weights of 2-d convolutions into channels-last order; what they compute then has that order, too.
+    """Put the weights of 2-d convolutions into channels-last order; their outputs then have that order, too.
 
     PyTorch takes the weight's order for the output, whatever the input's, so inputs need not be changed. Where a weight
     has the same numbers in both orders, as of a single channel or a single pixel, it takes the input's.
@@ -198,7 +198,7 @@ def order_channels_last(model: nn.Module) -> None:
 def check_components(settings: Settings, seen: set[str]) -> None:
     """Build every component once, so that each speaks for itself before anything starts.
 
-    seen  what has been built before, as text; added to. The random state is left as it was. Raises UserError.
+    seen  components built before, as text; added to. The random state is left as it was. Raises UserError.
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was given, but PyTorch sees no CUDA device; allowed here: auto, cpu.")

@@ -20,7 +20,7 @@ from deqrun.records.safe_reading import available_memory, require_honest_zip
 class Checkpoint:
     """All that training needs to go on after `epoch` to the same numbers.
 
-    What is random is drawn from generators seeded by (seed, epoch, purpose), so no generator's state is kept.
+    All draws come from generators seeded by (seed, epoch, purpose), so no generator's state is kept.
     starts: the states that `train.start=previous` begins with; empty for other starts, and in best.pt.
     """
 
@@ -38,7 +38,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `path`, replacing what was there in one rename."""
+    """Write `checkpoint` to `path`, replacing an earlier one in one rename."""
     buffer = io.BytesIO()
     content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     torch.save(content, buffer)

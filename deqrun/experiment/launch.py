@@ -1,4 +1,4 @@
-"""What each command does, from settings to a finished folder."""
+"""The commands, from settings to a finished folder."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _require_data(dataset: Dataset) -> None:
 def recorded(run: RunFolder, resume: str) -> Iterator[None]:
     """Leave the folder's status true whatever happens inside; SIGTERM and SIGHUP end a run as Ctrl-C does.
 
-    What the system refuses (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
+    An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
     """
     try:
         with ending_as_interrupted():
@@ -234,7 +234,7 @@ FAR = 10
 
 
 def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
-    """Warn where the solves of the last epoch ended far above the tolerance: what is trained is no equilibrium."""
+    """Warn where the solves of the last epoch ended far above the tolerance: the trained state is no equilibrium."""
     residual, tol = (done.epochs[-1].get("residual") if done.epochs else None), settings.budget.tol
     if residual is not None and tol > 0 and not residual <= FAR * tol:
         print(

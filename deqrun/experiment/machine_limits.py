@@ -1,4 +1,4 @@
-"""What a command would take of the machine, estimated before anything is built: threads and memory."""
+"""Threads and memory that a command would take, estimated before anything is built."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
     """Refuse data, a batch, or a model that can't fit into the memory that is free. Raises UserError.
 
     The estimates are the least that is taken, so that nothing that fits is refused.
-    seen  what has been estimated before, as text; added to
+    seen  estimates made before, as text; added to
     """
     text = f"memory {settings.model} {settings.dataset} {settings.train} {settings.sweep}"
     if text in seen or not settings.dataset.target.startswith(TRUSTED_PACKAGES):

@@ -21,9 +21,9 @@ FEW = 8
 
 
 def require_data(settings: Settings, seen: set[str]) -> None:
-    """Refuse a data set that is the user's own and fails a check; those of deqrun pass, as its tests assert.
+    """Refuse a user's own data set that fails a check; deqrun's own pass, as its tests assert.
 
-    seen  what has been tried before, as text; added to. Raises UserError with the first sentence.
+    seen  parts tried before, as text; added to. Raises UserError with the first sentence.
     """
     text = f"data {settings.dataset}"
     if _is_own(settings.dataset) and text not in seen:

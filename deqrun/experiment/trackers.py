@@ -27,7 +27,7 @@ from deqrun.settings import TrackerSettings
 
 
 class Tracker(ABC):
-    """Takes in what a run finds out."""
+    """The interface of a tracker: it takes in a run's records."""
 
     @abstractmethod
     def log_epoch(self, epoch: Epoch) -> None:

@@ -22,7 +22,7 @@ def equilibrium(
 ) -> tuple[Tensor, Solution]:
     """Solve z = f(z) from z0 and return (z, solution), z carrying a gradient to every tensor that f closes over.
 
-    f, z0, solver, budget, observe are those of `deqrun.solvers.solve`. gradient defaults to `Implicit()`.
+    f, z0, solver, budget, observe as in `deqrun.solvers.solve`. gradient defaults to `Implicit()`.
     z has z0's shape and dtype, and the value of solution.z. The start gets no gradient: the equilibrium does not
     depend on it. (`Unrolled` is no equilibrium: its z does, and has one.)
 
@@ -35,7 +35,7 @@ def equilibrium(
                                adjoint.jvps where its solver takes more; each mode then goes once through every
                                recorded evaluation, to the weights
 
-    Raises TypeError where solver, budget or gradient is something else, and what `solve` raises.
+    Raises TypeError where solver, budget or gradient is something else, and as `solve` does.
     """
     require_instance("equilibrium solver", solver, Solver)
     require_instance("equilibrium budget", budget, Budget)

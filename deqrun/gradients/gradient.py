@@ -1,4 +1,4 @@
-"""The interface of a gradient mode, and what the modes share."""
+"""The interface of a gradient mode, and the parts that modes share."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Gradient(ABC):
 
     @abstractmethod
     def attach(self, f: Map, z: Tensor, solution: Solution) -> Tensor:
-        """A tensor of z's value whose backward pass reaches what f closes over."""
+        """A tensor of z's value whose backward pass reaches the tensors that f closes over."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def recording() -> Iterator[None]:
 
 
 def forget_casts() -> None:
-    """Drop autocast's cast weights, which may be those of a solve without grad mode.
+    """Drop autocast's cast weights, which may come from a solve without grad mode.
 
     Such a cast has no history, and PyTorch up to the end of 2025 takes it from the cache in grad mode, too: the weight
     would silently get no gradient (pytorch/pytorch issue 112583, mended in pull request 165068).
@@ -105,7 +105,7 @@ def substitute(carrier: Tensor, value: Tensor, name: str) -> Tensor:
 
 
 def refuse_second_derivative(name: str) -> None:
-    """RuntimeError in a backward pass that is itself recorded: what a second pass found would be part of the truth."""
+    """RuntimeError in a backward pass that is itself recorded: a second pass would find part of the truth."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"The {name} gradient can be differentiated only once (create_graph=True was given); "

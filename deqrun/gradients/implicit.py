@@ -27,7 +27,7 @@ class Implicit(Gradient):
     budget  of the adjoint; None: Budget(max_iter=100, tol=1e-6).
     start   where the adjoint's solve begins, (batch, …) like z; None: at ∂L/∂z*.
 
-    A start changes what the solve costs, not its limit. It pays where the same rows come again with nearly the same
+    A start changes the cost of the solve, not its limit. It pays where the same rows come again with nearly the same
     weights and a loss of the same scale, as in full-batch training: `replace(gradient, start=solution.adjoint.z)`. It
     is given anew each time and never remembered, since the adjoints of one shuffled batch are no guess for the next.
     Rows where start is not finite, or where ∂L/∂z* is 0 and so u is, begin at ∂L/∂z* all the same.
@@ -78,7 +78,7 @@ def _usable(start: Tensor, v: Tensor) -> Tensor:
 class _Linearization:
     """f at z*, recorded once: value = f(z_in), whose graph every product u ↦ Jᵀu runs through.
 
-    parts   of u ↦ Jᵀu + v and v: that map with what a splitting solver needs; None where f has not said how
+    parts   of u ↦ Jᵀu + v and v: that map with the parts that a splitting solver needs; None where f has not said how
     """
 
     value: Tensor

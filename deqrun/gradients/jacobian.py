@@ -12,7 +12,7 @@ from deqrun.gradients.gradient import Map, recording, rooted
 def jacobian_penalty(f: Map, z: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """‖εᵀJ‖² / numel(z) with ε ~ N(0, I): an unbiased estimate of ‖J‖_F² / numel(z), J = ∂f/∂z at z.
 
-    Differentiable with respect to what f closes over; z is held constant. (Bai, Koltun & Kolter 2021,
+    Differentiable with respect to the tensors that f closes over; z is held constant. (Bai, Koltun & Kolter 2021,
     arXiv 2106.14342, eq. 5; Hutchinson 1989.) Attention in f takes its plain form here, which has a second derivative.
     Returns a scalar.
     """

@@ -31,7 +31,7 @@ class Phantom(Gradient):
     advance  False: the value returned is solution.z, y_0. True: it is y_K, as in the authors' own code.
 
     The two values agree at the equilibrium. Away from it, where a solve was cut short, the loss at y_0 with the slope
-    of y_K is no loss's gradient, while the loss at y_K has exactly that of K steps (truncated back-propagation).
+    of y_K is no loss's gradient, while the loss at y_K has exactly K steps' gradient (truncated back-propagation).
 
     Without `advance` the K recorded evaluations come on top of solution.nfe, which counts the solve. With it they are
     in it, and one more that tells y_K's residual: solution then speaks of y_K, iterates and residuals continued from

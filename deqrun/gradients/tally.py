@@ -27,7 +27,7 @@ class Tally:
 class Counted:
     """f, whatever else it can do, adding to the tally.
 
-    A splitting solver evaluates f as prox(affine(z)): there `affine` is what counts.
+    A splitting solver evaluates f as prox(affine(z)): there calls of `affine` count.
     """
 
     f: Any
@@ -51,6 +51,6 @@ class Counted:
 
 
 def counted(f: Map) -> tuple[Map, Tally]:
-    """f and what it will have cost."""
+    """f with a count of its evaluations."""
     tally = Tally()
     return Counted(f, tally), tally

@@ -21,7 +21,7 @@ class Unrolled(Gradient):
     """z_K of z_{k+1} = z_k + damping · (f(z_k) − z_k) from the start, differentiated through its steps.
 
     The solver and the tolerance play no part, every row takes all K steps: a weight-tied K-layer network is trained,
-    and the gradient is exactly that of the value returned, the start's included. Of a `Perturbed` solver the damping
+    and the gradient is exactly the returned value's, the start's included. Of a `Perturbed` solver the damping
     and the noise do play a part: z_{k+1} above is then what it takes for the unperturbed step, and damps and shakes.
 
     steps       K >= 1; None: the budget's max_iter.
@@ -42,7 +42,7 @@ class Unrolled(Gradient):
     With `checkpoint` f is also called in the backward pass, and must still be the same map then: a context that f
     needs (weights fixed for one solve, parametrisations, autocast weights) has to be open around both passes.
 
-    Raises ValueError on other parameters, and where its steps are those of a budget with a max_iter per row.
+    Raises ValueError on other parameters, and where its steps come from a budget with a max_iter per row.
     """
 
     steps: int | None = None

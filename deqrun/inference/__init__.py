@@ -1,4 +1,4 @@
-"""Inference: intervals whose unit is named, and what a family of them lets a study claim.
+"""Inference: intervals whose unit is named, and the claims that a family of them carries.
 
 Every claim is about something, and that is the unit that was drawn at random:
 
@@ -7,7 +7,7 @@ Every claim is about something, and that is the unit that was drawn at random:
     of_recipes        other recipes: recipes are the unit
 
 `told` says which members of a family of claims its data carry, corrected for their number. `scripts/coverage.py`
-simulates what each interval covers and how often a claim is false. Imports no torch.
+simulates the coverage of each interval and how often a claim is false. Imports no torch.
 """
 
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit

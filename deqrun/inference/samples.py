@@ -81,7 +81,7 @@ def p_value(mean: float, ends: Callable[[float], tuple[float, float]], versus: f
 
 
 def from_interval(mean: float, low: float, high: float, n: int) -> Estimate:
-    """An estimate of which a mean and its 95 % interval were recorded; p is that of 0, as if the error were normal.
+    """An estimate from a recorded mean and 95 % interval; p is of the value 0, as if the error were normal.
 
     The error is taken from the side of the interval on which 0 lies. NaN bounds give p NaN: nothing is claimed.
     """

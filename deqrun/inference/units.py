@@ -88,7 +88,7 @@ def of_seeds(
     over_samples  level -> (low, high) around the mean of `own`, as samples alone would have it
     n             samples
     among         candidates of which this one was chosen by these very seeds: the interval then holds for all of them
-                  at once (Bonferroni), and p is that of the family
+                  at once (Bonferroni), and p is the family's
 
     Raises ValueError for fewer than 2 seeds.
     """
@@ -122,7 +122,7 @@ def claim_statistic(
 
     statistic  values (S, …, n), with samples repeated or left out -> (S, …), along the last axis
 
-    What samples do is told by the percentile bootstrap over the shared samples (Efron 1979).
+    The samples' part comes from the percentile bootstrap over the shared samples (Efron 1979).
     """
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
     seeds, n = values.shape

@@ -1,4 +1,4 @@
-"""What a deep equilibrium model iterates: the cell f(z; x), and that cell bound to one batch of inputs."""
+"""The cell f(z; x) that a deep equilibrium model iterates, and the cell bound to one batch of inputs."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ class Cell(nn.Module, ABC):
     def initial_state(self, injection: tuple[Tensor, ...]) -> Tensor:
         """z_0 (batch, *state_shape), where solves begin: 0, unless a cell overrides it.
 
-        injection is what `inject` returned. A cell that hears of x in the start alone returns features of it.
+        injection is the value of `inject`. A cell that hears of x in the start alone returns features of it.
         """
         (batch, *_), device = injection[0].shape, injection[0].device
         return torch.zeros(batch, *self.state_shape, device=device)
 
     def bind(self, x: Tensor) -> BoundCell:
-        """f(·; x) for one batch x (batch, *input_shape), its injection computed here; what a solver takes."""
+        """f(·; x) for one batch x (batch, *input_shape), its injection computed here; a map for a solver."""
         return BoundCell(self, as_injection(self.inject(x)))
 
     @abstractmethod
@@ -111,11 +111,11 @@ def as_injection(given: tuple[Tensor, ...] | Tensor) -> tuple[Tensor, ...]:
 
 
 class BoundCell:
-    """f = cell(·; x) for one batch x: what a solver takes.
+    """f = cell(·; x) for one batch x: a map for a solver.
 
     Arguments
         cell        the cell
-        injection   what `cell.inject(x)` returned; every tensor (batch, …)
+        injection   the value of `cell.inject(x)`; every tensor (batch, …)
     """
 
     def __init__(self, cell: Cell, injection: tuple[Tensor, ...]) -> None:

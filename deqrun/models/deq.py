@@ -54,10 +54,10 @@ class DEQ(nn.Module):
         budget: Budget | None = None,
         observe: Observer | None = None,
     ) -> tuple[Tensor, Solution]:
-        """The equilibrium z (batch, *state_shape) of f from z0, and what the solver reports.
+        """The equilibrium z (batch, *state_shape) of f from z0, and the solver's report.
 
         With gradients enabled z carries one, by `gradient`; otherwise f is only solved. gradient, solver and budget
-        are the model's own unless given; observe is that of `deqrun.solvers.solve`.
+        are the model's own unless given; observe is as in `deqrun.solvers.solve`.
         For callers that need f besides the answer, as a Jacobian penalty does; else call the model.
         """
         solver, budget = solver or self.solver, budget or self.budget

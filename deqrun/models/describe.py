@@ -1,4 +1,4 @@
-"""What a cell costs before anything is trained: parameters, state, and multiply-adds, without data."""
+"""The size and cost of a cell before training: parameters, state, and multiply-adds, without data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CellDescription:
     multiply_adds of one evaluation of f, injection_multiply_adds, readout_multiply_adds: per sample, in
     evaluation mode; convolutions and matrix products only. Norms, activations, sums, biases are not counted.
 
-    untied_layers: the number of layers of a net of untied layers, whose multiply_adds are those of one; else None.
+    untied_layers: the number of layers of a net of untied layers, whose multiply_adds count one layer; else None.
     narrowed: constructor arguments by which these are narrower than the cell whose baseline they are.
     """
 
@@ -55,8 +55,8 @@ class CellDescription:
 class BaselineDescription:
     """An explicit net beside the DEQ whose baseline it is.
 
-    parameters and multiply_adds are those of the whole net, deq_parameters those of the DEQ, and deq_multiply_adds
-    those of its answer from as many evaluations as the net has layers; multiply-adds are per sample, with injection
+    parameters and multiply_adds are the whole net's, deq_parameters the DEQ's, and deq_multiply_adds
+    the cost of its answer from as many evaluations as the net has layers; multiply-adds are per sample, with injection
     and read-out. narrowed: constructor arguments by which the net's layers are narrower than the DEQ's cell.
     """
 

@@ -1,7 +1,7 @@
 """The parts of a multiscale DEQ: stem, residual block, fusion across resolutions, classification head.
 
 All follow Bai, Koltun & Kolter 2020, Multiscale Deep Equilibrium Models (arXiv 2006.08656), with the sizes
-and norms of the authors' released code: group norms in what is iterated, batch norms only outside of it.
+and norms of the authors' released code: group norms in the iterated part, batch norms only outside of it.
 Branch i has channels[i] channels at resolutions[i] = (height, width) pixels; branch 0 is the finest.
 """
 

@@ -47,7 +47,7 @@ class MonotoneMap(Cell):
         """W of the present parameters."""
 
     def weight(self) -> MonotoneOperator:
-        """W: that of `fixed_weights` inside it, else of the present parameters."""
+        """W, fixed within `fixed_weights`, else computed from the present parameters."""
         if self._fixed is not None:
             return self._fixed
         with full_precision(self.A.device.type):
@@ -117,8 +117,8 @@ class MonotoneAdjoint:
 
     D = diag(ReLU′) is the projection onto the coordinates that are `active` (batch, *state_shape). w = D u solves
     w = D (Wᵀ w + v), a monotone problem with Wᵀ for W, D being the proximal operator of the indicator of its range
-    (Winston & Kolter 2020, Theorem 2, for any σ). Of the state u = w + y, w is what the affine part acts on, and y
-    what D takes away.
+    (Winston & Kolter 2020, Theorem 2, for any σ). Of the state u = w + y, w is the affine part's argument, and y
+    the part that D takes away.
 
     Arguments
         operator   W
@@ -147,7 +147,7 @@ class MonotoneAdjoint:
         return self.operator.resolvent(w + alpha * self.v, alpha, transposed=True)
 
     def prox(self, w: Tensor, alpha: float) -> Tensor:
-        """D w, and (I − D) w / alpha for y: at the fixed point (I − D) w is alpha times that of Wᵀ D u + v."""
+        """D w, and (I − D) w / alpha for y: at the fixed point (I − D) w is alpha times (I − D) of Wᵀ D u + v."""
         return torch.where(self.active, w, w / alpha)
 
     def constants(self) -> Constants:

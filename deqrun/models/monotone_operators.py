@@ -26,7 +26,7 @@ def full_precision(device: str) -> AbstractContextManager[object]:
 class MonotoneOperator(ABC):
     """W of one set of parameters, for a whole solve: its products carry a gradient, its resolvent none.
 
-    m is the guaranteed monotonicity of I − W, above 0. What is expensive is computed when first asked for, and kept.
+    m is the guaranteed monotonicity of I − W, above 0. Expensive parts are computed when first asked for, and kept.
     """
 
     def __init__(self, m: float) -> None:
@@ -44,7 +44,7 @@ class MonotoneOperator(ABC):
 
     @abstractmethod
     def product(self, blocks: Tensor, v: Tensor) -> Tensor:
-        """What `blocks` (blocks, n, n), in the symbol's basis, make of each row of v (batch, *state_shape)."""
+        """`blocks` (blocks, n, n), in the symbol's basis, applied to each row of v (batch, *state_shape)."""
 
     @torch.no_grad()
     def resolvent(self, v: Tensor, alpha: float, transposed: bool = False) -> Tensor:
@@ -96,7 +96,7 @@ class MonotoneConvolution(MonotoneOperator):
 
     W is the periodic convolution whose kernel is (1 − m) δ − A ⋆ A + B − Bᵀ, (2k − 1) pixels a side, A ⋆ A being the
     autocorrelation of A: one convolution evaluates it. The discrete Fourier transform makes it one c × c matrix per
-    frequency, so an inverse is that of these matrices (Winston & Kolter 2020).
+    frequency, so an inverse is the inverse of these matrices (Winston & Kolter 2020).
     """
 
     def __init__(self, A: Tensor, B: Tensor, m: float, sides: tuple[int, int]) -> None:

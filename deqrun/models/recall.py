@@ -28,7 +28,7 @@ class RecallCell(Cell):
     W, U, V₁, V₂ are convolutions without bias that keep the size: 1-d for inputs (channels, length), 2-d for
     (channels, height, width). [W, U] together are the published convolution of the concatenation [z, x]: the input is
     recalled at every iteration. σ is ReLU in 1-d and the identity in 2-d, as published. Without recall
-    f(z) = N(B_n(… B_1(z))), which hears of x in the start alone, z_0 = ReLU(P x): what it forgets is lost.
+    f(z) = N(B_n(… B_1(z))), which hears of x in the start alone, z_0 = ReLU(P x): a forgotten input is lost.
 
     N divides by the root mean square over the channels of each position (RMS norm without gain, Zhang & Sennrich 2019,
     arXiv 1910.07467), which keeps iterates bounded whatever the weights; the published network has no norm. The logits

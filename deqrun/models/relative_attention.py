@@ -29,7 +29,7 @@ class RelativeAttention(nn.Module):
     Arguments
         width         features of z
         heads         divides width
-        positions     sides of what is attended over: (L,) or (H, W); counted row by row
+        positions     sides of the field that is attended over: (L,) or (H, W); counted row by row
         causal        whether position i sees j <= i alone
         weight_norm   whether W, R and O are weight-normalised
 
@@ -58,7 +58,7 @@ class RelativeAttention(nn.Module):
 
     @contextmanager
     def fixed_keys(self) -> Iterator[None]:
-        """Within the context R e(δ) is that of the parameters at entry, computed once, in the grad mode at entry."""
+        """Within the context R e(δ) is computed once, from the parameters at entry, in the grad mode at entry."""
         before = self._fixed_keys
         try:
             self._fixed_keys = self.distance_keys()

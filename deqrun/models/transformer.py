@@ -31,7 +31,7 @@ class TransformerCell(Cell):
     The DEQ-Transformer of Bai, Kolter & Koltun 2019 (arXiv 1909.01377), as in the authors' released code: the
     input is embedded by E, and U E x is added to the queries, keys and values (see `RelativeAttention`), once per
     solve. LN are layer norms over the features, without parameters. The logits are linear in z*. The state has
-    `width` features at each of L positions: (L, width); those of a picture are its pixels, row by row.
+    `width` features at each of L positions: (L, width); a picture's positions are its pixels, row by row.
 
     Arguments
         input_shape    (channels, L) or (channels, H, W)

@@ -24,7 +24,7 @@ class UntiedCell(Cell):
 
     Injection, start and read-out are there once, so that all that tells this net from L iterations of the cell is that
     the weights are not tied. (A cell whose map and injection share weights is injected for each layer by its own.)
-    What is drawn in the injection, as dropout masks, is the same for all layers.
+    Draws in the injection, such as dropout masks, are the same for all layers.
 
     Arguments
         layers      L >= 1 cells of one kind and size; what is not f's own is taken from the first of them, the others'
@@ -78,7 +78,7 @@ class UntiedCell(Cell):
         return value
 
     def injection_of(self, k: int, injection: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """What layer k takes of that which `inject` returned."""
+        """Layer k's part of the injection."""
         if not self.injected_each:
             return injection
         each = len(injection) // self.depth
@@ -103,7 +103,7 @@ class UntiedCell(Cell):
 
 
 class BoundLayers(Layers, BoundCell):
-    """The layers of an untied net for one batch: what plain iteration goes through."""
+    """The layers of an untied net for one batch, for plain iteration to go through."""
 
     cell: UntiedCell
 
@@ -161,7 +161,7 @@ def _shown(changes: Mapping[str, Any]) -> str:
 
 
 def _share(module: nn.Module, first: nn.Module, own: frozenset[str], at: str = "") -> None:
-    """Put `first`'s parts in the place of those of `module` in which no parameter of f is."""
+    """Replace the parts of `module` that hold no parameter of f by `first`'s."""
     for name in [name for name in module._parameters if at + name not in own]:
         module._parameters[name] = first._parameters[name]
     for name, part in list(module._modules.items()):

@@ -40,7 +40,7 @@ class WeightNorm(nn.Module):
         return self.direction * (self.gain / self._norms())
 
     def present_weight(self) -> Tensor:
-        """The weight that was fixed, or else that of the present parameters."""
+        """The fixed weight, or else the weight computed from the present parameters."""
         return self.weight() if self.fixed_weight is None else self.fixed_weight
 
 
@@ -83,7 +83,7 @@ def weight_norm_fixed(module: nn.Module) -> Iterator[None]:
     """Within the context, every `WeightNorm` of `module` uses the weight of its parameters at entry.
 
     The weight is computed in the grad mode at entry: if gradients are enabled there, its history reaches the
-    parameters, whatever evaluations inside run without. Contexts nest: each restores what it found.
+    parameters, whatever evaluations inside run without. Contexts nest: each restores the state before it.
     """
     layers = [part for part in module.modules() if isinstance(part, WeightNorm)]
     before = [layer.fixed_weight for layer in layers]

@@ -1,4 +1,4 @@
-"""Records: what a run folder holds, how it is written, and how it is read. Imports no torch.
+"""Records: the content of a run folder, written and read. Imports no torch.
 
 `reading.read_run(folder)` gives a `run.RunRecord`; `writing.RunFolder` writes one.
 """

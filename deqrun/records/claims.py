@@ -31,10 +31,10 @@ except ImportError:  # Windows
 CLAIM = ".claim"
 STATUS = "status.json"
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
-"""What a file system without hard links answers, rather than one without room."""
+"""Errors of a file system without hard links, as opposed to a full one."""
 
 STARTING = {"status": "starting", "reason": "", "epoch": None}
-"""What status.json says from the claim on until the run begins."""
+"""The content of status.json from the claim until the run begins."""
 
 ASIDE = ".*.part"
 """Names of files that are being written (`records/files.py`); a killed process leaves them behind."""
@@ -121,7 +121,7 @@ def claimed(folder: Path, *, fresh: bool = False, of_a_run: bool = True) -> Iter
     of_a_run  whether its status.json is to say that it is starting, where there is none
 
     Raises UserError, one sentence, where a living process has the folder or it can't be made. Where an exception ends
-    the block, what the claim itself has made is removed, as long as nothing else was written.
+    the block, the claim's own files are removed, as long as nothing else was written.
     """
     if _OWN.get(folder.resolve()) == os.getpid():
         yield folder
@@ -297,7 +297,7 @@ def _is_file(folder: Path) -> bool:
 
 
 def holds_only_traces(folder: Path) -> bool:
-    """Whether a folder holds nothing but what claims leave in it: that of a run that was killed before it began."""
+    """Whether a folder holds nothing but files of claims, as after a run that was killed before it began."""
     try:
         names = {path.name for path in folder.iterdir() if not path.match(ASIDE)}
     except OSError:

@@ -1,4 +1,4 @@
-"""Names that records of earlier versions bear, and what they are called now."""
+"""Names in records of earlier versions, and their present names."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -18,7 +18,7 @@ __all__ = ["BOUNDS", "HALTING_RULES", "RULES", "HaltingRule"]
 
 
 class Recorded(Protocol):
-    """What a rule may look at: arrays (T+1, n) over iterates and samples."""
+    """The arrays that a rule may use, (T+1, n) over iterates and samples."""
 
     @property
     def residual(self) -> NDArray[Any]: ...
@@ -34,7 +34,7 @@ class HaltingRule:
 
     name      as settings, rows and charts have it
     words     how it stops, after 'stops'
-    signal    (T+1, n) of what was recorded; NaN where there is none
+    signal    (T+1, n) from the recorded arrays; NaN where there is none
     counts    whether it counts iterates and stops upwards: at the first value of at least the threshold
     unit      of the threshold, as a person reads it
     bound     whether it is a bound to compare with rather than a rule: the fixed budget and the oracle

@@ -54,7 +54,7 @@ def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
 
 
 def _no_run(folder: Path) -> str:
-    """One sentence: what was given, what is allowed, and the nearest run folder."""
+    """One sentence: the folder given, the kind allowed, and the nearest run folder."""
     if not folder.exists():
         return f"'{folder}' does not exist; give a run folder, one that holds config.yaml."
     near = next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None)

@@ -43,7 +43,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class _OfTrajectory:
-    """What a row has of the trajectory that it is derived from, see `TrajectoryKey`."""
+    """The key of the trajectory that a row is derived from, see `TrajectoryKey`."""
 
     solver: str
     start: str
@@ -87,7 +87,7 @@ class HaltingRow(_OfTrajectory):
     threshold is in the rule's units (`deqrun.analysis.halting`), NaN for the oracle. nfe_mean and nfe_p95 are
     evaluations paid; fired is the share of samples that the rule stopped, rather than their trajectory's end. chosen:
     whether validation chose this threshold for the rule. Of chosen rows of the test split: saved is the mean of the
-    evaluations of the chosen fixed budget less the rule's, and gained that of right answers, the rule's less the
+    evaluations of the chosen fixed budget less the rule's, and gained the mean of right answers, the rule's less the
     budget's, each with its 95 % interval, paired over the samples; NaN elsewhere.
     """
 
@@ -115,7 +115,7 @@ class BreadthRow:
 
     aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
     Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
-    that some start, or every one, gets right. gain: accuracy less that of one start, any of the `breadth`, after
+    that some start, or every one, gets right. gain: accuracy less one start's accuracy, any of the `breadth`, after
     breadth · max_iter steps, its 95 % interval over the same samples; NaN where the grid has no such cell.
     """
 

@@ -17,7 +17,7 @@ from deqrun.records.trajectory import Trajectory, TrajectoryKey
 class Summary:
     """summary.json: the run in one row. All None while the run is still training.
 
-    multiply_adds are those of one evaluation. baseline is none, tied or untied. An explicit
+    multiply_adds count one evaluation. baseline is none, tied or untied. An explicit
     baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
     """
 
@@ -86,7 +86,7 @@ class RunRecord:
         return entries.get(key) if isinstance(entries, dict) else None
 
     def choice(self, group: str) -> str | None:
-        """What the run took for model, dataset, solver or gradient: from the summary, else from the config."""
+        """The run's choice of model, dataset, solver or gradient: from the summary, else from the config."""
         chosen = getattr(self.summary, group) or self.setting("choices", group)
         return None if chosen is None else str(chosen)
 

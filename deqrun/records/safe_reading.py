@@ -53,7 +53,7 @@ def _available_of_machine() -> int:
 
 
 def _left_in_container() -> list[int]:
-    """What cgroups, version 2 and 1, leave; empty where there is no limit."""
+    """Memory that cgroups, version 2 and 1, leave; empty where there is no limit."""
     for limit, used in (
         ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
         ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -139,7 +139,7 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
 
 
 class NotReadable(ValueError):  # noqa: N818  (it names what is the case)
-    """A file that is not what it should be; the message is a clause that says why."""
+    """A file of the wrong kind or content; the message is a clause that says why."""
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):

@@ -13,7 +13,7 @@ from deqrun.records.halting_rules import HALTING_RULES
 
 
 class TrajectoryKey(NamedTuple):
-    """What a trajectory is of. difficulty: that of the data where the sweep asked for several; None: the run's own."""
+    """The key of a trajectory. difficulty: of the data, where the sweep asked for several; None: the run's own."""
 
     solver: str
     start: str
@@ -55,7 +55,7 @@ class Trajectory:
     evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
     seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
     (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
-    then, beside the evaluations. change, kl, entropy and stable (T+1, n) are what halting rules see, as
+    then, beside the evaluations. change, kl, entropy and stable (T+1, n) are signals of halting rules, as
     `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
     """
 
@@ -72,7 +72,7 @@ class Trajectory:
 
     @property
     def signals(self) -> dict[str, NDArray[Any]]:
-        """What was recorded of what halting rules see, by name."""
+        """The recorded signals of halting rules, by name."""
         named = {name: getattr(self, name) for name in SIGNALS}
         return {name: array for name, array in named.items() if array is not None}
 

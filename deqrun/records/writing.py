@@ -36,7 +36,7 @@ class RunFolder:
         self._write_json("status.json", RunStatus(status, reason, epoch))
 
     def write_rows(self, kind: str, rows: Iterable[Any]) -> None:
-        """The rows of one kind of `ROW_KINDS`, JSON lines; what is not finite is null."""
+        """Write the rows of one kind of `ROW_KINDS` as JSON lines; numbers that are not finite become null."""
         write_whole(self.path / ROW_KINDS[kind].file, json_lines(rows))
 
     def write_summary(self, summary: Summary) -> None:
@@ -56,7 +56,7 @@ class RunFolder:
 
 
 def json_lines(rows: Iterable[Any]) -> str:
-    """A line of JSON for each row, a dataclass or a mapping; what is not finite is null."""
+    """A line of JSON for each row, a dataclass or a mapping; numbers that are not finite become null."""
     return "".join(json.dumps(_plain(row), allow_nan=False) + "\n" for row in rows)
 
 

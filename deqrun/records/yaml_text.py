@@ -1,4 +1,4 @@
-"""YAML that says what it means: `1e-4` is a number, on the way in and on the way out.
+"""YAML in which `1e-4` is a number, on the way in and on the way out.
 
 PyYAML follows YAML 1.1, which reads 1e-4 as a string; so does neither a person nor OmegaConf.
 """

@@ -1,4 +1,4 @@
-"""From a run's records to what a person looks at: findings, tables, charts, and one self-contained page.
+"""Views of a run's records: findings, tables, charts, and one self-contained page.
 
 Everything here is a view of the files in a run folder; nothing is measured, and nothing is trained.
 """

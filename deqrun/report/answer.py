@@ -15,7 +15,7 @@ from deqrun.report.html import environment, vega_bundle
 from deqrun.report.page_parts import Column
 
 MOST_WORDS, MOST_FIGURES, MOST_BULLETS = 25, 6, 4
-"""Of a verdict, of the key figures, and of what would change an answer."""
+"""Limits of a verdict, of the key figures, and of the bullets below them."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Conclusion:
 
     @property
     def scope(self) -> str:
-        """Of what the verdict is: these models, the recipe, or recipes."""
+        """The unit of the verdict: these models, the recipe, or recipes."""
         unit, seeds = self.key[0].of.unit, self.key[0].of.seeds
         if unit is Unit.SEEDS:
             few = "" if self.key[0].of.decides else "; a Yes or a No needs five"
@@ -141,7 +141,7 @@ class Answer:
 
     @property
     def key_table(self) -> AnswerTable:
-        """The key figures as a table: what, value, interval, samples, seeds, and the side that is told."""
+        """The key figures as a table: quantity, value, interval, samples, seeds, and the side that is told."""
         key = self.conclusion.key
         told = any(figure.told is not None for figure in key)
         columns = [
@@ -245,7 +245,7 @@ def _plain_figure(figure: KeyFigure) -> dict[str, Any]:
 
 
 def answer_markdown(answer: Answer, origin: Origin) -> str:
-    """answer.md: question, verdict, key figures, chart, seeds apart, what would change it, then the rest."""
+    """answer.md: question, verdict, key figures, chart, seeds apart, changes that would overturn it, then the rest."""
     parts = [f"# {origin.question}", *answer_body(answer, origin, [f"figures/{f.name}.png" for f in answer.figures])]
     parts += [f"![{figure.title}](figures/{figure.name}.png)\n\n*{figure.caption}*" for figure in answer.figures[1:]]
     parts += [f"### {table.title}\n\n{markdown_table(table)}" for table in answer.tables]

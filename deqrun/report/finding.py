@@ -1,4 +1,4 @@
-"""A finding: one row of the table of what a run found."""
+"""A finding: one row of a run's table of results."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from deqrun.report import numbers
 
 SHOWN = {Told.ABOVE: "rises", Told.BELOW: "falls", Told.NOT: "not shown", Told.TOO_FEW: "too few seeds"}
 SAVED = {Told.ABOVE: "fewer", Told.BELOW: "more", Told.NOT: "not shown", Told.TOO_FEW: "too few seeds"}
-"""What a family of differences says of each: of a change in accuracy, and of evaluations saved."""
+"""Words for a member of a family of differences: a change in accuracy, and evaluations saved."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Finding:
     how       how it was chosen or measured
     change    a difference, which is shown only where the family of all differences of the table leaves out zero
     saving    whether the difference counts evaluations saved, rather than accuracy
-    shown     what the family says of the difference; empty of a value that is no difference
+    shown     whether the family shows the difference, and its side; empty for a value that is no difference
     """
 
     title: str
@@ -48,7 +48,7 @@ HEADINGS = ("", "quantity", "value", "95 % interval", "n", "shown", "chosen or m
 
 
 def judged(found: Sequence[Finding]) -> list[Finding]:
-    """The findings, each difference with what the family of all of them says of it (Holm)."""
+    """The findings, each difference judged in the family of all of them (Holm)."""
     family = [finding.change for finding in found if finding.change is not None]
     sides = iter(told(family))
     return [

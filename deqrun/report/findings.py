@@ -1,6 +1,6 @@
-"""What a run found, as one table: quantity, value, interval, n, and how it was chosen.
+"""A run's results as one table: quantity, value, interval, n, and how it was chosen.
 
-What is chosen is chosen on validation; what is reported of the choice is measured on test. All differences of the table
+Choices are made on validation; their results are measured on test. All differences of the table
 are one family: one is shown only where its 95 % interval leaves out zero after Holm's correction. Samples are the unit.
 """
 

@@ -1,4 +1,4 @@
-"""What every page needs: the templates, JSON and text that are safe in them, and the drawing of charts."""
+"""Parts of every page: the templates, JSON and text that are safe in them, and the drawing of charts."""
 
 import json
 import os
@@ -24,7 +24,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @cache
 def environment() -> jinja2.Environment:
-    """The templates, and how they write numbers and what comes from elsewhere."""
+    """The templates, with their filters for numbers and for foreign text."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,

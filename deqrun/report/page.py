@@ -45,7 +45,7 @@ def write_report(folder: Path | str, status: RunStatus | None = None) -> Path:
 
     status  that the page shows; None: the folder's own. A run writes its own only once the page is there
 
-    A run still in training gets a page of what there is. Raises ValueError where the folder is no run.
+    A run still in training gets a page of its records so far. Raises ValueError where the folder is no run.
     """
     folder = Path(folder)
     with Renderer() as renderer:  # before the records are read: it starts meanwhile
@@ -126,7 +126,7 @@ def _render(template: str, charts: Drawn, **values: Any) -> str:
 
 @contextmanager
 def _figures_written(folder: Path, charts: Drawn, renderer: Renderer) -> Iterator[None]:
-    """Within: the PNGs are drawn beside what else is made; they are written at the end."""
+    """Within: the PNGs are drawn in the background; they are written at the end."""
     figures = charts.sweep + ([charts.overview] if charts.overview else [])
     with renderer.drawing(figures) as pictures:
         yield

@@ -1,4 +1,4 @@
-"""The texts of a page: headline numbers, the sweep's rows, where the numbers come from, what differs between runs."""
+"""The texts of a page: headline numbers, the sweep's rows, the numbers' origin, differences between runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from deqrun.report.tables import interval_text, training_cost
 
 @dataclass(frozen=True)
 class Headline:
-    """One number with what it is and what it rests on."""
+    """One number with its label and its basis."""
 
     label: str
     value: str
@@ -129,7 +129,7 @@ def _place(cell: SweepCell) -> tuple[object, ...]:
 
 
 def origin(record: RunRecord) -> list[tuple[str, str]]:
-    """What it takes to make this run again."""
+    """The facts needed to make this run again."""
     s = record.summary
     facts = [
         ("Command", s.command),
@@ -151,7 +151,7 @@ def _with(value: str, rest: str) -> str | None:
 def differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """Config entries that are not the same in all runs: the dotted key and a value a run.
 
-    The name and the folder differ always and tell nothing; what `choices` already says by name is still
+    The name and the folder differ always and tell nothing; values that `choices` already names are still
     listed.
     """
     flat = [flattened(record.config) for record in records]

@@ -1,6 +1,6 @@
-"""What the further axes of a sweep found: halting rules, starts put together, precisions, difficulties.
+"""Findings of the further axes of a sweep: halting rules, starts put together, precisions, difficulties.
 
-As in `findings`, what is chosen is chosen on validation, and what is reported of the choice is measured on test.
+As in `findings`, choices are made on validation, and their results are measured on test.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from deqrun.report.finding import Finding, enough_cell, of_accuracy, of_change, 
 
 
 def halting(record: RunRecord) -> Iterator[Finding]:
-    """Per solver, what the rule that is cheapest on validation saves against the fixed budget chosen there.
+    """Per solver, evaluations saved by the rule that is cheapest on validation, against the fixed budget chosen there.
 
     One target of accuracy holds for all: one standard error below the best on validation.
     """
@@ -104,7 +104,7 @@ def _chosen(solver: str, row: BreadthRow, of: str) -> Finding:
 
 
 def precisions(record: RunRecord) -> Iterator[Finding]:
-    """Per solver, the paired change of test accuracy from the main precision to each other, and what converges.
+    """Per solver, the paired change of test accuracy from the main precision to each other, and the residual reached.
 
     At the largest budget and the smallest tolerance.
     """

@@ -25,7 +25,7 @@ WIDTH = 80
 
 
 def end_of_run_table(record: RunRecord) -> Table:
-    """What the terminal shows when a run has ended: every solver at a few budgets, on the test split.
+    """The terminal's table at the end of a run: every solver at a few budgets, on the test split.
 
     At the training tolerance where the sweep has it, else at its smallest. Without a sweep: the summary's one
     line.
@@ -250,7 +250,7 @@ def _cell_markdown(text: str) -> str:
 def description_table(
     description: "CellDescription", dataset: str, baseline: "BaselineDescription | None" = None
 ) -> Table:
-    """What a model costs before anything is trained; a baseline also beside the DEQ."""
+    """A model's size and cost before training; a baseline also beside the DEQ."""
     table = _table(f"{description.name} on {dataset}, input {' × '.join(map(str, description.input_shape))}")
     table.add_column("")
     table.add_column("", justify="right")

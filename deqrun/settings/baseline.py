@@ -1,4 +1,4 @@
-"""Explicit baselines of a DEQ: their settings, what takes the place of a solve, and the settings they rule out."""
+"""Explicit baselines of a DEQ: their settings, their stand-in for a solve, and the settings they rule out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN_ITERATION = {"_target_": "deqrun.solvers.Picard", "damping": 1.0}
 BACK_PROPAGATION = {"_target_": "deqrun.gradients.Unrolled", "damping": 1.0, "last": None}
 
 ALLOWED = ("solver=picard", "gradient=unrolled")
-"""What may be typed of solver and gradient beside a baseline: what it sets anyway."""
+"""Overrides of solver and gradient that agree with a baseline: the ones that it sets anyway."""
 
 NO_PATH = {
     "train.start": "zeros",
@@ -32,7 +32,7 @@ class BaselineSettings(BaseModel):
     """The explicit net that is trained in the DEQ's place: `baseline.*`.
 
     kind     none: the DEQ | tied: its cell applied `layers` times | untied: layers with weights of their own
-    match    what an untied net has in common with the DEQ: its parameters, or the multiply-adds of `layers` evaluations
+    match    of an untied net: has the DEQ's parameters, or its multiply-adds of `layers` evaluations
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class BaselineSettings(BaseModel):
 
 
 def with_baseline(sections: Mapping[str, Any], typed: Iterable[str]) -> dict[str, Any]:
-    """The sections of a run whose solver and gradient are those of its baseline; without a baseline, as they are.
+    """The sections of a run with the solver and gradient of its baseline; unchanged where it has none.
 
     A study chooses them for its DEQ, and is right to; on the command line beside `baseline` they are a contradiction.
 

@@ -1,4 +1,4 @@
-"""A section of the config that says which class to construct, and with what."""
+"""A section of the config that names a class to construct, and its parameters."""
 
 from __future__ import annotations
 

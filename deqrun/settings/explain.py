@@ -1,4 +1,4 @@
-"""Pydantic's findings as one sentence: the dotted key, what was given, what is allowed, the nearest to it."""
+"""Pydantic's findings as one sentence: the dotted key, the value given, those allowed, and the nearest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What another choice of a group leaves behind in the config."""
+"""Keys that another choice of a group leaves behind in the config."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def without_leftovers(sections: Mapping[str, Any], cfg: DictConfig) -> dict[str,
 
     A study sets `gradient.steps` of the gradient that it names; another gradient may have no such parameter, or mean
     something else by it. So where the command line chooses another option of a group than the study does, the section
-    is that option as it stands, and what was typed of it.
+    is that option as it stands, with the overrides typed for it.
     """
     typed = [text.lstrip("+") for text in typed_overrides(cfg)]
     chosen = dict(text.split("=", 1) for text in typed if text.split("=", 1)[0] in GROUPS)

@@ -1,6 +1,6 @@
 """The composed config as typed, frozen settings: types, ranges, and one sentence for whatever is wrong.
 
-Hydra's DictConfig stops here. A `Settings` is all that a run needs to know of what its user chose; written as
+Hydra's DictConfig stops here. A `Settings` holds all of a user's choices; written as
 config.yaml into the run folder, it rebuilds the same run without Hydra. Defaults live in the YAML files.
 """
 
@@ -75,7 +75,7 @@ class TrainSettings(_Section):
 
 
 class BudgetSettings(_Section):
-    """What one solve may spend in training: `budget.*`, the fields of `deqrun.solvers.Budget`."""
+    """The budget of one solve in training: `budget.*`, the fields of `deqrun.solvers.Budget`."""
 
     max_iter: Count
     tol: NonNegative
@@ -150,12 +150,12 @@ class TrackerSettings(_Section):
 
 
 class Settings(_Section):
-    """Everything a run knows of what its user chose. Equal settings give equal runs.
+    """All of a user's choices for a run. Equal settings give equal runs.
 
     choices        the option taken of each config group, e.g. {'model': 'mdeq', 'solver': 'anderson'}
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
-    data_changed   what a sweep does where the run's data changed
+    data_changed   refuse or match, where the run's data changed
     """
 
     name: RunName
@@ -221,13 +221,13 @@ class Settings(_Section):
             yield from solver.walk(f"sweep_solvers.{name}")
 
     def sections(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers: what config.yaml holds."""
+        """Plain dicts, lists, strings and numbers, as in config.yaml."""
         return self.model_dump(mode="json")
 
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
 
-        Left out is what does not bear on them: name, folder, tracker, device, threads, and how batches are loaded.
+        Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
         """
         apart: dict[str, Any] = dict.fromkeys(
             ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True

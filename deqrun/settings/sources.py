@@ -1,4 +1,4 @@
-"""Where configs are found, what they compose to, and the resolvers that the YAML files may use."""
+"""Finding and composing configs, and the resolvers that the YAML files may use."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from yaml import YAMLError
 
 HYDRA_VERSION_BASE = "1.3"
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
-"""What composing raises where an option, of a user's folder too, is not there, torn, or names itself."""
+"""Errors of composing where an option, of a user's folder too, is not there, torn, or names itself."""
 SUBFOLDER_LENGTH = 120
-"""Characters of a job's folder name: half of what file systems allow, so that suffixes still fit."""
+"""Characters of a job's folder name: half of the file systems' limit, so that suffixes still fit."""
 
 
 def packaged_configs() -> Path:
@@ -90,7 +90,7 @@ def open_sources(config_dir: Path | None = None) -> Iterator[ConfigSources]:
 
 @contextmanager
 def current_sources(cfg: DictConfig) -> Iterator[ConfigSources]:
-    """The sources that `cfg` was composed from: those of the running app, or the packaged ones."""
+    """The sources that `cfg` was composed from: the running app's, or the packaged ones."""
     if not GlobalHydra.instance().is_initialized():
         with open_sources() as sources:
             yield sources
@@ -153,7 +153,7 @@ def _sized(small: Any, full: Any, *, _root_: DictConfig) -> Any:
 
 
 def register_resolvers() -> None:
-    """What the YAML files may use.
+    """Register the resolvers that the YAML files may use.
 
     `${choice:model}`: the option taken; `${first:a,b}`: the first not null; `${legible:…}`: in a path;
     `${sized:8,100}`: 8 with size=small, 100 with size=full.

@@ -1,4 +1,4 @@
-"""The part of the composed config that only studies have: what is asked, of which runs, and how thoroughly."""
+"""The part of the composed config that only studies have: the question, its runs, and the effort."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = ("small", "full")
 
 
 class StudySettings(BaseModel):
-    """What a study's config says of the study itself; `question` is None for a plain run.
+    """A study's own settings; `question` is None for a plain run.
 
     question  name of a module of deqrun.studies
     size      small: ends within 15 minutes on two CPU cores; full

@@ -1,6 +1,6 @@
 """Which folders of Python code the user has allowed: asked once per folder, kept in the user's config directory.
 
-A run folder can't allow anything: what is kept lies outside of it, and only an answer in a terminal is kept.
+A run folder can't allow anything: the record of trust lies outside of it, and holds only answers given in a terminal.
 """
 
 from __future__ import annotations

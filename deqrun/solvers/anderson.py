@@ -98,8 +98,8 @@ class Anderson(Solver):
 
 
 class AndersonState(SolverState):
-    """Two rings of `memory` slots: slot k % memory holds Δg_k, and Δf_k. That of g has two slots more behind it, in
-    which the g_k come in by turns. So no g is copied, and its slot and that of the newest Δg are read by one product.
+    """Two rings of `memory` slots: slot k % memory holds Δg_k, and Δf_k. The ring of g has two extra
+    slots, which hold g_k and g_{k−1} in turn. So no g is copied, and one product reads its slot and the newest Δg's.
 
     The products Δg_j · g_k are taken anew in each step. They could be had without, from Δg_j · g_{k−1} + Δg_j · Δg_k,
     but to the rounding of the larger g only. Where differences are nearly dependent the digits lost are the ones that

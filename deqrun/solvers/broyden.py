@@ -149,7 +149,7 @@ class BroydenState(SolverState):
         return direction
 
     def _enter_products(self, along: Tensor, weights: Tensor, scale: Tensor) -> None:
-        """Products of the newest direction with the others, from what it is made of: no pass over the buffer."""
+        """Products of the newest direction with the others, from its parts: no pass over the buffer."""
         count = along.shape[1]
         weighed = self.gram[:, count - weights.shape[1] : count, :count]
         row = torch.baddbmm(along[:, None], weights[:, None], weighed)[:, 0].mul_(scale)
@@ -170,7 +170,7 @@ class BroydenState(SolverState):
         return weights, scale
 
     def _enter_update(self, at: int) -> None:
-        """Row `at` of the system, that of the newest direction."""
+        """Row `at` of the system, which belongs to the newest direction."""
         row = self.gram[:, at]
         squared = row[:, at]
         self.inverse[:, at] = torch.where(squared > 0, 1 / squared, 0.0)
@@ -213,7 +213,7 @@ class BroydenState(SolverState):
         return c, 1 / (1 - c[:, -1:])
 
     def note_norm(self, norm: Tensor) -> tuple[Tensor, Tensor]:
-        """‖g_0‖ and the largest ‖g‖ of late, (rows,) each, `norm` being that of this iterate."""
+        """‖g_0‖ and the largest ‖g‖ of late, (rows,) each; `norm` is ‖g‖ of this iterate."""
         latest = norm[:, None]
         if self.norms is not None:
             latest = torch.cat([self.norms[:, 1 - REMEMBERED_NORMS :], latest], dim=1)

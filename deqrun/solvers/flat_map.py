@@ -13,7 +13,7 @@ from deqrun.solvers.layers import Layers
 
 
 class FlatMap:
-    """f on flat float32-or-wider states: reshapes, casts, and checks what f gives back.
+    """f on flat float32-or-wider states: reshapes, casts, and checks the output of f.
 
     f is the map as it was given to `solve`, for the rows of the current batch; `part` calls a method of it. A solver's
     step runs without autocast, but f is always called with the autocast under which `solve` was.
@@ -52,11 +52,11 @@ class FlatMap:
         return taken
 
     def rescale(self, scale: Tensor) -> None:
-        """From here on the states are those of f over scale (rows, 1)."""
+        """From here on the states are f's over scale (rows, 1)."""
         self.scale = scale
 
     def given(self, z: Tensor, rows: Tensor | None = None) -> Tensor:
-        """States of this map as those of f: (r, D) of these rows, None for all -> (r, …), in the solver's dtype."""
+        """States of this map as f's: (r, D) of these rows, None for all -> (r, …), in the solver's dtype."""
         if self.scale is not None:
             z = z * (self.scale if rows is None else self.scale[rows])
         return self.unflatten(z)
@@ -80,7 +80,7 @@ class FlatMap:
     def part(self, name: str, z: Tensor, *arguments: object) -> Tensor:
         """f's method `name`, a map of states as f is, on flat states and further arguments: (rows, D) -> (rows, D).
 
-        It is given the states in their dtype, which may be wider than that of the start, in which f itself is called.
+        It is given the states in their dtype, which may be wider than the start's, in which f itself is called.
         """
         method = getattr(self.f, name)
         given = self.given(z).to(z.dtype)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Krylov:
-    """What GMRES leaves: Σ_j coefficients_j · basis_j is the solution.
+    """The result of GMRES: Σ_j coefficients_j · basis_j is the solution.
 
     basis         (rows, krylov + 1, D), orthonormal; defined up to the columns that a row needed
     coefficients  (rows, columns) float64; 0 beyond the columns that a row needed
@@ -101,7 +101,7 @@ class _Arnoldi:
         return total, torch.linalg.vector_norm(v, dim=1).double()
 
     def _rotate(self, column: int, h: Tensor, length: Tensor, size: Tensor) -> None:
-        """Make column `column` of R from that of H, and find the new residual."""
+        """Make column `column` of R from H's, and find the new residual."""
         count = column + 1
         turned = self.turned[:, :count, :count]
         r = torch.bmm(turned, h[:, :, None])[:, :, 0]

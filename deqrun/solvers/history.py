@@ -10,9 +10,9 @@ NAIVE_BELOW = 400
 
 
 class History:
-    """Room for `slots` vectors (rows, D) in memory (slots, rows, D); what one row holds is never mixed with another's.
+    """Room for `slots` vectors (rows, D) in memory (slots, rows, D); one row's vectors are never mixed with another's.
 
-    width is the number of weights of a combination that need not be padded: all slots, those of zeros too.
+    width is the number of weights of a combination that need not be padded: all slots, zeros included.
 
     Small states get some slots of zeros more, at most as many again, where that takes their products out of torch's
     plain loop; where it can't, they are multiplied and summed elementwise. Each is one pass over the memory.
@@ -55,7 +55,7 @@ class History:
     def combination(self, weights: Tensor, first: int = 0, *, onto: Tensor, in_place: bool = False) -> Tensor:
         """onto (rows, D) plus the sum of slots first, first + 1, …, each times its weight, weights (rows, count).
 
-        New memory, or with in_place that of `onto`.
+        New memory, or with in_place `onto`'s.
         """
         count, vectors = weights.shape[1], self._by_row
         if self.padded and count < self.width:
@@ -75,7 +75,7 @@ class History:
         self._hold(self.vectors.index_select(1, rows))
 
     def _first(self, count: int) -> Tensor:
-        """(rows, count, D): the first slots, with those of zeros where they help."""
+        """(rows, count, D): the first slots, with slots of zeros where they help."""
         return self._by_row if self.padded or count == self.width else self._by_row[:, :count]
 
     def _naive(self, vectors: Tensor) -> bool:

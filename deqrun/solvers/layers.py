@@ -32,7 +32,7 @@ class Layers(ABC):
 
 
 def value_at(f: Callable[[Tensor], Tensor], z: Tensor, k: int) -> Tensor:
-    """What f makes of iterate k: f(z), or layer k of z."""
+    """f of iterate k: f(z), or layer k of z."""
     return f.layer(z, k) if isinstance(f, Layers) else f(z)
 
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class _Record(NamedTuple):
-    """value = f(root) with its graph; rows: those of the batch then that are still in it, None for all."""
+    """value = f(root) with its graph; rows: places in that batch that are still in it, None for all."""
 
     root: Tensor
     value: Tensor

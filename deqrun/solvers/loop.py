@@ -22,7 +22,7 @@ from deqrun.solvers.trace import Trace
 Observer = Callable[[int, Tensor, Tensor], None]
 
 GROWTH_LIMIT = 1e8
-"""A row has DIVERGED when ‖z_k‖-scale exceeds this many times that of its start: float32 then holds no digit of it."""
+"""A row has DIVERGED when ‖z_k‖-scale exceeds this many times its start's: float32 then holds no digit of it."""
 
 COMPACT_BELOW = 0.9
 """Where the solver has a memory, finished rows leave once fewer than this share of the batch is active: copying the
@@ -48,7 +48,7 @@ PER_ROW = (
     "anchor",
     "anchor_k",
 )
-"""What the loop holds of each row in the batch."""
+"""Attributes of the loop that have an entry for each row in the batch."""
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def _check_start(z0: Tensor) -> None:
 
 @dataclass
 class _Work:
-    """The rows still in the batch (n of them, flat), and what has been kept and recorded of all of them."""
+    """The rows still in the batch (n of them, flat), and the records of all rows."""
 
     f: FlatMap
     state: SolverState | None
@@ -261,7 +261,7 @@ class _Work:
             self.bounded = bounded
 
     def point(self, k: int) -> Point:
-        """What the solver's step is shown."""
+        """The arguments of the solver's step."""
         return Point(k, self.z, self.fz, self.g, self.residual, self.f, self.active)
 
     def judge(self, k: int) -> None:

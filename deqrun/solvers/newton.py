@@ -39,7 +39,7 @@ class NewtonKrylov(Solver):
         η_k = 0.9 (‖g_k‖ / ‖g_{k−1}‖)², but at least 0.9 η²_{k−1} where that exceeds 0.1, at most 0.9; η_0 = 0.5.
 
     krylov       dimension of the Krylov space, >= 1: so many products at most per step, and one state each in memory.
-                 Where it runs out the step is what was found: ‖g_k − (I − J_k) s_k‖ never exceeds ‖g_k‖.
+                 Where it runs out the step is the best one found: ‖g_k − (I − J_k) s_k‖ never exceeds ‖g_k‖.
     plain_steps  >= 0, steps z_{k+1} = f(z_k) before the first Newton step. At z_0 = 0 normalised features have no
                  variance, so ∂f/∂z is in the hundreds and Newton's steps are next to nothing: a trained MDEQ got
                  nowhere from 0, and in 5 steps to 10⁻² from f(0).

@@ -11,7 +11,7 @@ __all__ = ["power_of_two", "row_norms"]
 def row_norms(v: Tensor) -> Tensor:
     """‖v_b‖₂ of every row of (rows, …), (rows,) in v's dtype: the same at every scale, to rounding.
 
-    Squares underflow below the root of the smallest number and overflow above that of the largest: float32 takes
+    Squares underflow below the root of the smallest number and overflow above the largest's root: float32 takes
     1e-23 for 0 and 1e20 for inf. Rows whose norm comes out where that may have happened are measured again, brought to
     the scale 1; no other row is touched, so that no row's norm depends on its neighbours. On CUDA, where looking would
     make the host wait, squares are summed in float64.

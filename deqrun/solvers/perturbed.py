@@ -97,7 +97,7 @@ class PerturbedState(SolverState):
         self.count()
 
     def count(self) -> None:
-        """Take over what the other solver has spent."""
+        """Take over the other solver's costs."""
         if self.inner is not None:
             self.nfe = None if self.inner.nfe is None else self.inner.nfe + self.lost
             self.jvps = self.inner.jvps

@@ -10,7 +10,7 @@ _told: set[tuple[float, torch.dtype]] = set()
 
 
 class PrecisionWarning(UserWarning):
-    """A tolerance lies below what the dtype of f can be relied on to reach."""
+    """A tolerance lies below the reliable precision of f's dtype."""
 
 
 def warn_if_unreachable(tol: float, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""What a solve may spend (`Budget`), why a row stopped (`Status`), and what came out (`Solution`)."""
+"""The limits of a solve (`Budget`), why a row stopped (`Status`), and the result (`Solution`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEEPS = ("best", "last")
 
 
 class Status(IntEnum):
-    """Why a row stopped; `sentence` is what a person reads."""
+    """Why a row stopped; `sentence` is for a person to read."""
 
     CONVERGED = 0
     EXHAUSTED = 1
@@ -37,7 +37,7 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What a solve may spend and when it is content.
+    """The limits of a solve, and its tolerance.
 
     max_iter  solver steps, >= 0; 0 returns the start and its residual.
     tol       a row stops at the first iterate whose residual is <= tol; >= 0.

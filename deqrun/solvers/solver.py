@@ -12,7 +12,7 @@ from deqrun.solvers.flat_map import FlatMap
 
 
 class Point(NamedTuple):
-    """What is known at iterate k, for the rows still in the batch: z, fz = f(z), g = fz − z are (rows, D).
+    """Iterate k, for the rows still in the batch: z, fz = f(z), g = fz − z are (rows, D).
 
     f is the map on flat states, for solvers that need more evaluations or Jacobian products than the loop's one; such
     a solver spends nothing on rows that are not `active` (rows,): they have stopped, and merely ride along.

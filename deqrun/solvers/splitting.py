@@ -28,12 +28,12 @@ class Constants(NamedTuple):
 
 
 class SplitMap(Protocol):
-    """What the splitting solvers ask of f(z) = prox(affine(z), 1), beside `take` where rows may be dropped.
+    """The interface that splitting solvers need of f(z) = prox(affine(z), 1), beside `take` where rows may be dropped.
 
     States are (rows, …), and every row is treated alone. `resolvent` is asked for by `PeacemanRachford` only, always
     with the same alpha within a solve, so that a factorisation may be kept; `constants` only where alpha is None.
 
-    A state may be more than the affine part acts on, as that of an adjoint problem is: then a method `primal` gives
+    A state may be more than the affine part acts on, as in an adjoint problem: then a method `primal` gives
     the latter, (rows, …) -> (rows, …), and affine(z) = W primal(z) + b. Without it the two are the same.
     """
 
@@ -54,7 +54,7 @@ class SplitMap(Protocol):
 
 
 class _FlatSplitMap(FlatMap):
-    """f on flat states, evaluated as prox(affine(z), 1); what affine gave last is kept for the solver's step."""
+    """f on flat states, evaluated as prox(affine(z), 1); the last value of affine is kept for the solver's step."""
 
     affine_value: Tensor
 

@@ -1,4 +1,4 @@
-"""What is recorded at each iterate, and the Solution that is made of it."""
+"""The record of each iterate, and the Solution made of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deqrun.solvers.solver import SolverState
 
 @dataclass
 class Trace:
-    """Per iterate, of the rows then in the batch: their place, residual, and what the solver spent besides the loop.
+    """Per iterate, of the rows then in the batch: their place, residual, and the solver's costs besides the loop's.
 
     depth   number of layers of an f that is `Layers`, behind which nothing is evaluated
     """
@@ -60,7 +60,7 @@ class Trace:
         )
 
     def _spread(self, columns: list[Tensor], missing: float, batch: int) -> Tensor:
-        """(T+1, batch) from what was recorded of the rows in the batch; `missing` where a row had left."""
+        """(T+1, batch) from the records of the rows in the batch; `missing` where a row had left."""
         if all(len(rows) == batch for rows in self.rows):
             return torch.stack(columns)
         table = columns[0].new_full((len(columns), batch), missing)

@@ -30,7 +30,7 @@ def check_ask(name: str, answer: Callable[..., Any], ask: Mapping[str, Any]) -> 
 
 
 def _fault(hint: Any, value: Any, most: int | None) -> str | None:
-    """What is needed in place of the value; None where it will do."""
+    """The value that is needed instead; None where the given one will do."""
     if hint in (int, float):
         whole = hint is int
         return None if _is_number(value, whole, most) else _needed(whole, most)

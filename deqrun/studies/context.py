@@ -1,4 +1,4 @@
-"""What a question is given: the finished runs of its study, their models, and the size of the effort."""
+"""The material of a question: the finished runs of its study, their models, and the size of the effort."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Context:
-    """What a question is asked of.
+    """The runs that a question is asked of.
 
     folder  of the study
     size    small or full
@@ -110,7 +110,7 @@ class Context:
         return self.folder / "parts" / f"{name}.log"
 
     def progress(self, done: str) -> None:
-        """Tell the terminal what the question is at."""
+        """Tell the terminal how far the question has come."""
         print(f"  {done}", flush=True)
 
 

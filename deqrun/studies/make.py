@@ -37,7 +37,7 @@ _Runs = list[tuple[Variant, Path]]
 
 
 def make_study(study: Study, folder: Path, command: str) -> Answer:
-    """Train what the study needs, ask its question, and write its answer; goes on where the folder stands.
+    """Train the study's runs, ask its question, and write its answer; goes on where the folder stands.
 
     The folder holds study.yaml, runs/ with an ordinary run folder for each run, and in the end answer.md, answer.json,
     report.html and figures/. Runs that are complete aren't trained again.
@@ -70,7 +70,7 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
 
 
 def _require_sound_runs(study: Study, folder: Path) -> None:
-    """What the study's runs hold can be gone on with, on the data that they began with. Raises UserError.
+    """Check that the study's runs can go on, on the data that they began with. Raises UserError.
 
     This comes before anything is written, so that the study and its runs keep their status.
     """
@@ -130,7 +130,7 @@ def _asked_run(study: Study) -> _Runs:
 
 
 def _trained_runs(study: Study, folder: Path, go_on: str, jobs: int, threads: int | None) -> _Runs:
-    """Every variant with its finished run folder; what is missing is trained, `jobs` at a time."""
+    """Every variant with its finished run folder; missing runs are trained, `jobs` at a time."""
     runs = [(variant, folder / "runs" / variant.label) for variant in study.variants]
     tasks = [
         Task(variant.label, partial(_train, variant, run, threads, folder), folder / "runs" / f"{variant.label}.log")

@@ -1,4 +1,4 @@
-"""What a question is, and which there are."""
+"""The interface of a question, and the list of all."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Question:
 
     asks        the question, in words
     answer      answer(context, **parameters) -> Answer, with a `deqrun.studies.context.Context`; its
-                keyword parameters are those of `ask` in the study's config
+                keyword parameters are the keys of `ask` in the study's config
     of_any_run  whether a single trained run can be asked, by `deqrun sweep study=NAME run=DIR`
-    check       of the parameters together: what is needed in place of them; None where they will do
+    check       of the parameters together: the parameters needed instead; None where they will do
     pairs_seeds  whether variants are compared seed by seed: a seed that one of them lost is then left out of all
     """
 

@@ -92,7 +92,7 @@ def _give(worker: _Worker, waiting: list[Task]) -> None:
 
 
 def _ended(worker: _Worker) -> Task:
-    """The task that the worker has done; raises what it raised."""
+    """The task that the worker has done; raises its exception."""
     task = worker.task
     assert task is not None
     try:

@@ -32,7 +32,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Study:
-    """What `deqrun train study=NAME` makes, where the study asks a question.
+    """The runs and the question of `deqrun train study=NAME`.
 
     name      of the study
     question  name of the module that answers
@@ -103,7 +103,7 @@ class Study:
             raise UserError(one_line(f"{path} can't be read as a study: {error}")) from error
 
     def differences(self, other: Study) -> list[str]:
-        """What two studies would do differently, in words; empty where their numbers are meant to be the same."""
+        """The differences of two studies, in words; empty where their numbers are meant to be the same."""
         found = [
             f"{key}={getattr(other, key)} (was {getattr(self, key)})"
             for key in ("question", "size", "ask")

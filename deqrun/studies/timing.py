@@ -14,7 +14,7 @@ from deqrun.inference import Estimate, Unit, median_interval
 def interleaved(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each run, `repeats` times, all taking turns, after one warm-up of each.
 
-    What slows the machine down for a while then slows all of them down, and ratios of neighbours stay what they are.
+    A slow spell of the machine then slows all of them down, and ratios of neighbours stay the same.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(repeats + 1):

@@ -1,4 +1,4 @@
-"""Whether a run is asked about, or goes on with, the data that it was trained on; and what is done where it is not."""
+"""Compare a run's data with the data it was trained on: refuse others, or match them by class name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from deqrun.settings import TRUSTED_PACKAGES, Settings
 __all__ = ["MatchedDataset", "data_digest", "keep_record", "own_data", "require_recorded", "warn_without_record"]
 
 LOCATION = ("root", "path", "download")
-"""Parameters of deqrun's data sets that say where files lie, and not what they are."""
+"""Parameters of deqrun's data sets that name places of files, and change no sample."""
 
 
 def own_data(asked: Settings, saved: Settings) -> Settings:
@@ -36,7 +36,7 @@ def _is_deqruns(settings: Settings) -> bool:
 
 
 def require_recorded(record: DataRecord, dataset: Dataset, run: Path, way_out: str) -> None:
-    """Refuse data that are not those of the record. Raises UserError with what differs, and the way out."""
+    """Refuse data that differ from the record. Raises UserError with the difference, and the way out."""
     try:
         differences = record.differences(record_of(dataset))
     except DataUnavailable as error:
@@ -94,11 +94,11 @@ class MatchedDataset(Dataset):
 
     @property
     def digest(self) -> str:
-        """Digits of what is left."""
+        """Digits of the samples that are left."""
         return "".join(digest_of(split, row_digests(split.inputs)) for split in map(self.load, SPLITS))
 
     def _keep(self, name: str) -> None:
-        """Keep what is left of a split, and how many samples were trained on, and how many are of other classes."""
+        """Keep the rest of a split, with counts of samples that were trained on, and of other classes."""
         split = self.dataset.load(name)
         targets = self._number[split.targets]
         seen = [self.record.rows[earlier] for earlier in SPLITS[: SPLITS.index(name)]]

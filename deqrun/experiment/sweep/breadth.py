@@ -28,7 +28,7 @@ AGGREGATIONS = ("mean", "vote", "residual")
 
 @dataclass(frozen=True)
 class Starts:
-    """What B starts give at each of D depths, of n samples.
+    """Answers of B starts at each of D depths, of n samples.
 
     correct     by aggregation, (B, D, n): entry b − 1 of the first b starts
     singles     (B, D, n) each start by itself
@@ -55,7 +55,7 @@ def solve_starts(
 ) -> Starts:
     """Solve every sample from each start, and aggregate over the first 1, 2, …, B of them at each depth.
 
-    The answer of a start at depth k is that of iterate k, or of the one at which the row stopped before. Kept of a
+    The answer of a start at depth k is iterate k's, or the answer at which the row stopped before. Kept of a
     batch are read-outs at the depths alone, not states: memory grows with neither B nor the iterations between.
     """
     device = next(deq.parameters()).device
@@ -102,14 +102,14 @@ class _Depths:
             self.codes[k], self.rights[k] = self.code.clone(), self.right.clone()
 
     def at_depths(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(D, n) codes and rights; at depths that no row came to, those of the end."""
+        """(D, n) codes and rights; depths that no row reached have the end's values."""
         codes = torch.stack([self.codes.get(depth, self.code) for depth in self.batch.depths])
         rights = torch.stack([self.rights.get(depth, self.right) for depth in self.batch.depths])
         return codes.cpu().numpy(), rights.cpu().numpy()
 
 
 class _Batch:
-    """One batch: what its starts gave so far."""
+    """One batch: the answers of its starts so far."""
 
     def __init__(self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int) -> None:
         self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
@@ -185,7 +185,7 @@ def breadth_rows(
 
 
 def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> Estimate:
-    """What several starts (n,) gain on one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
+    """The gain of several starts (n,) over one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
     if len(singles) == 1 or depth not in depths:
         return Estimate(np.nan, np.nan, np.nan, len(correct))
     return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0), DIFFERENCE)

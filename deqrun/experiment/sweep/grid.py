@@ -33,7 +33,7 @@ STARTS = ("zeros", "normal", "other")
 
 
 def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
-    """What is to be solved, in the order of solving; those of one model and one data set are neighbours."""
+    """The trajectories to solve, in the order of solving; those with the same model and data set are neighbours."""
     grid = settings.sweep
     if grid.empty:
         return []
@@ -64,7 +64,7 @@ class SweepResult:
 
 
 def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> SweepResult:
-    """Solve all that `settings` ask for, and derive every row; what parts hold is not solved again."""
+    """Solve all that `settings` ask for, and derive every row; trajectories in `parts` are not solved again."""
     began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
     variants, found, rows = Variants(settings, deq, dataset), {}, []
@@ -94,7 +94,7 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
 
 
 def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
-    """Iterations, ascending, and tolerances, descending: those asked for, and those of training, by which runs compare.
+    """Iterations, ascending, and tolerances, descending: the grid's, and the training's, by which runs compare.
 
     A training tolerance of 0 is left out where it wasn't asked for: no row would stop before the largest budget.
     """
@@ -161,7 +161,7 @@ class Variants:
         return self._last[1]
 
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
-        """Samples of a trajectory, and about what one costs: numbers of its input."""
+        """Samples of a trajectory, and the cost of one in numbers of its input."""
         dataset = self.dataset(key.difficulty)
         starts = max(self.settings.sweep.breadth) if key.start == "breadth" else 1
         return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
@@ -201,7 +201,7 @@ def _solve(
 def _solve_starts(
     key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
 ) -> list[BreadthRow]:
-    """The rows of one solver from several normal starts, the first of them that of `sweep.starts=[normal]`."""
+    """The rows of one solver from several normal starts, the first equal to `sweep.starts=[normal]`."""
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
     starts = [
         SweepStart("normal", split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
@@ -235,7 +235,7 @@ class Progress:
     """One bar over the whole sweep, with the time left."""
 
     def __init__(self, work: dict[TrajectoryKey, tuple[int, int]]) -> None:
-        """work: of each trajectory the number of samples, and what one costs in any unit."""
+        """work: for each trajectory the number of samples, and the cost of one in any unit."""
         self._work = work
         self._bar = tqdm(
             total=sum(n * cost for n, cost in work.values()),

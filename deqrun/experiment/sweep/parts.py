@@ -1,4 +1,4 @@
-"""What an interrupted sweep has solved so far, so that it goes on where it stopped."""
+"""The finished trajectories of an interrupted sweep, so that it goes on where it stopped."""
 
 from __future__ import annotations
 

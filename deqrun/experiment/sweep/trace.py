@@ -47,7 +47,7 @@ def trace(
     budget     the largest budget and the smallest tolerance that a cell will ask for
     start      where solves begin; None: the cell's own start
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
-    signals    whether to record what halting rules see, too
+    signals    whether to record the signals of halting rules, too
     solved     called as solved(place, solution) when the samples at `place` in the split have been solved
     """
     device = next(deq.parameters()).device
@@ -136,10 +136,11 @@ class _Recorder:
 def cells(
     trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float], *, key: TrajectoryKey, keep: str
 ) -> list[SweepCell]:
-    """The row of every (budget, tolerance), each equal to what a solve with that budget and tolerance gives.
+    """The row of every (budget, tolerance), each equal to a separate solve's with that budget and tolerance.
 
-    `seconds` are those of the trajectory's solve and of one read-out, prorated: the time of iterate k is shared equally
-    among the rows that were iterating at k, and a cell takes the shares of the rows that it would still have iterated.
+    `seconds` are the time of the trajectory's solve and of one read-out, prorated: the time of iterate k is shared
+    equally among the rows that were iterating at k, and a cell takes the shares of the rows that it would still have
+    iterated.
     """
     grid = [(max_iter, tol) for tol in tolerances for max_iter in iterations]
     stop_CN = _stops(trajectory, iterations, tolerances)

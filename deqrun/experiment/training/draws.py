@@ -17,7 +17,7 @@ class Draws:
     """Generators of one epoch, each drawn from in the order of the steps.
 
     Their seeds come from (seed, epoch, purpose), so that a resumed run needs no generator's state, and none moves on
-    another's stream: what is switched on for one purpose changes no number drawn for the others.
+    another's stream: an option switched on for one purpose changes no number drawn for the others.
 
     order     of the samples; on the host
     augment   random changes of the inputs; on the device

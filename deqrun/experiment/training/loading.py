@@ -46,7 +46,7 @@ def loaded(
 
 
 class _Batches(IndexedData[tuple[Tensor, Tensor, Tensor]]):
-    """What a DataLoader fetches: a batch by its places."""
+    """A DataLoader's data set: a batch by its places."""
 
     def __init__(self, split: Split) -> None:
         self.split = split

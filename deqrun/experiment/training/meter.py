@@ -1,4 +1,4 @@
-"""Running figures of an epoch: what the progress bar shows and what train.jsonl gets."""
+"""Running figures of an epoch, for the progress bar and for train.jsonl."""
 
 from __future__ import annotations
 

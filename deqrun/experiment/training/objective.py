@@ -1,4 +1,4 @@
-"""What one step of training minimises: the loss at the end of a run, and at places on the way to it."""
+"""The objective of one training step: the loss at the end of a run, and at places on the way to it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Forward(NamedTuple):
     objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + weight · penalty
     loss        L of the full run, detached; of the progressive one where α = 1 and there is no other. So are
     correct     (batch,) bool, and
-    solution    what the solver reports, its residual that of the state whose loss this is
+    solution    the solver's report; its residual belongs to the state of this loss
     penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
     z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
     """
@@ -55,7 +55,7 @@ def forward(
 ) -> Forward:
     """Solve the batch as `settings` has it at this step (counted from 1), and put the objective together.
 
-    Each sample's end is noted in `starts`. Nothing of `deq` is changed: what is drawn here holds for this step alone.
+    Each sample's end is noted in `starts`. Nothing of `deq` is changed: the draws hold for this step alone.
     """
     f = deq.bind(batch.x)
     z0 = starts.begin(deq.start(f), batch.places, draws.starts)
@@ -167,7 +167,7 @@ class _Runs:
         return Perturbed(self.deq.solver, damping, noise, seed=whole_number(0, 2**62, self.draws.paths))
 
     def _correction(self, z: Tensor, solution: Solution) -> Tensor:
-        """The loss at a state on the way, its gradient that of a few steps from there."""
+        """The loss at a state on the way, with the gradient of a few steps from there."""
         inexact = self.gradient if isinstance(self.gradient, OneStep | Phantom) else OneStep()
         z = inexact.attach(self.f, z.to(self.z0.dtype), solution)
         return self.dataset.loss(self.deq.cell.readout(z), self.y).mean()

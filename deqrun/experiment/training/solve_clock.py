@@ -45,7 +45,7 @@ class SolveClock:
         self._readouts.append((rows, self._now() - entered))
 
     def seconds(self) -> NDArray[np.float64]:
-        """(T+1,) seconds of a solve that ends at iterate k and is read out there; beyond the last, those of the last.
+        """(T+1,) seconds of a solve that ends at iterate k and is read out there; beyond the last, the last's.
 
         The read-out is of all rows: the median over the iterates that had as many.
         """

@@ -62,7 +62,7 @@ class Starts:
         return torch.where(_per_row(known, own), ends, own)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint needs; empty where nothing is kept."""
+        """The states for a checkpoint; empty where none are kept."""
         return {} if self._ends is None else {"ends": self._ends, "known": self._known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

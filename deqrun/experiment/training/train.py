@@ -32,7 +32,7 @@ from deqrun.settings import TrainSettings
 
 
 class TrainingStopped(UserError):  # noqa: N818  (it names what happened)
-    """Training cannot go on; the sentence says at which step, what the solver did, and what may help."""
+    """Training cannot go on; the sentence names the step, the solver's state, and a remedy."""
 
 
 def train(

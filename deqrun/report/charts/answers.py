@@ -26,7 +26,7 @@ class Axis:
 
     log      equal distances for equal factors; values must be above 0
     percent  fractions are written as percentages
-    domain   (low, high), or None: what the values need
+    domain   (low, high), or None: wide enough for the values
     """
 
     title: str

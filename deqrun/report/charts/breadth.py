@@ -30,7 +30,7 @@ def breadth_figures(records: Sequence[RunRecord], split: str = "test") -> list[F
 
 
 def _heat_map(rows: list[BreadthRow], aggregation: str, split: str, about: str) -> Figure:
-    """Accuracy of every breadth and number of iterations; lines join what costs the same."""
+    """Accuracy of every breadth and number of iterations; lines join cells of equal cost."""
     of = [row for row in rows if row.aggregation == aggregation]
     depths, breadths = sorted({row.max_iter for row in of}), sorted({row.breadth for row in of})
     # One scale for all aggregations, so that their maps can be compared.
@@ -68,7 +68,7 @@ def _equal_compute(rows: Sequence[BreadthRow]) -> list[dict[str, int]]:
 
 
 def _spread(rows: list[BreadthRow], split: str, about: str) -> Figure:
-    """Accuracies of the single starts, of what they come to together, and the shares that some or all get right."""
+    """Accuracies of the single starts and of their joint answer, and the shares that some or all get right."""
     breadth = max(row.breadth for row in rows)
     of = [row for row in rows if row.breadth == breadth]
     one = [row for row in of if row.aggregation == of[0].aggregation]

@@ -16,7 +16,7 @@ from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Fig
 def accuracy_against_budget(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
     """Accuracy and its 95 % interval against the budget, at the smallest tolerance; a rule at the training budget.
 
-    close: the same chart, cut to what is near the best accuracy; None where nothing would be cut.
+    close: the same chart, cut to accuracies near the best; None where nothing would be cut.
     """
     points = [
         point
@@ -72,7 +72,7 @@ def _accuracy_layers(keys: Keys, points: list[BudgetPoint], x: alt.X, axis: dict
 
 
 def cell_tooltip() -> list[alt.Tooltip]:
-    """What a point that is a cell of the sweep tells of itself."""
+    """The tooltip of a point that is a cell of the sweep."""
     return [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
         alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),

@@ -215,7 +215,7 @@ def residual_after(trajectory: Trajectory, spent: NDArray[np.int64]) -> tuple[ND
 
 
 def training_points(record: RunRecord, label: str) -> list[TrainingPoint]:
-    """Every finite value of the training curves; a log panel takes only what is above zero."""
+    """Every finite value of the training curves; a log panel takes only values above zero."""
     return [
         TrainingPoint(label, panel, series, epoch.epoch, float(value))
         for epoch in record.epochs

@@ -10,7 +10,7 @@ import vl_convert
 
 
 def main(vega_lite: str, scale: str) -> None:
-    """Draw what stdin holds, once it is closed."""
+    """Draw the specifications of stdin, once it is closed."""
     vl_convert.vegalite_to_png({"data": {"values": []}, "mark": "point"})  # starts the renderer while stdin is awaited
     for spec in json.load(sys.stdin):
         picture = vl_convert.vegalite_to_png(spec, vl_version=vega_lite, scale=float(scale), allowed_base_urls=[])

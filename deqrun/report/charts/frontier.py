@@ -1,4 +1,4 @@
-"""Accuracy against what it costs: the compute–accuracy frontier of a sweep."""
+"""Accuracy against cost: the compute–accuracy frontier of a sweep."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def accuracy_against_evaluations(
 ) -> Figure | None:
     """Every cell of the sweep as a point; a stepped line joins, in each run, those that no other cell beats.
 
-    close: the same chart, cut to what is near the best accuracy; None where nothing would be cut.
+    close: the same chart, cut to accuracies near the best; None where nothing would be cut.
     """
     points = [
         point

@@ -16,7 +16,7 @@ from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, A
 def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
     """A line a rule through its thresholds, with the chosen one marked, and the bounds: fixed budget and oracle.
 
-    Of one run alone, and of its main solver. close: cut to what is near the best accuracy.
+    Of one run alone, and of its main solver. close: cut to accuracies near the best.
     """
     if len(records) != 1 or records[0].main_solver is None:
         return None

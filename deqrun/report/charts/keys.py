@@ -69,7 +69,7 @@ class Keys:
         return encodings
 
     def picked(self, opacity: float = 1.0, otherwise: float = 0.12) -> Any:
-        """Full opacity for what the reader picked in the legend, or for everything while nothing is picked."""
+        """Full opacity for the series picked in the legend, or for everything while nothing is picked."""
         return alt.condition(self.pick, alt.value(opacity), alt.value(min(opacity, otherwise)))
 
     @property

@@ -43,7 +43,7 @@ class Renderer:
 
     @contextmanager
     def drawing(self, figures: Sequence[Figure]) -> Iterator[Future[list[bytes]]]:
-        """Within: the figures are drawn beside what else is done; the future holds their PNGs, in order."""
+        """Within: the figures are drawn in the background; the future holds their PNGs, in order."""
         specs = [_spec(figure) for figure in figures]
         with ThreadPoolExecutor(1) as waiting:
             yield waiting.submit(self._pictures, specs)

@@ -62,7 +62,7 @@ def _residual_layers(keys: Keys, points: list[ResidualPoint], log: LogAxis, titl
 
 
 def _row(point: ResidualPoint, log: LogAxis) -> dict[str, Any]:
-    """What is drawn of a point: zero stands at the axis's floor; inf ends the line, and the band at the ceiling."""
+    """A point as drawn: zero stands at the axis's floor; inf ends the line, and the band at the ceiling."""
     finite = math.isfinite(point.median)
     in_band = math.isfinite(point.low)
     return {

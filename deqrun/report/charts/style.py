@@ -100,7 +100,7 @@ CONFIG: dict[str, Any] = {
 }
 
 NEAR = 0.05
-"""A close view shows what is at most this far below the best accuracy: there one point can be seen."""
+"""A close view goes this far below the best accuracy: one point can be seen there."""
 
 AnyChart = alt.Chart | alt.LayerChart | alt.ConcatChart | alt.FacetChart
 
@@ -116,7 +116,7 @@ class Figure:
 
 
 def near_best(name: str, title: str, caption: str, chart: AnyChart, close: bool) -> Figure:
-    """The figure, or, cut to what is near the best accuracy, its close view with a name of its own."""
+    """The figure, or its close view, cut to accuracies near the best, with a name of its own."""
     if close:
         cut = f"What lies more than {100 * NEAR:.0f} points below the best is cut off."
         return Figure(f"{name}_close", f"{title}, near the best", f"{caption} {cut}", chart)

@@ -2,7 +2,7 @@
 
 Every halting rule of `deqrun.analysis.halting` over one trajectory for each split. Of each rule, and of the fixed
 budget, validation chooses the cheapest threshold that keeps accuracy within one standard error of the best, and then
-the cheapest rule; test tells what this rule saves over the fixed budget, sample by sample. The oracle, which stops at
+the cheapest rule; test tells its savings over the fixed budget, sample by sample. The oracle, which stops at
 the first right answer, is the bound.
 """
 

@@ -57,7 +57,7 @@ DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "newt
 """Curves of the figures; the others lie so near to these that they would hide them."""
 
 FINEST = 1e-5
-"""Tolerance of the recorded solves, near what float32 can reach."""
+"""Tolerance of the recorded solves, near float32's limit."""
 
 COMPLETE = 0.99
 """Share of validation samples that a solver must bring to the tolerance to be called fast."""
@@ -141,7 +141,7 @@ def after_evaluations(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(E, n) residual and right answer of each sample's latest iterate whose residual cost at most `spent` (E,).
 
-    Before the first one is known: residual 1, which is that of the start 0, and its answer.
+    Before the first one is known: residual 1, as of the start 0, and its answer.
     """
     cost, last = trajectory.cost, trajectory.last()
     known = np.arange(len(cost))[:, None] <= last

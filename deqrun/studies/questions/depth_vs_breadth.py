@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """What B starts give of one variant, S seeds, on both splits.
+    """Answers of B starts of one variant, S seeds, on both splits.
 
     depths   (D,) iterations
     correct  by split and way, (S, B, D, n): entry b − 1 of the first b starts

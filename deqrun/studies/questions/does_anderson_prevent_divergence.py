@@ -147,7 +147,7 @@ def _measured(run: StudyRun, samples: int, scales: Sequence[float], steps: int, 
 
 
 def follow(trained: DEQ, x: Tensor, begin: Tensor | None, low: float, high: float, tol: float) -> Tensor:
-    """The equilibrium of the weights times `high`, followed from `begin`, that of the weights times `low`.
+    """The equilibrium of the weights times `high`, followed from `begin`, the one at the weights times `low`.
 
     begin  (batch, width); None: there is none yet, and the way begins at the trained model's own, from its start.
     Rows whose equilibrium is lost on the way, since it has ceased to exist or Newton's method misses it, are NaN.

@@ -149,7 +149,7 @@ def answer_of(found: Sequence[Ends], iterations: int) -> Answer:
 
 
 def conclude(found: Sequence[Ends], iterations: int) -> Conclusion:
-    """One family: of each variant the share at a fixed point, and what Anderson changes about it."""
+    """One family: of each variant the share at a fixed point, and Anderson's change of it."""
     by = {(one.kind, one.solver): one for one in found if one.dtype == "float32"}
     kinds = list(dict.fromkeys(one.kind for one in found))
     ends = {kind: by[kind, "picard"].of(Fate.FIXED_POINT) for kind in kinds}

@@ -33,7 +33,7 @@ from deqrun.studies.question import Question
 from deqrun.studies.wording import percents
 
 END_STEPS, END_TOL = 200, 1e-5
-"""What Anderson may spend on the end states, and the residual at which they are taken: near float32's rounding."""
+"""Anderson's budget for the end states, and the residual at which they are taken: near float32's rounding."""
 
 RATE_WINDOW = 30
 """Steps from which a rate is told: complex pairs of eigenvalues make residuals swing around it."""
@@ -99,7 +99,7 @@ def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
 
 
 def _measured(run: StudyRun, samples: int, steps: int, tol: float) -> dict[str, Any]:
-    """Spectra at the end states of one run's test samples, and what plain iteration does from the model's own start."""
+    """Spectra at the end states of one run's test samples, and the course of plain iteration from the own start."""
     deq, dataset = run.model()
     x, _ = batch_of(dataset, "test", samples, run.device)
     with torch.no_grad(), deq.cell.fixed_weights():

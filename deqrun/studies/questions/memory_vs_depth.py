@@ -4,7 +4,7 @@ Bytes are counted exactly, as storages that autograd holds, at the peak of forwa
 (`deqrun.analysis.cost`). A checkpointed backward pass evaluates one segment again, and holds what that saves beside
 the states between segments; PyTorch keeps this from being seen, so it is added: the segment's iterations times what
 an unrolled iteration saves. Every gradient is given the same plain iterations. Not among the bytes: weights'
-gradients, the optimizer's state, and what a solver keeps during the solve, of which nothing is saved.
+gradients, the optimizer's state, and a solver's memory during the solve, of which nothing is saved.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Step:
     """A training step of one gradient at one depth.
 
     peak      most bytes that were held for backward passes at one moment
-    relative  seconds over those of unrolled iterations of that depth, in rounds that all gradients shared
+    relative  seconds over the seconds of unrolled iterations of that depth, in rounds that all gradients shared
     """
 
     gradient: str
@@ -94,7 +94,7 @@ def _measured(run: StudyRun, depth: int, batch_size: int, repeats: int) -> dict[
 
 
 def _bytes_per_iteration(deq: DEQ, dataset: Dataset, x: Tensor, y: Tensor) -> int:
-    """What one more unrolled iteration saves."""
+    """Bytes that one more unrolled iteration saves for backward."""
     peaks = []
     for depth in (2, 3):
         with saved_for_backward() as saved:

@@ -2,7 +2,7 @@
 
 Every test sample is iterated to its end, then taken to one iterate and disturbed there: reset to its start, moved by
 noise of the state's own size, or swapped for another sample's state (`deqrun.analysis.perturbation`). It has returned
-if it stays near its former end, and its answer if the read-out is again that of the end; the undisturbed control says
+if it stays near its former end, and its answer if the read-out is again the end's; the undisturbed control says
 what it takes without.
 """
 

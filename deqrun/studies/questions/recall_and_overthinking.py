@@ -111,7 +111,7 @@ def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
 
 
 def answer_of(found: Sequence[Thought]) -> Answer:
-    """The answer that these networks give; the shortest length is that of training."""
+    """The answer that these networks give; the shortest length is the training's."""
     trained = min(one.length for one in found)
     own = [one for one in found if one.length == trained]
     factor = (own[0].right.shape[1] - 1) // max(1, own[0].depth)
@@ -140,7 +140,7 @@ def answer_of(found: Sequence[Thought]) -> Answer:
 
 
 def effects(own: Sequence[Thought]) -> dict[str, Estimate]:
-    """What recall and the progressive loss are each worth at the end, in the mean over the other, and which more."""
+    """The effects of recall and of the progressive loss at the end, in the mean over the other, and the larger one."""
     gains = {}
     for word, has in (("recall", lambda one: one.recall), ("progressive loss", lambda one: one.progressive)):
         pairs = [(a, b) for a in own for b in own if has(b) and not has(a) and _differ_only(a, b, word)]
@@ -159,7 +159,7 @@ def _differ_only(a: Thought, b: Thought, word: str) -> bool:
 
 
 def conclude(found: Sequence[Thought]) -> Conclusion:
-    """One family: what each recipe loses by going on, both effects, and their difference, at the training length."""
+    """One family: each recipe's loss by going on, both effects, and their difference, at the training length."""
     trained = min(one.length for one in found)
     own = [one for one in found if one.length == trained]
     lost = {one.words: one.lost for one in own}

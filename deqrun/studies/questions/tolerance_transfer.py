@@ -54,7 +54,7 @@ class Model:
 
     @property
     def own(self) -> int:
-        """The place of the test tolerance nearest to that of training, by ratio."""
+        """The place of the test tolerance nearest to the training's, by ratio."""
         return int(np.abs(np.log(self.tested / self.trained)).argmin())
 
     def accuracy(self, place: int) -> Estimate:
