@@ -70,6 +70,7 @@ def run_app(command: str, argv: Sequence[str]) -> int:
 
 def _run_jobs(plan: Plan) -> int:
     """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
+    # Names, ranges and folders first: they need no torch, and most mistakes end here.
     every_job = check_jobs(plan)
     if plan.grid:
         return _run_grid(plan, every_job)
@@ -80,6 +81,8 @@ def _run_jobs(plan: Plan) -> int:
     if folder is None:
         check_builds(every_job, plan.request.command)
         return _in_hydra(plan.request, plan.naming())
+
+    # Claim the folder before torch is imported, so that a second process is told at once.
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
@@ -88,6 +91,7 @@ def _run_jobs(plan: Plan) -> int:
 
 def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
     """Run a multirun's jobs: in the folder where a grid of this shape was begun, else in a new one."""
+    # The folder: the one that was named, else one where a grid of this shape was begun, else a new one.
     shape, home = plan.shape, plan.folder(plan.jobs[0].cfg)
     begun = None if plan.names_folder or plan.resume is False else begun_grid(shape)
     if plan.resume and begun is None and not (home is not None and plan.names_folder and home.is_dir()):
@@ -98,6 +102,8 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
         if begun is not None:
             print(f"grid    {own}, begun before: it goes on (resume=false begins another)", flush=True)
         check_builds(every_job, plan.request.command)
+
+        # Each job is composed by itself, so Hydra gets only its own overrides, and a study whose config may set them.
         hydra = [str(override.input_line) for override in plan.overrides if override.is_hydra_override()]
         master = [text for text in plan.request.overrides if text.startswith("study=") and "," not in text]
         shared = [*threads_of_jobs(plan.sources, plan.request.config_name, hydra, plan.overrides)]
@@ -106,6 +112,8 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
         place = [f"hydra.sweep.dir={quoted(str(own))}"]
         argv = [*master, *hydra, *place, *plan.request.arguments]
         argv += [] if plan.request.flags.multirun else ["--multirun"]
+
+        # Run the jobs that are left; a failed one is told in the table, an interruption ends them all.
         try:
             with _without_global_hydra():
                 job = ask_job if plan.request.asks_run else _JOBS[plan.request.command]

@@ -197,15 +197,22 @@ def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
 ) -> None:
     """Test once, sweep, summarise, report."""
+    # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
     if (run.checkpoints / "best.pt").is_file():
         load_best(deq, run.path)
+
+    # Test once, at the training budget.
     device = next(deq.parameters()).device
     test = evaluate(deq, dataset, dataset.load("test"), settings.train.eval_batch_size, device)
+
+    # Sweep. Finished trajectories lie in sweep_parts/ until every row is written, so that a kill costs one at most.
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
     run.write_trajectories(swept.trajectories)
     for kind, rows in swept.rows.items():
         run.write_rows(kind, rows)
+
+    # Summarise and report; then the tracker, which may hang and must not keep the page from being there.
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
@@ -220,6 +227,7 @@ def _finish(
     page = write_report(run.path, completed)
     tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
+
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
     run.write_status(completed.status, epoch=completed.epoch)
     parts.clear()

@@ -74,12 +74,16 @@ def solve(
     steps, status and residuals, as far as the dtype reaches. No gradient is recorded.
     Raises TypeError or ValueError on senseless arguments and where f changes shape, or writes into its input.
     """
+    # Refuse senseless arguments before f is called.
     _check_start(z0)
     solver, budget = solver or Picard(), budget or Budget()
     _check_rows(budget, len(z0))
     _check_layers(f, solver)
+
+    # Iterate 0 is evaluated here: its scale decides how the whole solve is scaled.
     work = _Work.start(solver.adapt(f, z0), z0, solver, budget)
     for k in range(budget.max_iter + 1):
+        # Measure iterate k, show it, and decide which rows stop there and which iterate each keeps.
         work.evaluate(k)
         if k == 0:
             warn_if_unreachable(budget.tol, work.f.output_dtype)
@@ -88,6 +92,7 @@ def solve(
         work.judge(k)
         if k == budget.max_iter or not work.rows_left(k):
             break
+        # With memory a step costs more than the copy that drops rows, so they go before it; without, after it.
         if work.state is not None:
             work.drop_finished()
         with _full_precision(z0.device.type):

@@ -50,6 +50,7 @@ def trace(
     signals    whether to record the signals of halting rules, too
     solved     called as solved(place, solution) when the samples at `place` in the split have been solved
     """
+    # In evaluation mode, with a recorder that has room for every iterate of every sample.
     device = next(deq.parameters()).device
     was_training = deq.training
     deq.eval()
@@ -57,6 +58,7 @@ def trace(
     if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
         warn_if_unreachable(budget.tol, torch.bfloat16)
     recorder = _Recorder.empty(budget.max_iter + 1, len(split), precision, signals)
+    # One solve a batch. The reader sees each iterate as the solve comes by it; nothing is solved twice for a read-out.
     for x, y, place in batches(dataset, split, batch_size, device):
         with autocast(precision, device), deq.cell.fixed_weights():
             reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals)

@@ -50,6 +50,7 @@ def train(
     highest yet (ties: the lower loss), `best`. Returns the last checkpoint.
     Raises TrainingStopped where the loss or the gradient is no longer finite.
     """
+    # Data and schedule, then the state to begin from: the last checkpoint's, or the initial one.
     device = next(deq.parameters()).device
     data, validation = dataset.load("train"), dataset.load("validation")
     steps_per_epoch = math.ceil(len(data) / settings.batch_size)
@@ -63,6 +64,7 @@ def train(
     for row in rows:  # of a run that goes on, into its tracker's new record
         tracker.log_epoch(row)
     for epoch in range(done.epoch + 1, settings.epochs + 1):
+        # Every draw of an epoch comes from (seed, epoch, purpose): a resumed run repeats it without stored generators.
         began = time.perf_counter()
         draws = Draws.of_epoch(seed, epoch, device)
         meter, step = EpochMeter(), done.step
@@ -76,6 +78,7 @@ def train(
             dynamic_ncols=True,
             disable=None,
         )
+        # One step a batch: solve, back-propagate, clip, and stop at once where a number is lost.
         for x, y, index in bar:
             step += 1
             optimizer.zero_grad(set_to_none=True)
@@ -89,12 +92,16 @@ def train(
             schedule.step()
             meter.add(made, norm)
             bar.set_postfix_str(meter.line(), refresh=False)
+
+        # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
         held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device)
         seconds = time.perf_counter() - began
         row = meter.epoch(epoch, step, held_out, float(schedule.get_last_lr()[0]), seconds)
         rows.append(row)
         better = (held_out.accuracy, -held_out.mean_loss) > (done.best_accuracy, -done.best_loss)
         done = _advance(done, deq, optimizer, schedule, starts, rows, held_out if better else None, seconds)
+
+        # Records before checkpoints before status: a kill in between costs the epoch, and never the record's order.
         folder.write_rows("epochs", rows)
         if better:
             save_checkpoint(folder.checkpoints / "best.pt", replace(done, starts={}))
