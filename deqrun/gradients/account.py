@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers import Budget, Solution, Status, solve
-from deqrun.solvers.loop import GROWTH_LIMIT, Observer
+from deqrun.solvers.judge import GROWTH_LIMIT
+from deqrun.solvers.loop import Observer
 from deqrun.solvers.norms import row_norms
 
 

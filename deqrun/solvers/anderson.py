@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
 
 @dataclass(frozen=True)
-class Anderson(Solver):
+class Anderson(Solver["AndersonState", FlatMap]):
     """Anderson acceleration in its difference form (Anderson 1965; Walker & Ni 2011, eq. 2.2 and Algorithm AA).
 
     With g_k = f(z_k) − z_k, Δg_j = g_{j+1} − g_j, Δf_j = f(z_{j+1}) − f(z_j) over the last `memory` steps,
@@ -30,9 +31,9 @@ class Anderson(Solver):
     ridge    >= 0, relative; None: 10 times the state's machine epsilon, the rounding of the Gram matrix itself.
     start    None, or the residual below which acceleration begins, per row (plain steps before).
     cap      None, or the largest Σ_j |γ_j| allowed, > 0; a row beyond it takes a plain step.
-    reject   None, or a factor > 1: a row whose ‖g_k‖ grew by more than it in one accelerated step goes back to the
-             iterate before, takes a plain step from there, and forgets its differences (restarting: Walker & Ni
-             2011, section 4). The rejected iterate still counts as a step and an evaluation.
+    reject   None, or a factor > 1: a row whose ‖g_k‖ grew by more than it in one accelerated step, or is not finite
+             after it, goes back to the iterate before, takes a plain step from there, and forgets its differences
+             (restarting: Walker & Ni 2011, section 4). The rejected iterate still counts as a step and an evaluation.
 
     Raises ValueError on anything else.
     """
@@ -57,10 +58,9 @@ class Anderson(Solver):
 
     def init(self, z: Tensor) -> AndersonState:
         ridge = 10 * torch.finfo(z.dtype).eps if self.ridge is None else self.ridge
-        return AndersonState(z, self.memory, ridge)
+        return AndersonState(z, self.memory, ridge, rejects=self.reject is not None)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, AndersonState)
+    def step(self, state: AndersonState, point: Point[FlatMap]) -> Tensor:
         if self.memory == 0:
             return point.fz if self.mixing == 1 else torch.add(point.z, point.g, alpha=self.mixing)
         g, fz = point.g, point.fz
@@ -115,8 +115,9 @@ class AndersonState(SolverState):
     pushed   how many g_k have come in
     """
 
-    def __init__(self, z: Tensor, memory: int, ridge: float) -> None:
+    def __init__(self, z: Tensor, memory: int, ridge: float, rejects: bool) -> None:
         rows = len(z)
+        self.rejects = rejects
         self.memory, self.ridge, self.on_host = memory, ridge, z.device.type == "cpu"
         self.tiny = torch.finfo(z.dtype).tiny
         self.g, self.f = History(memory + 2 if memory else 0, z), History(memory, z)
@@ -150,6 +151,13 @@ class AndersonState(SolverState):
     def room(self) -> Tensor | None:
         return self.g[self._slot(self.pushed)] if self.memory else None
 
+    def undo(self, lost: Tensor) -> Tensor | None:
+        return lost & self._accelerated() if self.rejects else None
+
+    def _accelerated(self) -> Tensor:
+        """(rows,) whether the last step was no plain one."""
+        return (self.weights != 0).any(1)
+
     def reject(self, g: Tensor, fz: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """(g, f) to go on from: those before, in rows whose last step was accelerated, the residual growing by more
         than `factor`."""
@@ -158,8 +166,7 @@ class AndersonState(SolverState):
             return g, fz
         last_g, last_f = self.g[self._slot(self.pushed - 1)], self.last_f
         before, after = (torch.linalg.vector_norm(v, dim=1) for v in (last_g, g))
-        accelerated = (self.weights != 0).any(1)  # a plain step is not undone: it would come again
-        grew = ~(after <= factor * before) & accelerated
+        grew = ~(after <= factor * before) & self._accelerated()  # a plain step is not undone: it would come again
         self.fresh = (self.fresh + 1).clamp(max=self.memory).masked_fill(grew, 0)
         if self.on_host and not bool(grew.any()):
             return g, fz

@@ -29,7 +29,7 @@ HALVINGS = 10
 
 
 @dataclass(frozen=True)
-class Broyden(Solver):
+class Broyden(Solver["BroydenState", FlatMap]):
     """Broyden's "good" quasi-Newton method on g(z) = f(z) − z, each row by itself (Broyden 1965, method 1).
 
     With H_k ≈ (∂g/∂z)⁻¹, H_0 = −I, and y_k = g_{k+1} − g_k,
@@ -75,8 +75,7 @@ class Broyden(Solver):
     def init(self, z: Tensor) -> BroydenState:
         return BroydenState(z, self.memory, self.line_search)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, BroydenState)
+    def step(self, state: BroydenState, point: Point[FlatMap]) -> Tensor:
         norm = torch.linalg.vector_norm(point.g, dim=1) if self.line_search else None
         direction = state.next_direction(point.g)
         if norm is not None:
@@ -84,7 +83,7 @@ class Broyden(Solver):
         # In g's memory, which nobody needs any more: memory fresh from the system costs more than the addition.
         return point.fz if state.count == 1 else torch.add(point.z, direction, out=point.g)
 
-    def _search(self, state: BroydenState, point: Point, norm: Tensor, direction: Tensor) -> Tensor:
+    def _search(self, state: BroydenState, point: Point[FlatMap], norm: Tensor, direction: Tensor) -> Tensor:
         """Iterate k+1 by the line search; its f is left with the map for the loop to ask for."""
         size = torch.linalg.vector_norm(direction, dim=1)
         first, highest = state.note_norm(norm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Found:
     extra: Tensor
 
 
-def backtrack(f: FlatMap, point: Point, direction: Tensor, criterion: Criterion, halvings: int) -> Found:
+def backtrack(f: FlatMap, point: Point[Any], direction: Tensor, criterion: Criterion, halvings: int) -> Found:
     """The first λ of 1, ½, …, 2^−halvings that `criterion` accepts, per row; rows that have stopped take 1 unasked."""
     z = point.z + direction
     fz = f(z)

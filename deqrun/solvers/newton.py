@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
-from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.gmres import Krylov, gmres
 from deqrun.solvers.line_search import Criterion, backtrack
 from deqrun.solvers.linearized_map import LinearizedMap
@@ -26,7 +25,7 @@ HALVINGS = 20
 
 
 @dataclass(frozen=True)
-class NewtonKrylov(Solver):
+class NewtonKrylov(Solver["NewtonState", LinearizedMap]):
     """Inexact Newton on g(z) = f(z) − z, matrix-free and each row by itself (Dembo, Eisenstat & Steihaug 1982):
 
         z_{k+1} = z_k + s_k,    ‖g_k − (I − J_k) s_k‖ <= η_k ‖g_k‖,    J_k = ∂f/∂z at z_k.
@@ -65,15 +64,13 @@ class NewtonKrylov(Solver):
         if not isinstance(self.line_search, bool):
             raise ValueError(f"NewtonKrylov line_search must be true or false, got {self.line_search!r}.")
 
-    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
+    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> LinearizedMap:
         return LinearizedMap(f, z0)
 
     def init(self, z: Tensor) -> NewtonState:
         return NewtonState(z)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, NewtonState)
-        assert isinstance(point.f, LinearizedMap)
+    def step(self, state: NewtonState, point: Point[LinearizedMap]) -> Tensor:
         if point.k < self.plain_steps:
             return point.fz
         if not point.f.depends_on_state:
@@ -89,15 +86,15 @@ class NewtonKrylov(Solver):
             return self._search(state, point, direction, norm, eta)
         return torch.where(usable[:, None], point.z + direction, point.fz)
 
-    def _linear_solve(self, state: NewtonState, point: Point, goal: Tensor) -> Krylov:
+    def _linear_solve(self, state: NewtonState, point: Point[LinearizedMap], goal: Tensor) -> Krylov:
         f = point.f
-        assert isinstance(f, LinearizedMap)
         floor = 10 * torch.finfo(point.g.dtype).eps * torch.linalg.vector_norm(point.g, dim=1)
         goal = torch.maximum(goal, floor.double()).masked_fill(~point.active, torch.inf)
         return gmres(lambda v: v - f.product(v), point.g, state.basis(point.g, self.krylov), goal)
 
-    def _search(self, state: NewtonState, point: Point, direction: Tensor, norm: Tensor, eta: Tensor) -> Tensor:
-        assert isinstance(point.f, LinearizedMap)
+    def _search(
+        self, state: NewtonState, point: Point[LinearizedMap], direction: Tensor, norm: Tensor, eta: Tensor
+    ) -> Tensor:
         norm = norm.to(point.g.dtype)
         decrease = SUFFICIENT_DECREASE * (1 - eta).to(norm.dtype) * norm
         criterion = Criterion(norm, decrease, torch.zeros_like(norm))
@@ -105,7 +102,7 @@ class NewtonKrylov(Solver):
         state.nfe = state.nfe + 1 + found.extra
         return found.z
 
-    def _constant(self, state: NewtonState, point: Point) -> Tensor:
+    def _constant(self, state: NewtonState, point: Point[LinearizedMap]) -> Tensor:
         """f(z_k), where f's value had no graph: f is constant, or hides how it depends on z."""
         state.nfe = state.nfe + 1
         differs = (point.f(point.fz) != point.fz).any(1) & point.active

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["power_of_two", "row_norms"]
+__all__ = ["max_norms", "ordinary", "power_of_two", "row_norms"]
 
 
 def row_norms(v: Tensor) -> Tensor:
@@ -37,3 +37,14 @@ def power_of_two(size: Tensor) -> Tensor:
     usable = (size > 0) & size.isfinite()
     exponent = torch.frexp(torch.where(usable, size, 1.0)).exponent - 1
     return torch.ldexp(torch.ones_like(size), exponent)
+
+
+def max_norms(v: Tensor) -> Tensor:
+    """‖v_b‖_∞ of every row of (rows, …), (rows,); 0 where a row has no entries."""
+    flat = v.flatten(1)
+    return torch.linalg.vector_norm(flat, ord=torch.inf, dim=1) if flat.shape[1] else flat.sum(1)
+
+
+def ordinary(dtype: torch.dtype) -> float:
+    """The fourth root of the smallest normal number, 3e-10 in float32: squares of residuals are then far above it."""
+    return float(torch.finfo(dtype).tiny ** 0.25)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from deqrun.solvers.solver import Point, Solver, SolverState
 
 
 @dataclass(frozen=True)
-class Perturbed(Solver):
+class Perturbed(Solver["PerturbedState", FlatMap]):
     """z_{k+1} = (1 − damping) z_k + damping · s(z_k) + noise · ε_k with s(z_k) another solver's step, ε_k ~ N(0, I).
 
     Over `Picard` this is the update of Equilibrium Reasoners (Huang, Geng & Kolter 2026, arXiv 2605.21488, whose code
@@ -34,7 +35,7 @@ class Perturbed(Solver):
     Raises ValueError on other parameters, TypeError where solver is none.
     """
 
-    solver: Solver = field(default_factory=Picard)
+    solver: Solver[Any, Any] = field(default_factory=Picard)
     damping: float = 0.95
     noise: float = 0.01
     seed: int = 0
@@ -58,8 +59,7 @@ class Perturbed(Solver):
     def init(self, z: Tensor) -> PerturbedState:
         return PerturbedState(self.solver.init(z), z)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, PerturbedState)
+    def step(self, state: PerturbedState, point: Point[FlatMap]) -> Tensor:
         taken = self.solver.step(state.inner, point)
         if isinstance(point.f, SearchedMap):
             state.lost = state.lost + point.active  # the search's value of f is at a state that is not gone to
@@ -104,6 +104,9 @@ class PerturbedState(SolverState):
 
     def room(self) -> Tensor | None:
         return None if self.inner is None else self.inner.room()
+
+    def undo(self, lost: Tensor) -> Tensor | None:
+        return None if self.inner is None else self.inner.undo(lost)
 
     def take(self, rows: Tensor) -> None:
         self.rows, self.lost = self.rows[rows], self.lost[rows]

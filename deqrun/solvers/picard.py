@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deqrun.solvers.solver import Point, Solver, SolverState
+from deqrun.solvers.flat_map import FlatMap
+from deqrun.solvers.solver import Point, Solver
 
 
 @dataclass(frozen=True)
-class Picard(Solver):
+class Picard(Solver[None, FlatMap]):
     """z_{k+1} = z_k + damping · (f(z_k) − z_k).
 
     damping=1 is plain iteration (Banach 1922; Picard): it converges at the rate of the spectral radius ρ(∂f/∂z) when
@@ -34,7 +35,7 @@ class Picard(Solver):
     def init(self, z: Tensor) -> None:
         return None
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
+    def step(self, state: None, point: Point[FlatMap]) -> Tensor:
         if self.damping == 1:
             return point.fz
         return torch.add(point.z, point.g, alpha=self.damping)

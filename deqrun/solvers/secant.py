@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
@@ -22,7 +23,7 @@ CAP, NEAR = 10.0, 0.01
 
 
 @dataclass(frozen=True)
-class Secant(Solver):
+class Secant(Solver["SecantState", FlatMap]):
     """Broyden's good method with a sliding window, and Anderson's steps where the map looks linear, row by row.
 
     With g_k = f(z_k) − z_k, S and Y the last `memory` differences of z and of g, both methods are
@@ -39,7 +40,8 @@ class Secant(Solver):
     Anderson is the faster on linear maps, Broyden the safer elsewhere. On a linear map the forecast
     ρ_k = min ‖g_k − Y γ‖ does not rise while the window holds, and ‖g_{k+1}‖ = ‖J r‖ with ‖r‖ = ρ_k after an Anderson
     step. So a row takes Anderson's step once ρ has not risen twice in a row, and Broyden's for good once an Anderson
-    step left ‖g_{k+1}‖ > 1.2 ρ_k. A Broyden step is at most ten times ‖g‖ long while ‖g‖ > 0.01 ‖f(z)‖.
+    step left ‖g_{k+1}‖ > 1.2 ρ_k. A Broyden step is at most ten times ‖g‖ long while ‖g‖ > 0.01 ‖f(z)‖. After an
+    accelerated step at whose end f is not finite, or beyond all scale, the row goes back and takes the plain step.
 
     memory   differences kept, >= 0, two states in memory each; 0 is Picard iteration.
 
@@ -54,26 +56,25 @@ class Secant(Solver):
     def init(self, z: Tensor) -> SecantState:
         return SecantState(z, self.memory)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, SecantState)
+    def step(self, state: SecantState, point: Point[FlatMap]) -> Tensor:
         if self.memory == 0:
             return point.fz
-        norm = torch.linalg.vector_norm(point.g, dim=1).double()
-        state.push(point.z, point.g)
+        z, g = state.go_back(point.z, point.g)
+        norm = torch.linalg.vector_norm(g, dim=1).double()
+        state.push(z, g)
         if not state.count:
             state.note_norm(norm)
             return point.fz
-        broyden = state.broyden(state.steps.products(point.g, state.count).double())
-        anderson, forecast = state.anderson(state.changes.products(point.g, state.count).double(), norm)
+        broyden = state.broyden(state.steps.products(g, state.count).double())
+        anderson, forecast = state.anderson(state.changes.products(g, state.count).double(), norm)
         state.judge(norm, forecast)
-        weights = torch.where(state.linear[:, None], anderson, broyden)
-        weights = weights.masked_fill(~weights.isfinite().all(1, keepdim=True), 0.0).to(point.g.dtype).neg_()
-        direction = state.steps.combination(weights, onto=point.g)
+        weights = state.usable(torch.where(state.linear[:, None], anderson, broyden)).to(g.dtype).neg_()
+        direction = state.steps.combination(weights, onto=g)
         direction = state.changes.combination(weights, onto=direction, in_place=True)
         size = torch.linalg.vector_norm(direction, dim=1).double()
-        far = (norm > NEAR * torch.linalg.vector_norm(point.fz, dim=1)) & ~state.linear & (size > CAP * norm)
+        far = (norm > NEAR * torch.linalg.vector_norm(z + g, dim=1)) & ~state.linear & (size > CAP * norm)
         length = torch.where(far, CAP * norm / size, 1.0).to(direction.dtype)
-        return direction.mul_(length[:, None]).add_(point.z)
+        return direction.mul_(length[:, None]).add_(z)
 
 
 class SecantState(SolverState):
@@ -85,6 +86,8 @@ class SecantState(SolverState):
     falling     (rows,) how often in a row ρ did not rise
     linear      (rows,) whether the latest step is Anderson's
     broke       (rows,) whether a forecast has failed
+    accelerated (rows,) whether the latest step is not the plain one
+    undone      (rows,) whether the next step goes back to the iterate before; None: in no row
     """
 
     def __init__(self, z: Tensor, memory: int) -> None:
@@ -100,12 +103,34 @@ class SecantState(SolverState):
         self.falling = torch.zeros(rows, dtype=torch.long, device=z.device)
         self.linear = torch.zeros(rows, dtype=torch.bool, device=z.device)
         self.broke = torch.zeros_like(self.linear)
+        self.accelerated = torch.zeros_like(self.linear)
+        self.undone: Tensor | None = None
         self.pushed = 0
 
     @property
     def count(self) -> int:
         """Differences at hand."""
         return min(self.pushed - 1, self.memory)
+
+    def undo(self, lost: Tensor) -> Tensor | None:
+        self.undone = lost & self.accelerated
+        return self.undone
+
+    def go_back(self, z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, g) to go on from: those before, in rows whose last step is undone."""
+        if self.undone is None:
+            return z, g
+        back = self.undone[:, None]
+        return torch.where(back, self.z, z), torch.where(back, self.g, g)
+
+    def usable(self, weights: Tensor) -> Tensor:
+        """γ, 0 in rows where it is not finite, or whose last step was undone; notes which steps are accelerated."""
+        usable = weights.isfinite().all(1)
+        if self.undone is not None:
+            usable &= ~self.undone
+            self.undone = None
+        self.accelerated = usable
+        return weights.masked_fill(~usable[:, None], 0.0)
 
     def push(self, z: Tensor, g: Tensor) -> None:
         """Take in z_k and g_k, whose memory nobody writes to any more."""
@@ -152,7 +177,8 @@ class SecantState(SolverState):
     def judge(self, norm: Tensor, forecast: Tensor) -> None:
         """Whether this step is Anderson's, from the forecasts, which rounding leaves √ε ‖g‖ of error."""
         rounding = self.epsilon**0.5 * self.last_norm
-        self.broke = self.broke | (self.linear & ~(norm <= TRUST * self.forecast + rounding))
+        failed = self.linear & ~(norm <= TRUST * self.forecast + rounding)
+        self.broke = self.broke | (failed if self.undone is None else failed | self.undone)
         fell = forecast <= self.forecast + rounding
         self.falling = torch.where(fell, self.falling + 1, 0)
         self.linear = (self.falling >= FALLING) & ~self.broke
@@ -165,8 +191,9 @@ class SecantState(SolverState):
     def take(self, rows: Tensor) -> None:
         self.steps.take(rows)
         self.changes.take(rows)
-        for name in ("ss", "sy", "yy", "z", "g", "forecast", "last_norm", "falling", "linear", "broke"):
+        for name in ("ss", "sy", "yy", "z", "g", "forecast", "last_norm", "falling", "linear", "broke", "accelerated"):
             setattr(self, name, getattr(self, name)[rows])
+        self.undone = None if self.undone is None else self.undone[rows]
 
 
 def _lengths(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-NORMS = ("relative", "absolute")
+NORMS = ("relative", "absolute", "max")
 KEEPS = ("best", "last")
 
 
@@ -41,10 +41,12 @@ class Budget:
 
     max_iter  solver steps, >= 0; 0 returns the start and its residual.
     tol       a row stops at the first iterate whose residual is <= tol; >= 0.
-    norm      'relative' (‖f(z) − z‖ / (‖f(z)‖ + ε)) or 'absolute' (‖f(z) − z‖).
+    norm      'relative' (‖f(z) − z‖ / (‖f(z)‖ + ε)), 'absolute' (‖f(z) − z‖), both of the 2-norm, or 'max', relative
+              in the norm ‖·‖_∞: no entry of the state may be off by more than the tolerance times the largest one.
     keep      'best' returns the iterate of lowest residual, 'last' the one at which the row stopped.
     patience  None, or the number of steps without an improvement of the best residual by one part
               in a thousand after which a row is STALLED; >= 1.
+    min_iter  no row is CONVERGED or STALLED before iterate min_iter; >= 0, at most max_iter.
     row_max_iter, row_tol   None, or (batch,) tensors: each row's own, at most max_iter; `per_row` sets all four.
 
     Raises ValueError or TypeError on anything else.
@@ -55,6 +57,7 @@ class Budget:
     norm: str = "relative"
     keep: str = "best"
     patience: int | None = None
+    min_iter: int = 0
     row_max_iter: Tensor | None = None
     row_tol: Tensor | None = None
 
@@ -69,11 +72,14 @@ class Budget:
         if self.row_tol is not None:
             _require_rows("tol", self.row_tol, "floating-point numbers", self.row_tol.is_floating_point())
         if self.norm not in NORMS:
-            raise ValueError(f"Budget norm must be 'relative' or 'absolute', got {self.norm!r}.")
+            raise ValueError(f"Budget norm must be 'relative', 'absolute' or 'max', got {self.norm!r}.")
         if self.keep not in KEEPS:
             raise ValueError(f"Budget keep must be 'best' or 'last', got {self.keep!r}.")
         if self.patience is not None:
             _require_count("patience", self.patience, 1)
+        _require_count("min_iter", self.min_iter, 0)
+        if self.min_iter > self.max_iter:
+            raise ValueError(f"Budget min_iter must be at most max_iter={self.max_iter}, got {self.min_iter}.")
 
     @classmethod
     def per_row(cls, max_iter: Tensor | int = 50, tol: Tensor | float = 1e-4, **others: Any) -> Budget:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
 
+S = TypeVar("S", bound="SolverState | None")
+M = TypeVar("M", bound=FlatMap)
 
-class Point(NamedTuple):
+
+class Point(NamedTuple, Generic[M]):
     """Iterate k, for the rows still in the batch: z, fz = f(z), g = fz − z are (rows, D).
 
     f is the map on flat states, for solvers that need more evaluations or Jacobian products than the loop's one; such
@@ -23,7 +26,7 @@ class Point(NamedTuple):
     fz: Tensor
     g: Tensor
     residual: Tensor
-    f: Callable[[Tensor], Tensor]
+    f: M
     active: Tensor
 
 
@@ -43,13 +46,24 @@ class SolverState(ABC):
         """Memory (rows, D) of this state's own into which the loop writes the next g; None: new memory."""
         return None
 
+    def undo(self, lost: Tensor) -> Tensor | None:
+        """Rows (rows,) bool whose last step the next one takes back, of those `lost`; None: no row.
+
+        A lost row's f is not finite there, or has grown beyond all scale. The loop calls it diverged unless its step
+        was an accelerated one that the solver can replace by a plain step from the iterate before.
+        """
+        return None
+
     @abstractmethod
     def take(self, rows: Tensor) -> None:
         """Keep only these rows (LongTensor into the current batch), in place."""
 
 
-class Solver(ABC):
-    """Turns the residual at iterate k into iterate k+1."""
+class Solver(ABC, Generic[S, M]):
+    """Turns the residual at iterate k into iterate k+1.
+
+    S is the type of its memory (None: it has none), M the map that it evaluates.
+    """
 
     @property
     def takes_layers(self) -> bool:
@@ -61,19 +75,19 @@ class Solver(ABC):
         """Whether its steps on y ↦ f(s y) / s are those on f, over s; the loop then brings extreme states to 1."""
         return True
 
-    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
+    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> M:
         """f on flat states, as the loop evaluates it; a solver that needs more of f than f(z) looks for it here.
 
         Raises TypeError, before anything is evaluated, where f lacks it.
         """
-        return FlatMap(f, z0)
+        return FlatMap(f, z0)  # type: ignore[return-value]  # a solver of another M says how it is made
 
     @abstractmethod
-    def init(self, z: Tensor) -> SolverState | None:
+    def init(self, z: Tensor) -> S:
         """Fresh memory for states z (batch, D); None if the solver remembers nothing."""
 
     @abstractmethod
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
+    def step(self, state: S, point: Point[M]) -> Tensor:
         """Iterate k+1 (rows, D) in new memory, or `point.fz` itself; never an older iterate's.
 
         Where the state has no `room` of its own, the memory of `point.g` will do, too.

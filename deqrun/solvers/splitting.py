@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
-from deqrun.solvers.solver import Point, Solver, SolverState
+from deqrun.solvers.solver import Point, S, Solver, SolverState
 
 
 class Constants(NamedTuple):
@@ -89,7 +89,7 @@ class _FlatSplitMap(FlatMap):
 
 
 @dataclass(frozen=True)
-class _Splitting(Solver):
+class _Splitting(Solver[S, _FlatSplitMap]):
     """Checks alpha and f's structure."""
 
     alpha: float | None = None
@@ -104,7 +104,7 @@ class _Splitting(Solver):
     def best_alpha(self, constants: Constants) -> float:
         """The step size of the best proven rate."""
 
-    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
+    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> _FlatSplitMap:
         if not callable(f):
             return super().adapt(f, z0)
         parts = (*self.parts, "constants") if self.alpha is None else self.parts
@@ -120,7 +120,7 @@ class _Splitting(Solver):
 
 
 @dataclass(frozen=True)
-class ForwardBackward(_Splitting):
+class ForwardBackward(_Splitting[None]):
     """z_{k+1} = prox(z_k − alpha (z_k − W z_k − b), alpha): a step along the affine part, then the proximal operator.
 
     For σ = ReLU: z_{k+1} = σ((1 − alpha) z_k + alpha (W z_k + b)). (Winston & Kolter 2020, Algorithm 1.)
@@ -140,14 +140,13 @@ class ForwardBackward(_Splitting):
     def init(self, z: Tensor) -> None:
         return None
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
+    def step(self, state: None, point: Point[_FlatSplitMap]) -> Tensor:
         f = point.f
-        assert isinstance(f, _FlatSplitMap)
         return f.prox(torch.lerp(f.primal(point.z), f.affine_value, f.alpha))
 
 
 @dataclass(frozen=True)
-class PeacemanRachford(_Splitting):
+class PeacemanRachford(_Splitting["_Reflected"]):
     """Reflections at both operators in turn, from u_0 = z_0 (Winston & Kolter 2020, Algorithm 2):
 
         u_{k+1/2} = 2 z_k − u_k                  z_{k+1/2} = (I + alpha (I − W))⁻¹ (u_{k+1/2} + alpha b)
@@ -166,12 +165,10 @@ class PeacemanRachford(_Splitting):
     def best_alpha(self, constants: Constants) -> float:
         return math.sqrt(constants.cocoercivity / constants.monotonicity)
 
-    def init(self, z: Tensor) -> SolverState:
+    def init(self, z: Tensor) -> _Reflected:
         return _Reflected(z)
 
-    def step(self, state: SolverState | None, point: Point) -> Tensor:
-        assert isinstance(state, _Reflected)
-        assert isinstance(point.f, _FlatSplitMap)
+    def step(self, state: _Reflected, point: Point[_FlatSplitMap]) -> Tensor:
         half = 2 * point.f.primal(point.z) - state.u
         state.u = 2 * point.f.resolvent(half) - half
         state.nfe += point.active
