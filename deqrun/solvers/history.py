@@ -52,6 +52,14 @@ class History:
         low, high = torch.bmm(pair, vectors.mT)[:, :, :count].unbind(1)
         return (low, high) if one < other else (high, low)
 
+    def several_products(self, slots: tuple[int, ...], count: int) -> Tensor:
+        """(rows, len(slots), count): the products of some slots with the first `count`, in one pass over those."""
+        vectors = self._first(count)
+        if self._naive(vectors):
+            return torch.stack([self.products(self[slot], count) for slot in slots], 1)
+        chosen = torch.stack([self[slot] for slot in slots], 1)
+        return torch.bmm(chosen, vectors.mT)[:, :, :count]
+
     def combination(self, weights: Tensor, first: int = 0, *, onto: Tensor, in_place: bool = False) -> Tensor:
         """onto (rows, D) plus the sum of slots first, first + 1, …, each times its weight, weights (rows, count).
 

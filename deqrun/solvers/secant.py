@@ -63,24 +63,27 @@ class Secant(Solver["SecantState", FlatMap]):
         norm = torch.linalg.vector_norm(g, dim=1).double()
         state.push(z, g)
         if not state.count:
-            state.note_norm(norm)
+            state.last_norm = norm
             return point.fz
-        broyden = state.broyden(state.steps.products(g, state.count).double())
-        anderson, forecast = state.anderson(state.changes.products(g, state.count).double(), norm)
+        broyden = state.broyden()
+        anderson, forecast = state.anderson(norm)
         state.judge(norm, forecast)
-        weights = state.usable(torch.where(state.linear[:, None], anderson, broyden)).to(g.dtype).neg_()
-        direction = state.steps.combination(weights, onto=g)
-        direction = state.changes.combination(weights, onto=direction, in_place=True)
+        weights = state.usable(torch.where(state.linear[:, None], anderson, broyden))
+        direction = state.direction(weights, g)
         size = torch.linalg.vector_norm(direction, dim=1).double()
         far = (norm > NEAR * torch.linalg.vector_norm(z + g, dim=1)) & ~state.linear & (size > CAP * norm)
-        length = torch.where(far, CAP * norm / size, 1.0).to(direction.dtype)
-        return direction.mul_(length[:, None]).add_(z)
+        if not state.on_host or bool(far.any()):
+            direction.mul_(torch.where(far, CAP * norm / size, 1.0).to(direction.dtype)[:, None])
+        return direction.add_(z)
 
 
 class SecantState(SolverState):
-    """Two rings of `memory` slots, Δz in `steps` and Δg in `changes`, and their products.
+    """One ring: slot 2j holds Δz of difference j, slot 2j + 1 its Δg, and the last two slots g_k and g_{k−1} in turn.
 
-    ss, sy, yy  (rows, memory, memory) float64; products of the Δz, of Δz with Δg, of the Δg
+    So one pass over the ring gives the products of Δz, Δg and g with every difference, and another the step.
+
+    gram        (rows, 2 memory, 2 memory) float64; products of the slots with one another
+    right       (rows, 2 count) float64; products of the slots with g_k
     forecast    (rows,) float64; ρ of the iterate before
     last_norm   (rows,) float64; ‖g‖ of the iterate before
     falling     (rows,) how often in a row ρ did not rise
@@ -91,19 +94,17 @@ class SecantState(SolverState):
     """
 
     def __init__(self, z: Tensor, memory: int) -> None:
-        rows = len(z)
-        self.memory = memory
+        rows, device = len(z), z.device
+        self.memory, self.on_host = memory, device.type == "cpu"
         self.epsilon = torch.finfo(z.dtype).eps
-        self.steps, self.changes = History(memory, z), History(memory, z)
-        self.ss = torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device)
-        self.sy, self.yy = torch.zeros_like(self.ss), torch.zeros_like(self.ss)
-        self.z = self.g = z
-        self.forecast = torch.full((rows,), torch.inf, dtype=torch.float64, device=z.device)
+        self.ring = History(2 * memory + 2, z)
+        self.gram = torch.zeros(rows, 2 * memory, 2 * memory, dtype=torch.float64, device=device)
+        self.z = z
+        self.forecast = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
         self.last_norm = self.forecast
-        self.falling = torch.zeros(rows, dtype=torch.long, device=z.device)
-        self.linear = torch.zeros(rows, dtype=torch.bool, device=z.device)
-        self.broke = torch.zeros_like(self.linear)
-        self.accelerated = torch.zeros_like(self.linear)
+        self.falling = torch.zeros(rows, dtype=torch.long, device=device)
+        self.linear = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.broke, self.accelerated = torch.zeros_like(self.linear), torch.zeros_like(self.linear)
         self.undone: Tensor | None = None
         self.pushed = 0
 
@@ -111,6 +112,13 @@ class SecantState(SolverState):
     def count(self) -> int:
         """Differences at hand."""
         return min(self.pushed - 1, self.memory)
+
+    def _slot(self, k: int) -> int:
+        """The slot of g_k."""
+        return 2 * self.memory + k % 2
+
+    def room(self) -> Tensor | None:
+        return self.ring[self._slot(self.pushed)] if self.memory else None
 
     def undo(self, lost: Tensor) -> Tensor | None:
         self.undone = lost & self.accelerated
@@ -121,56 +129,52 @@ class SecantState(SolverState):
         if self.undone is None:
             return z, g
         back = self.undone[:, None]
-        return torch.where(back, self.z, z), torch.where(back, self.g, g)
-
-    def usable(self, weights: Tensor) -> Tensor:
-        """γ, 0 in rows where it is not finite, or whose last step was undone; notes which steps are accelerated."""
-        usable = weights.isfinite().all(1)
-        if self.undone is not None:
-            usable &= ~self.undone
-            self.undone = None
-        self.accelerated = usable
-        return weights.masked_fill(~usable[:, None], 0.0)
+        return torch.where(back, self.z, z), torch.where(back, self.ring[self._slot(self.pushed - 1)], g)
 
     def push(self, z: Tensor, g: Tensor) -> None:
-        """Take in z_k and g_k, whose memory nobody writes to any more."""
-        last_z, last_g = self.z, self.g
-        self.z, self.g = z, g
+        """Take in z_k, whose memory nobody writes to any more, and g_k."""
+        k, last_z = self.pushed, self.z
+        now, self.z = self._slot(k), z
         self.pushed += 1
-        if self.pushed == 1:
+        if g.data_ptr() != self.ring[now].data_ptr():
+            self.ring[now].copy_(g)
+        if not k:
             return
-        newest, count = (self.pushed - 2) % self.memory, self.count
-        step, change = self.steps[newest], self.changes[newest]
-        torch.sub(z, last_z, out=step)
-        torch.sub(g, last_g, out=change)
-        for products, row, column in (
-            (self.ss, self.steps.products(step, count), None),
-            (self.yy, self.changes.products(change, count), None),
-            (self.sy, self.changes.products(step, count), self.steps.products(change, count)),
-        ):
-            products[:, newest, :count] = row.double()
-            products[:, :count, newest] = (row if column is None else column).double()
+        newest, count = 2 * ((k - 1) % self.memory), 2 * self.count
+        torch.sub(z, last_z, out=self.ring[newest])
+        torch.sub(g, self.ring[self._slot(k - 1)], out=self.ring[newest + 1])
+        found = self.ring.several_products((newest, newest + 1, now), count).double()
+        self.right = found[:, 2]
+        self.gram[:, newest : newest + 2, :count] = found[:, :2]
+        self.gram[:, :count, newest : newest + 2] = found[:, :2].mT
 
-    def broyden(self, right: Tensor) -> Tensor:
-        """γ (rows, count) of Broyden's step, right = Sᵀg."""
-        count = right.shape[1]
-        age = ((self.pushed - 2) - torch.arange(count, device=right.device)) % self.memory
-        ss = self.ss[:, :count, :count]
-        matrix = self.sy[:, :count, :count] + ss * (age[:, None] < age)
-        scale, usable = _lengths(ss)
-        matrix = matrix * scale[:, :, None] * scale[:, None] + torch.diag_embed((~usable).double())
+    def broyden(self) -> Tensor:
+        """γ (rows, count) of Broyden's step."""
+        count = self.count
+        gram, right = self.gram[:, : 2 * count, : 2 * count], self.right[:, 0::2]
+        ss = gram[:, 0::2, 0::2]
+        matrix = torch.addcmul(gram[:, 0::2, 1::2], ss, self._newer(count))
+        scale, unusable = _lengths(ss)
+        matrix = matrix * scale[:, :, None] * scale[:, None]
+        matrix.diagonal(dim1=1, dim2=2).add_(unusable)
         return torch.linalg.solve_ex(matrix, scale * right)[0] * scale
 
-    def anderson(self, right: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
-        """γ (rows, count) of Anderson's step, right = Yᵀg, and ρ = ‖g − Y γ‖ (rows,), by ridged normal equations."""
-        count = right.shape[1]
-        scale, _ = _lengths(self.yy[:, :count, :count])
-        unit = self.yy[:, :count, :count] * scale[:, :, None] * scale[:, None]
+    def _newer(self, count: int) -> Tensor:
+        """(count, count) 1 where the row's difference is newer than the column's."""
+        age = ((self.pushed - 2) - torch.arange(count, device=self.gram.device)) % self.memory
+        return (age[:, None] < age).to(self.gram.dtype)
+
+    def anderson(self, norm: Tensor) -> tuple[Tensor, Tensor]:
+        """γ (rows, count) of Anderson's step, and ρ = ‖g − Y γ‖ (rows,), by ridged normal equations."""
+        count = 2 * self.count
+        yy, right = self.gram[:, 1:count:2, 1:count:2], self.right[:, 1::2]
+        scale, _ = _lengths(yy)
+        unit = yy * scale[:, :, None] * scale[:, None]
         right = scale * right
         ridged = unit.clone()
         ridged.diagonal(dim1=1, dim2=2).fill_(1 + 10 * self.epsilon)
         gamma = torch.linalg.solve_ex(ridged, right)[0]
-        left = (unit * gamma[:, None]).sum(2) - 2 * right
+        left = torch.bmm(unit, gamma[:, :, None])[:, :, 0].sub_(right, alpha=2)
         squared = norm.square() + (left * gamma).sum(1)
         return gamma * scale, squared.clamp(min=0).sqrt()
 
@@ -182,22 +186,33 @@ class SecantState(SolverState):
         fell = forecast <= self.forecast + rounding
         self.falling = torch.where(fell, self.falling + 1, 0)
         self.linear = (self.falling >= FALLING) & ~self.broke
-        self.forecast = forecast
-        self.note_norm(norm)
+        self.forecast, self.last_norm = forecast, norm
 
-    def note_norm(self, norm: Tensor) -> None:
-        self.last_norm = norm
+    def usable(self, weights: Tensor) -> Tensor:
+        """γ, 0 in rows where it is not finite, or whose last step was undone; notes which steps are accelerated."""
+        usable = weights.isfinite().all(1)
+        if self.undone is not None:
+            usable &= ~self.undone
+            self.undone = None
+        self.accelerated = usable
+        return weights.masked_fill_(~usable[:, None], 0.0)
+
+    def direction(self, weights: Tensor, g: Tensor) -> Tensor:
+        """g − (S + Y) γ (rows, D), γ (rows, count)."""
+        both = weights.to(g.dtype).neg_().repeat_interleave(2, dim=1)
+        return self.ring.combination(both, onto=g)
 
     def take(self, rows: Tensor) -> None:
-        self.steps.take(rows)
-        self.changes.take(rows)
-        for name in ("ss", "sy", "yy", "z", "g", "forecast", "last_norm", "falling", "linear", "broke", "accelerated"):
-            setattr(self, name, getattr(self, name)[rows])
-        self.undone = None if self.undone is None else self.undone[rows]
+        self.ring.take(rows)
+        names = ("gram", "right", "z", "forecast", "last_norm", "falling", "linear", "broke", "accelerated", "undone")
+        for name in names:
+            value = getattr(self, name, None)
+            if value is not None:
+                setattr(self, name, value[rows])
 
 
 def _lengths(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, count) one over the lengths of the columns, and whether they are usable; 0 where they are not."""
+    """(rows, count) one over the lengths of the columns, 0 where they are not usable, and 1 where they are not."""
     squared = gram.diagonal(dim1=1, dim2=2)
     usable = squared > 0
-    return torch.where(usable, squared.rsqrt(), 0.0), usable
+    return torch.where(usable, squared.rsqrt(), 0.0), (~usable).to(gram.dtype)
