@@ -172,4 +172,5 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
     if any(signal.shape != nfe.shape for signal in signals.values()):
         shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")
-    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals)
+    min_iter = int(arrays[f"{stem}/min_iter"]) if f"{stem}/min_iter" in arrays else 0
+    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals, min_iter=min_iter)

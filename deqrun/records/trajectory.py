@@ -56,7 +56,8 @@ class Trajectory:
     seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
     (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
     then, beside the evaluations. change, kl, entropy and stable (T+1, n) are signals of halting rules, as
-    `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded.
+    `deqrun.analysis.signals` defines them. All from status on are None where they weren't recorded. min_iter: no row
+    stopped by its tolerance before that iterate.
     """
 
     residual: NDArray[np.floating]
@@ -69,6 +70,7 @@ class Trajectory:
     kl: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
     stable: NDArray[np.int32] | None = None
+    min_iter: int = 0
 
     @property
     def signals(self) -> dict[str, NDArray[Any]]:
@@ -99,10 +101,11 @@ class Trajectory:
     def stop(self, max_iter: int, tol: float = 0.0) -> NDArray[np.intp]:
         """Index of the iterate at which a solve with this budget and tolerance stops, (n,).
 
-        The first iterate with residual <= tol, else min(max_iter, last).
+        The first iterate, from min_iter on, with residual <= tol, else min(max_iter, last).
         """
         end = np.minimum(max_iter, self.last())
-        reached = self.residual <= tol  # False where NaN
+        reached = np.asarray(self.residual <= tol)  # False where NaN
+        reached[: self.min_iter] = False
         first = np.argmax(reached, axis=0)
         return np.where(reached.any(axis=0) & (first <= end), first, end)
 

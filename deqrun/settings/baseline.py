@@ -108,6 +108,7 @@ def require_explicit(baseline: BaselineSettings, sections: Mapping[str, Any]) ->
         "budget.tol": 0,
         "budget.keep": "last",
         "budget.patience": None,
+        "budget.min_iter": 0,
     }
     needed |= {f"solver.{key}": value for key, value in PLAIN_ITERATION.items()}
     needed |= {f"gradient.{key}": value for key, value in (BACK_PROPAGATION | {"steps": layers}).items()}

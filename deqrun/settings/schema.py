@@ -79,9 +79,16 @@ class BudgetSettings(_Section):
 
     max_iter: Count
     tol: NonNegative
-    norm: Literal["relative", "absolute"]
+    norm: Literal["relative", "absolute", "max"]
     keep: Literal["best", "last"]
     patience: PositiveCount | None
+    min_iter: Count = 0
+
+    @model_validator(mode="after")
+    def _has_room(self) -> BudgetSettings:
+        if self.min_iter > self.max_iter:
+            raise ValueError(f"min_iter={self.min_iter} must be at most max_iter={self.max_iter}")
+        return self
 
 
 class SweepSettings(_Section):

@@ -9,6 +9,7 @@
 
 from deqrun.solvers.anderson import Anderson
 from deqrun.solvers.broyden import Broyden
+from deqrun.solvers.damped import Damped
 from deqrun.solvers.layers import Layers
 from deqrun.solvers.loop import solve
 from deqrun.solvers.newton import NewtonKrylov
@@ -25,6 +26,7 @@ __all__ = [
     "Broyden",
     "Budget",
     "Constants",
+    "Damped",
     "ForwardBackward",
     "Layers",
     "NewtonKrylov",

@@ -46,7 +46,7 @@ class Budget:
     keep      'best' returns the iterate of lowest residual, 'last' the one at which the row stopped.
     patience  None, or the number of steps without an improvement of the best residual by one part
               in a thousand after which a row is STALLED; >= 1.
-    min_iter  no row is CONVERGED or STALLED before iterate min_iter; >= 0, at most max_iter.
+    min_iter  no row stops as CONVERGED or STALLED before iterate min_iter, >= 0; max_iter stops it all the same.
     row_max_iter, row_tol   None, or (batch,) tensors: each row's own, at most max_iter; `per_row` sets all four.
 
     Raises ValueError or TypeError on anything else.
@@ -78,8 +78,6 @@ class Budget:
         if self.patience is not None:
             _require_count("patience", self.patience, 1)
         _require_count("min_iter", self.min_iter, 0)
-        if self.min_iter > self.max_iter:
-            raise ValueError(f"Budget min_iter must be at most max_iter={self.max_iter}, got {self.min_iter}.")
 
     @classmethod
     def per_row(cls, max_iter: Tensor | int = 50, tol: Tensor | float = 1e-4, **others: Any) -> Budget:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from deqrun.solvers import Anderson, Broyden, NewtonKrylov, Perturbed, Picard, Secant, Solver
+from deqrun.solvers import Anderson, Broyden, Damped, NewtonKrylov, Perturbed, Picard, Secant, Solver
 from tests.problems import PROBLEMS, Problem
 
 CIRCLES = "I + damping (W − I) is orthogonal or larger: the distance to the fixed point never shrinks"
@@ -54,6 +54,14 @@ SOLVERS: tuple[SolverCase, ...] = (
         unsure={"tanh_skew_1.5": "some rows have a spectral radius above 1 at the fixed point, some below"},
     ),
     SolverCase("picard_damped", Picard(damping=0.6), full_first_step=False, fails={"expanding_outliers_1.5": EXPANDS}),
+    SolverCase(
+        "damped",
+        Damped(),
+        fails={"expanding_outliers_1.5": EXPANDS},
+        unsure={
+            "tanh_skew_1.5": "rows come to a step size that contracts at a time of their own, some after the budget"
+        },
+    ),
     SolverCase("anderson", Anderson(memory=5)),
     SolverCase(
         "anderson_short_mixed",

@@ -241,3 +241,48 @@ def test_every_status_has_a_sentence_of_its_own() -> None:
     assert {status.name for status in Status} == {"CONVERGED", "EXHAUSTED", "STALLED", "DIVERGED"}
     assert len(sentences) == 4
     assert all(len(sentence.split()) >= 3 for sentence in sentences)
+
+
+# No row stops early ------------------------------------------------------------------------------------------------
+
+
+@EVERY_SOLVER
+def test_min_iter_delays_the_first_stop_only(any_solver: SolverCase) -> None:
+    """A row that has converged before goes on to min_iter; one that converges after it stops as without."""
+    task = TanhNetwork(0.5)
+    f, start = task.f(8), task.start(8, torch.float64)
+    free = solve(f, start, solver=any_solver.solver, budget=Budget(max_iter=60, tol=1e-2))
+    late = solve(f, start, solver=any_solver.solver, budget=Budget(max_iter=60, tol=1e-2, min_iter=4))
+    early = free.steps < 4
+    assert (late.steps[early] >= 4).all()
+    assert torch.equal(late.steps[~early], free.steps[~early])
+    assert (late.steps <= 60).all()
+
+
+def test_min_iter_never_outlasts_the_budget() -> None:
+    solution = solve(torch.cos, torch.full((2, 1), 0.739085), budget=Budget(max_iter=3, tol=1e-3, min_iter=10))
+    assert solution.steps.tolist() == [3, 3]
+    assert (solution.status == Status.CONVERGED).all()
+
+
+def test_min_iter_does_not_keep_a_diverged_row() -> None:
+    solution = solve(lambda z: z * 1e6, torch.ones(1, 1), budget=Budget(max_iter=20, tol=1e-3, min_iter=15))
+    assert solution.status.tolist() == [Status.DIVERGED]
+    assert int(solution.steps[0]) < 15
+
+
+def test_max_norm_is_the_largest_entry_over_the_largest() -> None:
+    """‖g‖_∞ / ‖f‖_∞ in closed form: f(z) = (3, −8, 0) at z = (1, −4, 0) gives 4 / 8."""
+    target = torch.tensor([[3.0, -8.0, 0.0]])
+    start = torch.tensor([[1.0, -4.0, 0.0]])
+    solution = solve(lambda z: target.expand_as(z).clone(), start, budget=Budget(max_iter=0, tol=0.0, norm="max"))
+    assert solution.residual.tolist() == [0.5]
+
+
+@pytest.mark.parametrize("exponent", [-30, 0, 30])
+def test_max_norm_at_any_scale(exponent: int) -> None:
+    scale = 10.0**exponent
+    f = lambda z: 0.5 * z + scale  # noqa: E731
+    solution = solve(f, torch.zeros(2, 5), budget=Budget(max_iter=60, tol=1e-5, norm="max"))
+    one = solve(lambda z: 0.5 * z + 1.0, torch.zeros(2, 5), budget=Budget(max_iter=60, tol=1e-5, norm="max"))
+    assert torch.equal(solution.steps, one.steps)

@@ -112,6 +112,7 @@ def sweep_budget(settings: Settings) -> Budget:
         norm=settings.budget.norm,
         keep=settings.budget.keep,
         patience=settings.budget.patience,
+        min_iter=settings.budget.min_iter,
     )
 
 

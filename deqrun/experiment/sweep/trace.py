@@ -69,7 +69,7 @@ def trace(
         if solved is not None:
             solved(place, solution)
     deq.train(was_training)
-    return recorder.trajectory()
+    return recorder.trajectory(budget.min_iter)
 
 
 class _Reader:
@@ -130,9 +130,11 @@ class _Recorder:
                 self.signals[name].append(array)
         self.seconds += reader.clock.seconds()
 
-    def trajectory(self) -> Trajectory:
+    def trajectory(self, min_iter: int) -> Trajectory:
         signals = {name: np.concatenate(parts, axis=1) for name, parts in (self.signals or {}).items()}
-        return Trajectory(self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps, **signals)
+        return Trajectory(
+            self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps, **signals, min_iter=min_iter
+        )
 
 
 def cells(

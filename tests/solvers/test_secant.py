@@ -1,0 +1,118 @@
+"""Secant's steps against what is known of Broyden's and Anderson's."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, Status, solve
+from tests.problems import orthogonal
+
+
+def symmetric(radius: float, size: int = 200, rows: int = 4) -> tuple[Tensor, Tensor]:
+    """(W, b) of W z + b with eigenvalues spread evenly over [−radius, radius], float64."""
+    rng = np.random.default_rng(0)
+    weights = []
+    for _ in range(rows):
+        basis = orthogonal(rng, size)
+        weights.append((basis * np.linspace(-radius, radius, size)) @ basis.T)
+    return torch.as_tensor(np.stack(weights)), torch.as_tensor(rng.standard_normal((rows, size)))
+
+
+@pytest.mark.parametrize("radius", [0.9, 0.99])
+def test_symmetric_maps_within_a_tenth_of_the_chebyshev_bound(radius: float) -> None:
+    """No method on the Krylov space gains more than (1 − √(1 − ρ²)) / ρ a step by much (Saad 2003, section 6.11)."""
+    W, b = symmetric(radius)
+    tol = 1e-8
+    solution = solve(
+        lambda z: torch.einsum("bij,bj->bi", W, z) + b,
+        torch.zeros_like(b),
+        solver=Secant(memory=20),
+        budget=Budget(max_iter=500, tol=tol),
+    )
+    bound = math.log(tol) / math.log((1 - math.sqrt(1 - radius**2)) / radius)
+    assert (solution.status == Status.CONVERGED).all()
+    assert float(solution.steps.double().max()) <= 1.1 * bound
+
+
+def test_the_first_steps_are_broydens() -> None:
+    """Until a forecast has been seen not to rise twice the methods are one."""
+    torch.manual_seed(0)
+    W, b = torch.randn(3, 6, 6, dtype=torch.float64) / 3, torch.randn(3, 6, dtype=torch.float64)
+    f = lambda z: torch.tanh(torch.einsum("bij,bj->bi", W, z) + b)  # noqa: E731
+    for steps in (1, 2):
+        budget = Budget(max_iter=steps, tol=0.0, keep="last")
+        ours, theirs = (solve(f, torch.zeros_like(b), solver=s, budget=budget).z for s in (Secant(), Broyden()))
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+# A step into a place where f is not defined ------------------------------------------------------------------------
+
+
+def logarithm(z: Tensor) -> Tensor:
+    """c log(2 + 4 z) − 1, not defined for z <= −1/2; c differs from row to row."""
+    c = torch.linspace(1.2, 2.2, len(z), dtype=z.dtype)[:, None]
+    return c * torch.log(2 + 4 * z) - 1
+
+
+@pytest.mark.parametrize("solver", [Anderson(reject=2.0), Secant()], ids=["anderson", "secant"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_accelerated_step_out_of_the_domain_is_taken_back(solver: Solver, dtype: torch.dtype) -> None:
+    """Plain iteration never leaves the domain, and converges in every row: so does the solver that goes back."""
+    start = torch.linspace(0.5, 3.5, 64, dtype=dtype)[:, None]
+    budget = Budget(max_iter=100, tol=1e-5)
+    plain = solve(logarithm, start, solver=Picard(), budget=budget)
+    textbook = solve(logarithm, start, solver=Anderson(), budget=budget)
+    ours = solve(logarithm, start, solver=solver, budget=budget)
+    assert (plain.status == Status.CONVERGED).all()
+    assert (textbook.status == Status.DIVERGED).any()
+    assert (ours.status == Status.CONVERGED).all()
+    torch.testing.assert_close(logarithm(ours.z), ours.z, rtol=1e-4, atol=1e-5)  # of two fixed points, whichever
+
+
+@pytest.mark.parametrize("solver", [Anderson(reject=2.0), Secant()], ids=["anderson", "secant"])
+def test_a_plain_step_out_of_the_domain_is_divergence(solver: Solver) -> None:
+    """From −0.49 the plain step itself leads to log of a negative number: there is nothing to go back to."""
+    start = torch.tensor([[-0.49], [1.0]])
+    solution = solve(logarithm, start, solver=solver, budget=Budget(max_iter=50, tol=1e-5))
+    assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
+    assert int(solution.steps[0]) == 1
+
+
+def test_a_row_that_is_never_defined_again_diverges_at_the_second_loss() -> None:
+    """f is lost for good from its fifth call on: one step back, one plain step, and the row is called diverged."""
+    calls = 0
+
+    def f(z: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.cos(z) if calls <= 4 else torch.full_like(z, torch.nan)
+
+    solution = solve(f, torch.zeros(1, 1), solver=Secant(), budget=Budget(max_iter=50, tol=1e-9))
+    assert solution.status.tolist() == [Status.DIVERGED]
+    assert int(solution.steps[0]) == 5
+
+
+@pytest.mark.parametrize("solver", [Anderson(), Anderson(reject=2.0), Broyden(), Secant()], ids=repr)
+def test_kin_analytic(solver: Solver) -> None:
+    """The fixed point (1/2, 1, −π/6) of SUNDIALS' kinAnalytic_fp (KINSOL examples)."""
+
+    def f(v: Tensor) -> Tensor:
+        x, y, w = v.unbind(1)
+        return torch.stack(
+            [
+                torch.cos((y - 1) * w) / 3 + 1 / 6,
+                torch.sqrt(x * x + torch.sin(w) + 1.06) / 9 + 0.9,
+                -torch.exp(-x * (y - 1)) / 20 - (10 * math.pi - 3) / 60,
+            ],
+            1,
+        )
+
+    start = torch.tensor([[0.1, 0.1, -0.1]], dtype=torch.float64)
+    solution = solve(f, start, solver=solver, budget=Budget(max_iter=50, tol=1e-10))
+    expected = torch.tensor([[0.5, 1.0, -math.pi / 6]], dtype=torch.float64)
+    torch.testing.assert_close(solution.z, expected, rtol=0, atol=1e-8)
