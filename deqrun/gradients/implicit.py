@@ -12,6 +12,7 @@ from torch import Tensor
 from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map, recording, refuse_second_derivative, rooted
 from deqrun.solvers import Anderson, Budget, Solution, Solver, solve
+from deqrun.solvers.linearization import Linearization
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,11 @@ class Implicit(Gradient):
         if not value.requires_grad:
             return z
         parts = f.adjoint_at(value.detach()) if hasattr(f, "adjoint_at") else None
-        result = _AtEquilibrium.apply(value, z, self, _Linearization(value, z_in, parts), solution)
+        result = _AtEquilibrium.apply(value, z, self, _AdjointMap(Linearization(z_in, value), parts), solution)
         assert isinstance(result, Tensor)
         return result
 
-    def _adjoint(self, linearization: _Linearization, v: Tensor) -> Solution:
+    def _adjoint(self, linearization: _AdjointMap, v: Tensor) -> Solution:
         """The solve of u = Jᵀu + v."""
         begin = v if self.start is None else _usable(self.start.detach(), v)
         budget = self.budget or Budget(max_iter=100, tol=1e-6)
@@ -75,14 +76,13 @@ def _usable(start: Tensor, v: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Linearization:
-    """f at z*, recorded once: value = f(z_in), whose graph every product u ↦ Jᵀu runs through.
+class _AdjointMap:
+    """f at z*, recorded once, for the products u ↦ Jᵀu of the adjoint solve.
 
     parts   of u ↦ Jᵀu + v and v: that map with the parts that a splitting solver needs; None where f has not said how
     """
 
-    value: Tensor
-    z_in: Tensor
+    at: Linearization
     parts: Callable[[Map, Tensor], Map] | None
 
     def step(self, v: Tensor) -> Map:
@@ -99,24 +99,20 @@ class _Linearization:
             product = _Transposed.apply(u, self)
             assert isinstance(product, Tensor)
             return product
-        (product,) = torch.autograd.grad(self.value, self.z_in, u, retain_graph=True, allow_unused=True)
-        return torch.zeros_like(u) if product is None else product
+        return self.at.vjp(u)
 
     def forward_product(self, w: Tensor) -> Tensor:
         """J w, by differentiating u ↦ Jᵀu; 0 without that, since f may have no second derivative."""
         if not bool(w.any()):
             return torch.zeros_like(w)
-        with torch.enable_grad():
-            u = torch.zeros_like(w, requires_grad=True)
-            (back,) = torch.autograd.grad(self.value, self.z_in, u, create_graph=True, materialize_grads=True)
-        return torch.autograd.grad(back, u, w, retain_graph=True)[0] if back.requires_grad else torch.zeros_like(w)
+        return self.at.jvp(w)
 
 
 class _Transposed(torch.autograd.Function):
     """u ↦ Jᵀu, whose backward pass is w ↦ J w, whose backward pass is v ↦ Jᵀv."""
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, linearization: _Linearization) -> Tensor:
+    def forward(ctx: Any, u: Tensor, linearization: _AdjointMap) -> Tensor:
         ctx.linearization = linearization
         return linearization.product(u)
 
@@ -129,7 +125,7 @@ class _Untransposed(torch.autograd.Function):
     """w ↦ J w."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, linearization: _Linearization) -> Tensor:
+    def forward(ctx: Any, w: Tensor, linearization: _AdjointMap) -> Tensor:
         ctx.linearization = linearization
         return linearization.forward_product(w)
 
@@ -143,7 +139,7 @@ class _AtEquilibrium(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, z: Tensor, gradient: Implicit, linearization: _Linearization, solution: Solution
+        ctx: Any, value: Tensor, z: Tensor, gradient: Implicit, linearization: _AdjointMap, solution: Solution
     ) -> Tensor:
         ctx.gradient, ctx.linearization, ctx.solution = gradient, linearization, solution
         # Inside a checkpointed region what the graph saved is computed anew for each backward pass, and every product

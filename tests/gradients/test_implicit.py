@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from deqrun.gradients import Implicit, OneStep, equilibrium
-from deqrun.gradients.implicit import _Linearization
+from deqrun.gradients.implicit import _AdjointMap
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, Status
+from deqrun.solvers.linearization import Linearization
 from tests.problems import RowMap
 
 EXACT = Budget(max_iter=600, tol=1e-13)
@@ -146,7 +147,7 @@ def test_the_adjoint_problem_can_itself_be_differentiated() -> None:
     weight, _, bias = network()
     z_in, v = random(1, 5, seed=19).requires_grad_(), random(1, 5, seed=20)
     value = torch.tanh(z_in @ weight.T + bias)
-    step = _Linearization(value, z_in, None).step(v)
+    step = _AdjointMap(Linearization(z_in, value), None).step(v)
     jacobian = ((1 - value**2).T * weight).detach()
     u = random(1, 5, seed=21)
     torch.testing.assert_close(step(u), u @ jacobian + v, rtol=1e-13, atol=0)
