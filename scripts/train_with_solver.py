@@ -1,12 +1,12 @@
 """Training with one solver and with another: test accuracy, evaluations and processor time, seed by seed.
 
-    python scripts/train_with_solver.py [--solvers anderson secant damped] [--seeds 0 1 2] [--tasks demo prefix_sums mazes]
+    python scripts/train_with_solver.py [--solvers anderson secant] [--seeds 0 1 2] [--tasks demo prefix_sums mazes]
 
-Each task is trained with each solver from each seed, solvers in turn, one thread, without a sweep. Prefix sums and mazes
-are made small (see TASKS). The solver solves both ways: forwards, and the adjoint where the gradient is implicit. The
-script prints, in Markdown: test accuracy, its mean with the 95 % interval of a claim about the recipe (docs/studies.md); evaluations of the forward
-solve in the last epoch; and the processor seconds of the whole command, start-up included, over those of the first solver,
-the geometric mean over seeds and its extremes.
+Each task is trained with each solver from each seed, solvers in turn, one thread, without a sweep. Prefix sums and
+mazes are made small (see TASKS). The solver solves both ways: forwards, and the adjoint where the gradient is implicit.
+The script prints, in Markdown: test accuracy, its mean with the 95 % interval of a claim about the recipe
+(docs/studies.md); evaluations of the forward solve in the last epoch; and the processor seconds of the whole command,
+start-up included, over those of the first solver, the geometric mean over seeds and its extremes.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def main() -> None:
                 accuracy = np.array([run[0] for run in runs])
                 claim = shares_of_seeds(accuracy, runs[0][3])
                 print(
-                    f"| {task} | {solver} | {', '.join(f'{100 * a:.1f}' for a in accuracy)} % | {100 * accuracy.mean():.1f}"
-                    f" [{100 * claim.low:.1f}, {100 * claim.high:.1f}] %"
+                    f"| {task} | {solver} | {', '.join(f'{100 * a:.1f}' for a in accuracy)} %"
+                    f" | {100 * accuracy.mean():.1f} [{100 * claim.low:.1f}, {100 * claim.high:.1f}] %"
                     f" | {np.mean([run[1] for run in runs]):.1f} | {np.exp(np.log(ratios).mean()):.2f}"
                     f" ({ratios.min():.2f} to {ratios.max():.2f}) |",
                     flush=True,

@@ -224,7 +224,8 @@ def _finish(
     )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
-    page = write_report(run.path, completed)
+    record = replace(read_run(run.path), status=completed)
+    page = write_report(run.path, record)
     tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
 
@@ -232,7 +233,7 @@ def _finish(
     run.write_status(completed.status, epoch=completed.epoch)
     parts.clear()
     console = Console()
-    console.print(end_of_run_table(read_run(run.path)))
+    console.print(end_of_run_table(record))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deqrun.records.files import write_whole
 from deqrun.records.reading import read_run
-from deqrun.records.run import RunRecord, RunStatus
+from deqrun.records.run import RunRecord
 from deqrun.report.charts import Figure, Renderer, specification, sweep_figures, training_figures, training_overview
 from deqrun.report.charts.data import labels
 from deqrun.report.charts.style import run_colours, unchecked
@@ -40,17 +40,16 @@ def drawn(records: Sequence[RunRecord]) -> Drawn:
         return Drawn(sweep_figures(records), training_figures(records), training_overview(records))
 
 
-def write_report(folder: Path | str, status: RunStatus | None = None) -> Path:
+def write_report(folder: Path | str, record: RunRecord | None = None) -> Path:
     """Write report.html and figures/*.png of a run into its folder; returns the page's path.
 
-    status  that the page shows; None: the folder's own. A run writes its own only once the page is there
+    record  of the run, where it has been read: a run that ends shows a status that it writes once the page is there
 
     A run still in training gets a page of its records so far. Raises ValueError where the folder is no run.
     """
     folder = Path(folder)
     with Renderer() as renderer:  # before the records are read: it starts meanwhile
-        record = read_run(folder)
-        record = record if status is None else replace(record, status=status)
+        record = record or read_run(folder)
         charts = drawn([record])
         with _figures_written(folder / "figures", charts, renderer):
             page = report_html(record, charts)
