@@ -45,11 +45,12 @@ def _block(lines: list[str]) -> tuple[str, int]:
         return f"```python\n{block}\n```", 0
     if len(lines) > 1 and HEADER.match(lines[0]):
         header, lines = f"**{lines[0]}**\n\n", lines[1:]
-    rows = _rows([line[_indent(lines) :] for line in lines])
+    indent = _indent(lines)
+    rows = _rows([line[indent:] for line in lines])
     if not rows:
         return block if block.startswith("    ") else _text(block), 0
     table = "\n".join(f"| `{name}` | {_cell(meaning)} |" for name, meaning in rows)
-    return f"{header}| | |\n|---|---|\n{table}", lines[0].index(rows[0][1][:8])
+    return f"{header}| | |\n|---|---|\n{table}", indent + _column(lines[0][indent:])
 
 
 def _rows(lines: list[str]) -> list[tuple[str, str]]:
@@ -64,6 +65,11 @@ def _rows(lines: list[str]) -> list[tuple[str, str]]:
         else:
             return []
     return rows
+
+
+def _column(line: str) -> int:
+    entry = ENTRY.match(line)
+    return entry.start("meaning") if entry else 0
 
 
 def _indent(lines: list[str]) -> int:
