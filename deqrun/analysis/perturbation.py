@@ -38,12 +38,12 @@ def disturb(
 ) -> Tensor:
     """The states z (batch, …) disturbed, each row by itself.
 
-    kind   none   z
-           reset  start
-           noise  z + size · ‖z‖ · u with u uniform on the unit sphere, so that ‖noise‖ / ‖z‖ is exactly `size`: none
+    kind 'none'   z
+    kind 'reset'  start
+    kind 'noise'  z + size · ‖z‖ · u with u uniform on the unit sphere, so that ‖noise‖ / ‖z‖ is exactly `size`: none
                   at a state that is 0
-           swap   the state of another sample of the batch; z where there is none
-    start  (batch, …) where the solve began
+    kind 'swap'   the state of another sample of the batch; z where there is none
+    start         (batch, …) where the solve began
 
     Raises ValueError for another kind, or a size < 0.
     """
@@ -120,16 +120,16 @@ def recovery(
 ) -> Recovery:
     """Disturb every sample of the batch at iterate `at`, and watch whether it comes back.
 
-    f          a map (batch, …) -> (batch, …) as for `deqrun.solvers.solve`, as are solver and budget, which hold for
-               each of the four solves
-    start      (batch, …) where solves begin
-    at         iterate of the disturbance; a sample that the budget's tolerance stops earlier is disturbed there
-    kind, size as for `disturb`
-    within     relative distance that counts as back. A residual r leaves a distance of about r / (1 − ρ): choose it
-               well above the budget's tolerance
-    readout    z (batch, …) -> logits (batch, classes, …): its answer is argmax over the classes, at asked positions
-    asked      (batch, …) bool, as `Dataset.asked` says; None: every position is
-    generator  of the noise and of who swaps with whom, on the CPU; None: one of its own, seeded with 0
+    f           a map (batch, …) -> (batch, …) as for `deqrun.solvers.solve`, as are solver and budget, which hold for
+                each of the four solves
+    start       (batch, …) where solves begin
+    at          iterate of the disturbance; a sample that the budget's tolerance stops earlier is disturbed there
+    kind, size  as for `disturb`
+    within      relative distance that counts as back. A residual r leaves a distance of about r / (1 − ρ): choose it
+                well above the budget's tolerance
+    readout     z (batch, …) -> logits (batch, classes, …): its answer is argmax over the classes, at asked positions
+    asked       (batch, …) bool, as `Dataset.asked` says; None: every position is
+    generator   of the noise and of who swaps with whom, on the CPU; None: one of its own, seeded with 0
 
     Raises ValueError for another kind, a size < 0, or at < 0.
     """

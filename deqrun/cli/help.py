@@ -10,27 +10,27 @@ WIDTH = 80
 
 COMMANDS = {
     "train": "train a model, sweep its test-time budget, write the report",
-    "sweep": "ask a trained model again with other budgets or solvers",
+    "sweep": "test a trained model with other budgets or solvers",
     "compare": "put several runs on one page and in one table",
-    "report": "make the page and the charts of a run anew",
-    "describe": "say what a configuration builds, without training it",
-    "check": "try a cell or a data set on a few samples, and say what is wrong",
+    "report": "draw the page and the charts of a run again",
+    "describe": "print parameters, state size and cost, without training",
+    "check": "test a cell or a data set of your own on a few samples",
     "new": "write a working example of a cell, data set, solver or study",
 }
 
 WELCOME = """\
-deqrun trains deep equilibrium models once and then asks them how much thinking
-they need at test time: more iterations, or fewer, and when they stop helping.
+deqrun trains a deep equilibrium model once. It then tests the trained model at
+every iteration budget, tolerance and solver that you name, and writes a report.
 
 Try first
   deqrun train study=demo    a small model on real digits: a few minutes, no
                              download, no account; ends with a report.html
-  deqrun train --help        everything that can be changed
+  deqrun train --help        all groups and keys
 
 Commands
 {commands}
 
-deqrun COMMAND --help explains each; deqrun --version says which version it is.
+deqrun COMMAND --help explains a command; deqrun --version prints the version.
 Completion for bash: eval "$(deqrun -sc install=bash)"
 """
 
@@ -39,22 +39,22 @@ usage: deqrun train [-m] [group=option ...] [key=value ...] [flags]
 
 Trains a deep equilibrium model, sweeps the test-time budget of the checkpoint
 that validation chose, and writes records, figures and report.html into
-outputs/train/<date>/<time>-<name>. Everything has a default: deqrun train runs.
+outputs/train/<date>/<time>-<name>. Each key has a default.
 
 Config groups, as in model=conv
 {groups}
 
-Keys that are changed most, as in train.epochs=10
+Common keys, as in train.epochs=10
   train.epochs, train.batch_size    passes over the data; samples per step
   optimizer.lr                      peak learning rate
-  budget.max_iter, budget.tol       what one solve may spend in training
-  solver.memory                     any parameter of the solver; model.* alike
+  budget.max_iter, budget.tol       steps and tolerance of one solve in training
+  solver.memory                     any parameter of the solver; also model.*
   solver@gradient.solver            solver of the backward pass
-  baseline.layers, baseline.match   of baseline=tied and baseline=untied
+  baseline.layers, baseline.match   with baseline=tied or baseline=untied
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled
-  run=DIR, resume=true              the run's folder; go on with the run in it
+  run=DIR, resume=true              the run's folder; resume the run in DIR
 
 Examples
   deqrun train study=demo
@@ -63,27 +63,27 @@ Examples
   deqrun train -m solver=picard,anderson seed=0,1,2
   deqrun train run=outputs/train/mine model=mlp seed=3
 {flags}
-Overriding, multirun and resuming are explained in docs/cli.md; studies, which
-train several runs and end in an answer, in docs/studies.md.
+docs/cli.md explains keys, grids of runs (-m) and resuming. docs/studies.md
+explains studies, which train several runs and end in an answer.
 """
 
 SWEEP = """\
 usage: deqrun sweep run=DIR [group=option ...] [key=value ...] [flags]
 
-Asks a trained model again: other iteration budgets, other tolerances, other
-solvers. Nothing is retrained. The model is rebuilt from the config.yaml in DIR;
-results go into outputs/sweep/<date>/<time>-<name of the run>.
+Tests a trained model with other iteration budgets, tolerances and solvers.
+Nothing is retrained. The config.yaml in DIR rebuilds the model. Results go into
+outputs/sweep/<date>/<time>-<name of the run>.
 
 Config groups, as in sweep=quick
 {groups}
 
-Keys that are changed most
-  run=DIR                      the run folder; must be given
+Common keys
+  run=DIR                      the run folder; required
   sweep.iterations=[1,2,4]     budgets, in solver steps
-  sweep.tolerances=[1e-2]      residuals at which a sample is done
-  sweep.solvers=[anderson]     which solvers to ask with
-  solver.memory                any parameter of the solver of the run
-  dataset.root=DIR             where the data lies on this machine
+  sweep.tolerances=[1e-2]      residuals at which a sample stops
+  sweep.solvers=[anderson]     solvers to test
+  solver.memory                any parameter of the run's solver
+  dataset.root=DIR             folder of the data on this machine
   device, threads              device is auto, cpu or cuda
 
 Examples, for the run in outputs/train/mine
@@ -109,13 +109,13 @@ Flags
 COMPARE = """\
 usage: deqrun compare DIR DIR [DIR ...] [--output DIR]
 
-Puts several runs side by side: one page, one table. A DIR is a run folder, or a
-folder that holds some, such as that of a multirun. Reads only; nothing is run.
+Compares several runs on one page and in one table. A DIR is a run folder, or a
+folder of run folders, such as the folder of a multirun. Nothing is trained.
 
-Config groups and keys: none; the runs say what they were.
+Config groups and keys: none; each run has its own configuration.
 
 Options
-  --output DIR   where to write; default outputs/compare/<date>/<time>
+  --output DIR   output folder; default outputs/compare/<date>/<time>
   -h, --help     this page
 
 Examples
@@ -129,13 +129,13 @@ Examples
 REPORT = """\
 usage: deqrun report run=DIR
 
-Makes report.html and figures/ of a run anew, from the records in its folder.
+Draws report.html and figures/ of a run again, from the records in its folder.
 Nothing is trained or solved, and nothing else in the folder changes.
 
-Config groups and keys: none but run; the run says what it was.
+Config groups and keys: run alone; the run has its own configuration.
 
 Options
-  run=DIR        the run folder; must be given
+  run=DIR        the run folder; required
   -h, --help     this page
 
 Examples
@@ -145,10 +145,10 @@ Examples
 DESCRIBE = """\
 usage: deqrun describe [group=option ...] [key=value ...] [--config-dir DIR]
 
-Says what a configuration builds: the cell, its parameters, the size of its
+Prints the parts of a configuration: the cell, its parameters, the size of its
 state, the cost of one evaluation, the solvers. Nothing is trained or written.
 
-Config groups and keys are those of deqrun train
+Config groups and keys: the same as for deqrun train
 {groups}
 
 Flags
@@ -166,11 +166,11 @@ Examples
 CHECK = """\
 usage: deqrun check [group=option ...] [key=value ...] [--config-dir DIR]
 
-Tries a cell, a data set, or both on a few samples: shapes, dtypes, samples
-apart, one map per solve, derivatives, splits, labels. Prints a line for each;
-exit code 0, or 2 where one fails. Nothing is trained or written.
+Tests a cell, a data set, or both on a few samples: shapes, dtypes, independent
+samples, one map per solve, derivatives, splits, labels. Prints a line for each
+check. The exit code is 0, or 2 if a check fails. Nothing is trained or written.
 
-Config groups and keys are those of deqrun train
+Config groups and keys: the same as for deqrun train
 {groups}
 
 Flags
@@ -189,12 +189,12 @@ NEW = """\
 usage: deqrun new cell|dataset|solver|study NAME [--output DIR]
 
 Writes a working example of a part of your own, with its option and a test, into
-the current folder, and says which command to run next. Nothing is overwritten.
+the current folder, and prints the next command. Nothing is overwritten.
 
-Config groups and keys: none; the option is read with --config-dir DIR.
+Config groups and keys: none; --config-dir DIR reads the new option.
 
 Options
-  --output DIR   where to write; default the current folder
+  --output DIR   output folder; default the current folder
   -h, --help     this page
 
 Examples

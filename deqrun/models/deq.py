@@ -16,7 +16,8 @@ __all__ = ["DEQ"]
 class DEQ(nn.Module):
     """logits = readout(z*) with z* = f(z*; x) (Bai, Kolter & Koltun 2019, arXiv 1909.01377).
 
-    Arguments, and attributes of the same names, which may be exchanged between calls
+    Arguments, and attributes of the same names, which may be exchanged between calls:
+
         cell       f, with its injection and its read-out
         solver     finds z*
         budget     evaluations it may spend, and the residual at which a sample is done

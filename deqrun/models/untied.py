@@ -124,6 +124,7 @@ def untied_baseline(make: Callable[..., Cell], layers: int, match: Match) -> Unt
         multiply_adds   each layer is as wide as the cell, and costs one evaluation of it
 
     make   builds the cell, its keyword arguments in the place of the cell's own; is called within the meta device, too
+
     Raises ValueError where layers < 1, and with match=parameters where no width is narrow enough.
     """
     layers = require_at_least("layers", layers, 1)
