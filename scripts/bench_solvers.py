@@ -31,7 +31,7 @@ from torch import Tensor
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.gradients import Gradient, Implicit, OneStep, Unrolled, equilibrium
 from deqrun.records.files import write_whole
-from deqrun.solvers import Anderson, Broyden, Budget, Picard, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, solve
 
 try:
     import torchdeq
@@ -76,6 +76,7 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
         "picard": Picard(),
         "anderson": Anderson(MEMORY_ANDERSON),
         "broyden": Broyden(memory=MEMORY_BROYDEN),
+        "secant": Secant(),
     }
     for name, solver in ours.items():
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=budget)  # type: ignore[misc]

@@ -46,12 +46,13 @@ from deqrun.models import DEQ
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.charts.pngs import png
 from deqrun.settings import read_settings
-from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, Damped, Picard, Secant, Solver, solve
 from tests import problems as known
 
 SOLVERS: dict[str, Solver] = {
     "Picard": Picard(),
     "Picard, damping 0.5": Picard(damping=0.5),
+    "Damped by patience": Damped(),
     "Anderson(5)": Anderson(),
     "Anderson(5), cap 3, ridge 0.1": Anderson(cap=3.0, ridge=0.1),
     "Anderson(5), reject 2": Anderson(reject=2.0),

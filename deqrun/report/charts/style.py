@@ -26,7 +26,9 @@ SOLVER_COLOURS = {
     "picard": "#0072B2",
     "anderson": "#D55E00",
     "broyden": "#009E73",
+    "secant": "#332288",
     "newton": "#CC79A7",
+    "damped": "#8C6D31",
     "forward_backward": "#E69F00",
     "peaceman_rachford": "#56B4E9",
 }
@@ -34,7 +36,9 @@ SOLVER_SHAPES = {
     "picard": "circle",
     "anderson": "square",
     "broyden": "triangle-up",
+    "secant": "triangle-right",
     "newton": "diamond",
+    "damped": "triangle-left",
     "forward_backward": "triangle-down",
     "peaceman_rachford": "cross",
 }
@@ -42,13 +46,15 @@ SOLVER_DASHES = {
     "picard": (5, 3),
     "anderson": (1, 0),
     "broyden": (2, 2),
+    "secant": (12, 3),
     "newton": (8, 3, 2, 3),
+    "damped": (3, 3),
     "forward_backward": (10, 4),
     "peaceman_rachford": (1, 3),
 }
-OTHER_COLOURS = ("#7A5195", "#8C6D31", "#5B5B5B", "#B3446C", "#2B6CB0", "#4F7942")
-OTHER_SHAPES = ("triangle-right", "triangle-left", "stroke")
-OTHER_DASHES = ((6, 2, 2, 2), (3, 3), (12, 3))
+OTHER_COLOURS = ("#7A5195", "#5B5B5B", "#B3446C", "#2B6CB0", "#4F7942")
+OTHER_SHAPES = ("stroke", "wedge", "arrow")
+OTHER_DASHES = ((6, 2, 2, 2), (4, 2), (14, 2, 2, 2))
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#7A5195")
 
 _AXIS = {

@@ -26,7 +26,7 @@ from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.charts.style import SOLVER_COLOURS
 from deqrun.report.page_parts import Column
-from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
 from deqrun.studies.choosing import chosen_without, named
 from deqrun.studies.context import Context, StudyRun, batch_of
 from deqrun.studies.question import Question
@@ -41,6 +41,7 @@ SOLVERS: dict[str, Solver] = {
     "anderson 10": Anderson(memory=10),
     "delayed anderson": Anderson(memory=5, start=0.05),
     "broyden": Broyden(),
+    "secant": Secant(),
     "newton": NewtonKrylov(),
 }
 COLOURS = {
@@ -51,9 +52,10 @@ COLOURS = {
     "anderson 10": "#7A5195",
     "delayed anderson": "#5B5B5B",
     "broyden": SOLVER_COLOURS["broyden"],
+    "secant": SOLVER_COLOURS["secant"],
     "newton": SOLVER_COLOURS["newton"],
 }
-DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "newton")
+DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "secant", "newton")
 """Curves of the figures; the others lie so near to these that they would hide them."""
 
 FINEST = 1e-5

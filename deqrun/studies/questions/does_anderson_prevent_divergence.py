@@ -31,7 +31,7 @@ from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.charts.style import SOLVER_COLOURS
 from deqrun.report.page_parts import Column
-from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
 from deqrun.studies.context import Context, StudyRun, batch_of
 from deqrun.studies.question import Question
 
@@ -42,6 +42,7 @@ SOLVERS: dict[str, Solver] = {
     "damped anderson": Anderson(memory=5, mixing=0.5),
     "capped anderson": Anderson(memory=5, cap=10.0),
     "broyden": Broyden(),
+    "secant": Secant(),
     "newton": NewtonKrylov(line_search=True),
 }
 COLOURS = {
@@ -51,6 +52,7 @@ COLOURS = {
     "damped anderson": "#E69F00",
     "capped anderson": "#7A5195",
     "broyden": SOLVER_COLOURS["broyden"],
+    "secant": SOLVER_COLOURS["secant"],
     "newton": SOLVER_COLOURS["newton"],
 }
 EDGES = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, np.inf)
