@@ -52,7 +52,7 @@ SOLVER_DASHES = {
     "forward_backward": (10, 4),
     "peaceman_rachford": (1, 3),
 }
-OTHER_COLOURS = ("#7A5195", "#5B5B5B", "#B3446C", "#2B6CB0", "#4F7942")
+OTHER_COLOURS = ("#7A5195", "#117733", "#5B5B5B", "#B3446C", "#2B6CB0", "#4F7942")
 OTHER_SHAPES = ("stroke", "wedge", "arrow")
 OTHER_DASHES = ((6, 2, 2, 2), (4, 2), (14, 2, 2, 2))
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#7A5195")
