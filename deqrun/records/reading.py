@@ -11,13 +11,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from deqrun.records.former_names import with_present_names
-from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, SweepCell
+from deqrun.records.rows import ROW_KINDS, Epoch, RowKind
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
-Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)
+Row = TypeVar("Row")
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -46,7 +46,7 @@ def read_status(folder: Path) -> RunStatus:
 
 
 def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
-    rows = list(read_rows(folder / kind.file, kind.row))
+    rows: list[Any] = list(read_rows(folder / kind.file, kind.row))
     if kind.once is None:
         return tuple(rows)
     last = {kind.once(row): row for row in rows}
@@ -74,7 +74,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _read_object(path: Path, kind: type[Row]) -> Row:
     if not is_there(path):
-        return kind()  # type: ignore[call-arg]
+        return kind()
     try:
         content = read_json(path)
     except ValueError as error:
@@ -106,7 +106,7 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
     content = with_present_names(content)
     hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
     values: dict[str, Any] = {}
-    for field in fields(kind):
+    for field in fields(kind):  # type: ignore[arg-type]  # the kinds are dataclasses
         if field.name in content:
             values[field.name] = _convert(content[field.name], hints[field.name], f"{where}: {field.name}")
         elif field.default is MISSING and field.default_factory is MISSING:
