@@ -16,6 +16,8 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (1, 3), (6, 2, 2, 2), (12, 3))
 FEW_PLACES = 12
 """Up to so many whole numbers on a log axis each has its tick."""
+FEW_BANDS = 4
+"""Of more series the bands are paler: they lie on top of one another."""
 ROW = 24
 """Height of a row of values with their intervals."""
 
@@ -95,7 +97,8 @@ def curves(
     """A line with its points for each series, and a band where there are intervals; a bar, where it is one point."""
     look = _Look(points, x, y, colours)
     chart = alt.Chart(data(points))
-    band = chart.mark_area(opacity=BAND, clip=True).encode(
+    opacity = BAND if len(look.series) <= FEW_BANDS else BAND / 2.5
+    band = chart.mark_area(opacity=opacity, clip=True).encode(
         x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(), detail="series:N"
     )
     line = chart.mark_line(strokeWidth=2, clip=True).encode(
