@@ -11,7 +11,9 @@ WIDTH = 80
 COMMANDS = {
     "train": "train a model, sweep its test-time budget, write the report",
     "sweep": "ask a trained model again with other budgets or solvers",
-    "compare": "put several runs on one page and in one table",
+    "compare": "put runs on one page and in one table, seeds folded",
+    "dashboard": "the same page, fresh while runs go on",
+    "runs": "list runs with state, accuracy, age and size; clean up",
     "report": "make the page and the charts of a run anew",
     "describe": "say what a configuration builds, without training it",
     "check": "try a cell or a data set on a few samples, and say what is wrong",
@@ -107,23 +109,78 @@ Flags
 """
 
 COMPARE = """\
-usage: deqrun compare DIR DIR [DIR ...] [--output DIR]
+usage: deqrun compare [DIR ...] [--sort COLUMN] [--export FILE] [--output DIR]
 
-Puts several runs side by side: one page, one table. A DIR is a run folder, or a
-folder that holds some, such as that of a multirun. Reads only; nothing is run.
+Compares runs: a table in the terminal, and one offline page with a table to
+search and sort and with charts. Runs that differ in their seed alone are one
+row, with Student's 95 % interval over the seeds. A DIR is a run, a folder that
+holds some (a multirun, a study), or a pattern; without any, all of outputs/.
+What can't be compared is listed with its reason. Reads only; nothing is run.
 
 Config groups and keys: none; the runs say what they were.
 
 Options
-  --output DIR   where to write; default outputs/compare/<date>/<time>
+  --sort COLUMN  of the table: val_accuracy (default), test_accuracy,
+                 evaluations, residual, parameters, train_seconds, seeds, or
+                 a key that differs, as budget.max_iter
+  --reverse      the other way round; rows without a value stay last
+  --export FILE  also write the table: .csv, .md, .tex or .parquet
+  --apart        a row a run in the exported file, in place of folded seeds
+  --output DIR   where the page goes; default outputs/compare/<date>/<time>
   -h, --help     this page
 
 Examples
+  deqrun compare
   deqrun compare outputs/train/A outputs/train/B
-  deqrun compare outputs/train/A outputs/train/B outputs/train/C
-  deqrun compare outputs/train/2030-01-31/12-00-00-multirun
-  deqrun compare outputs/train/2030-01-31/*
+  deqrun compare outputs/train/2030-01-31/12-00-00-multirun --sort test_accuracy
+  deqrun compare outputs/train/2030-01-31/* --export table.csv
   deqrun compare outputs/train/A outputs/train/B --output outputs/compare/A-B
+"""
+
+DASHBOARD = """\
+usage: deqrun dashboard [DIR ...] [--port N]
+
+Serves the page of deqrun compare at http://127.0.0.1:8517/ and keeps it fresh
+while runs go on. This machine alone sees it. It reads, and writes nothing.
+
+Config groups and keys: none; the runs say what they were.
+
+Options
+  --port N       another port; 0 or auto for any free one
+  -h, --help     this page
+
+Examples
+  deqrun dashboard
+  deqrun dashboard --port auto
+  deqrun dashboard --port 9000
+  deqrun dashboard outputs/train/2030-01-31
+  deqrun dashboard outputs/train/A outputs/train/B
+"""
+
+RUNS = """\
+usage: deqrun runs [DIR ...] [--state STATES] [--clean [--yes]]
+
+Lists runs and sweeps with their state, test accuracy, age and size. A DIR is a
+run, a folder that holds some, or a pattern; without any, all of outputs/.
+
+Config groups and keys: none.
+
+Options
+  --state STATES  only these, as failed,killed: completed, running, interrupted
+                  (by Ctrl-C), killed (its process is gone), failed, empty
+                  (stopped before it began), unknown
+  --clean         propose to delete those that are failed, killed, interrupted
+                  or empty, and ask; completed ones only with --state completed.
+                  Interrupted and killed runs could go on: look before you agree
+  --yes           with --clean: delete without asking, as in a script
+  -h, --help      this page
+
+Examples
+  deqrun runs
+  deqrun runs outputs/train/2030-01-31
+  deqrun runs --state failed
+  deqrun runs --clean
+  deqrun runs --clean --state failed,empty --yes
 """
 
 REPORT = """\
@@ -209,6 +266,8 @@ PAGES = {
     "train": TRAIN,
     "sweep": SWEEP,
     "compare": COMPARE,
+    "dashboard": DASHBOARD,
+    "runs": RUNS,
     "report": REPORT,
     "describe": DESCRIBE,
     "check": CHECK,
