@@ -55,12 +55,15 @@ def short(value: float | None) -> float | None:
 
 
 def _sweep(record: RunRecord) -> Curves:
+    """Of the main start, precision and difficulty, in the order of `RunRecord.cells`."""
+    start, precision, difficulty = record.main_start, record.main_precision, record.main_difficulty
+    grouped: dict[tuple[str, str], list[SweepCell]] = {}
+    for cell in record.sweep:
+        if (cell.start, cell.precision, cell.difficulty) == (start, precision, difficulty):
+            grouped.setdefault((cell.split, cell.solver), []).append(cell)
     found: Curves = {}
-    for split in ("test", "validation"):
-        for solver in record.solvers:
-            cells = record.cells(split, solver, record.main_start)
-            if cells:
-                found.setdefault(split, {})[solver] = _columns(cells)
+    for (split, solver), cells in grouped.items():
+        found.setdefault(split, {})[solver] = _columns(sorted(cells, key=lambda cell: (cell.max_iter, -cell.tol)))
     return found
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.progress import track
 
 from deqrun.errors import one_line
 from deqrun.records.folders import LeftOut
@@ -92,13 +96,21 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[ComparedRun], list[LeftOut]
     """The runs that can be read, and the folders that can't, each with its reason. No folder stops the others."""
     runs: list[ComparedRun] = []
     left_out: list[LeftOut] = []
-    for folder in folders:
+    for folder in followed(list(folders)):
         found = read_one(folder)
         if isinstance(found, LeftOut):
             left_out.append(found)
         else:
             runs.append(found)
     return runs, left_out
+
+
+def followed(folders: Sequence[Path]) -> Iterable[Path]:
+    """The folders, with a bar in a terminal where there are many."""
+    if len(folders) < MANY or not sys.stderr.isatty():
+        return folders
+    console = Console(stderr=True)
+    return track(folders, "reading runs", console=console, transient=True)
 
 
 def read_one(folder: Path) -> ComparedRun | LeftOut:
@@ -109,6 +121,9 @@ def read_one(folder: Path) -> ComparedRun | LeftOut:
         reason = str(error) if isinstance(error, ValueError) else f"{folder}: {type(error).__name__}: {error}"
         return LeftOut(folder, printable(one_line(reason)[:400]))
 
+
+MANY = 40
+"""Runs whose reading takes so long that a bar is shown."""
 
 FILES = ("config.yaml", "status.json", "summary.json", "train.jsonl", "sweep.jsonl", "halting.jsonl", "breadth.jsonl",
          "trajectories.npz", ".claim", "report.html")  # fmt: skip

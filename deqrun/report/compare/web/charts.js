@@ -3,6 +3,8 @@ const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9
 const DARK_PALETTE = ["#4aa3df", "#f0803c", "#2fc39b", "#e0a0c4", "#f2b84b", "#8ccdf2", "#a98bd0", "#c4a566"];
 const DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4]];
 const MANY_POINTS = 900; // of more, points are drawn only where the pointer is
+const FEW_ROWS = 4; // of more rows bands are faint, since they would hide one another
+const MANY_ROWS = 16; // of more, only the row pointed at has its band
 const MOST_FACETS = 12;
 const NARROWEST_FACET = 230;
 const HEIGHT = 280;
@@ -111,7 +113,7 @@ function makeSpec(chart, rows, colours, width) {
   if (points.some((point) => point.low !== null)) {
     const band = chart.shape ? { type: "rule", clip: true } : { type: "area", clip: true, interpolate: chart.step ? "step-after" : "linear" };
     layers.push({ transform: [{ filter: "isValid(datum.low)" }], mark: band,
-      encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour, detail, opacity: chart.shape ? lit(0.8, 0.05) : lit(0.16, 0.01) } });
+      encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: colour, detail, opacity: chart.shape ? lit(0.8, 0.05) : { condition: [{ test: "datum.id === hot", value: 0.24 }, { test: "hot === null", value: rows.length <= FEW_ROWS ? 0.16 : rows.length <= MANY_ROWS ? 0.05 : 0 }], value: 0 } } });
   }
   if (!chart.shape) {
     layers.push({ mark: { type: "line", strokeWidth: 2, clip: true, interpolate: chart.step ? "step-after" : "linear" },
@@ -140,7 +142,7 @@ function framed({ points, layers, width, facet }) {
 function axisX(chart, points) {
   const values = [...new Set(points.map((point) => point.x))].sort((a, b) => a - b);
   const ticks = chart.x.whole && values.length <= 14 ? { values, format: "d" } : { tickCount: 8, format: "~s" };
-  if (chart.x.log && values.length > 1) {
+  if (chart.x.log && values.length > 1 && values[values.length - 1] >= 4 * values[0]) {
     const scale = values[0] > 0 ? { type: "log", base: 2, nice: false, padding: 8 } : { type: "symlog", constant: 1, nice: false, padding: 8 };
     return { field: "x", type: "quantitative", title: chart.x.title, scale, axis: { grid: false, labelOverlap: "greedy", ...(chart.x.whole ? ticks : { values: powersOfTwo(values), format: ",d" }) } };
   }
@@ -153,8 +155,12 @@ function powersOfTwo(values) {
 
 function axisY(chart, points) {
   if (chart.y.log) {
-    const label = "format(datum.value, '.0e')";
-    return { field: "y", type: "quantitative", title: chart.y.title, scale: { type: "log", nice: false }, axis: { labelExpr: `replace(${label}, '+', '')`, tickCount: 6, labelOverlap: "greedy" } };
+    const powers = Array.from({ length: 60 }, (_, place) => 10 ** (place - 40));
+    const known = points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]).filter((value) => value > 0);
+    const [least, most] = [known.reduce((a, b) => Math.min(a, b)) / 1.25, known.reduce((a, b) => Math.max(a, b)) * 1.25];
+    const label = "datum.value >= 1 ? format(datum.value, ',d') : replace(format(datum.value, '.0e'), '+', '')";
+    const values = powers.filter((value) => value >= least && value <= most);
+    return { field: "y", type: "quantitative", title: chart.y.title, scale: { type: "log", domain: [least, most], nice: false }, axis: { labelOverlap: "greedy", ...(values.length > 1 ? { values, labelExpr: label } : { tickCount: 4, format: ".1e" }) } };
   }
   const ends = points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]);
   let [low, high] = [ends.reduce((a, b) => Math.min(a, b)), ends.reduce((a, b) => Math.max(a, b))];
