@@ -31,10 +31,11 @@ SECTIONS = {"choices", "model", "dataset", "solver", "train"}
 
 @dataclass(frozen=True)
 class ListedRun:
-    """One run folder as the list has it. reason: why it ended, or why it can't be read."""
+    """One run folder as the list has it. status: as status.json has it; reason: why it ended, or can't be read."""
 
     folder: Path
     state: RunState
+    status: str
     reason: str
     accuracy: float | None
     epoch: int | None
@@ -82,14 +83,15 @@ def _listed(found: FoundFolders) -> list[ListedRun]:
 
 
 def _read(folder: Path) -> ListedRun:
-    reason, accuracy, epoch = "", None, None
+    written, reason, accuracy, epoch = "", "", None, None
     try:
         status, summary = read_status(folder), read_summary(folder)
-        state, reason, epoch, accuracy = state_of(folder, status), status.reason, status.epoch, summary.test_accuracy
+        state, written, reason = state_of(folder, status), status.status, status.reason
+        epoch, accuracy = status.epoch, summary.test_accuracy
     except Exception as error:  # whatever a stranger's folder holds
         state, reason = RunState.UNKNOWN, str(error)
     size, changed = _measured(folder)
-    return ListedRun(folder, state, " ".join(reason.split()), accuracy, epoch, changed, size)
+    return ListedRun(folder, state, written, " ".join(reason.split()), accuracy, epoch, changed, size)
 
 
 def _measured(folder: Path) -> tuple[int, float]:
@@ -192,7 +194,7 @@ def _delete(runs: Iterable[ListedRun]) -> int:
     for run in runs:
         try:
             with claimed(run.folder, of_a_run=False):
-                if _read(run.folder).state is not run.state:
+                if _read(run.folder).status != run.status:
                     raise UserError(f"{run.folder} has changed meanwhile, and was kept.")
                 shutil.rmtree(run.folder)
             deleted += 1

@@ -98,9 +98,10 @@ def frozen(value: Any) -> Hashable:
 _FIRST = ("model", "dataset", "solver", "gradient", "optimizer", "baseline", "budget")
 
 
-def _rank(name: str) -> tuple[int, str]:
+def _rank(name: str) -> tuple[bool, int, str]:
+    """A nested component's keys, as gradient.budget.max_iter, come last: they mostly repeat the outer ones."""
     first = name.partition(".")[0]
-    return (_FIRST.index(first) if first in _FIRST else len(_FIRST), name)
+    return (name.count(".") > 1, _FIRST.index(first) if first in _FIRST else len(_FIRST), name)
 
 
 def _last(name: str) -> str:

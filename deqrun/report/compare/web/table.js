@@ -25,6 +25,11 @@ function makeColumns() {
   const columns = [{
     ...titled("", "ticked rows are drawn"), field: "tick", headerSort: false, frozen: innerWidth > 640, width: 46, hozAlign: "center", formatter: tickCell,
   }];
+  const narrow = innerWidth <= 640;
+  const metric = (one) => ({ ...titled(one.heading, one.what), field: `m_${one.name}`, hozAlign: "right", sorter: sorter((a, b) => a - b), headerSortStartingDir: one.better > 0 ? "desc" : "asc", formatter: (cell) => metricCell(cell.getData().row, one) });
+  // A narrow window shows accuracy before it is scrolled.
+  const first = narrow ? data.metrics.slice(0, 1) : [];
+  columns.push(...first.map(metric));
   data.keys.forEach((key, place) => columns.push({
     ...titled(key.heading, key.name), field: `k${place}`, sorter: sorter(natural), maxWidth: 240,
     formatter: (cell) => { const element = textNode(cell.getValue() ?? "–"); element.title = cell.getValue() ?? ""; return element; },
@@ -35,9 +40,7 @@ function makeColumns() {
   if (data.runs.some((run) => run.state !== "completed")) {
     columns.push({ ...titled("state", "state of the run"), field: "state", sorter: sorter(natural), formatter: stateCell });
   }
-  for (const metric of data.metrics) {
-    columns.push({ ...titled(metric.heading, metric.what), field: `m_${metric.name}`, hozAlign: "right", sorter: sorter((a, b) => a - b), headerSortStartingDir: metric.better > 0 ? "desc" : "asc", formatter: (cell) => metricCell(cell.getData().row, metric) });
-  }
+  columns.push(...data.metrics.slice(first.length).map(metric));
   columns.push({ ...titled("report", "the run's own report"), field: "report", headerSort: false, formatter: (cell) => links(cell.getData().row) });
   return columns;
 }
