@@ -116,6 +116,7 @@ async function draw(each) {
     const made = await vegaEmbed(each.drawing, spec, options);
     if (turn !== each.turn) return;
     each.view = made.view;
+    each.points = chart ? spec.data.values : [];
     each.figure.dataset.drawn = String(turn);
     made.view.addEventListener("mousemove", (event, item) => pointAt(item && item.datum && item.datum.id ? item.datum.id : null));
     made.view.addEventListener("mouseout", () => pointAt(null));
@@ -249,6 +250,9 @@ async function poll() {
     }
   }
 }
+
+// What a chart has drawn, for whoever looks at the page from its console.
+window.deqrunPoints = (name) => figures.get(name)?.points ?? [];
 
 readView();
 makeFigures();

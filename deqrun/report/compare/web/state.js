@@ -65,8 +65,8 @@ function makeRows() {
     rows.push({ ...run, label: run.label + seed, members: [run], halves: {}, seeds: 1, best: false });
   }
   for (const row of rows) {
-    row.search = [row.label, row.state, ...row.members.map((run) => `seed ${run.seed} ${run.reason} ${run.folder}`), ...data.keys.map((key, place) => `${key.name}=${row.texts[place]}`)]
-      .join(" ").toLowerCase();
+    row.search = [row.label, row.state, ...row.texts, ...row.members.map((run) => `${run.reason} ${run.folder}`)].join(" ").toLowerCase();
+    row.pairs = new Set([`state=${row.state}`, ...row.members.map((run) => `seed=${run.seed}`), ...data.keys.flatMap((key, place) => [`${key.name}=${row.texts[place]}`, `${key.heading}=${row.texts[place]}`])].map((pair) => pair.toLowerCase()));
   }
   return rows;
 }
@@ -79,6 +79,7 @@ function tickedOf(rows) {
   return [...new Set([...drawn.slice(0, TICKED_FIRST), ...running])];
 }
 
+// Every word must be found: seed=1 and lr=1e-3 as a whole, other words anywhere.
 function matches(row) {
-  return view.q.toLowerCase().split(/\s+/).every((word) => row.search.includes(word));
+  return view.q.toLowerCase().split(/\s+/).every((word) => (/.=./.test(word) ? row.pairs.has(word) : row.search.includes(word)));
 }
