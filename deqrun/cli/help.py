@@ -56,6 +56,7 @@ Keys that are changed most, as in train.epochs=10
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled
+  report                            false: no page; deqrun report makes it later
   run=DIR, resume=true              the run's folder; go on with the run in it
 
 Examples

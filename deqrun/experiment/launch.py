@@ -212,7 +212,7 @@ def _finish(
     )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
-    page = write_report(run.path, completed)
+    page = write_report(run.path, completed) if settings.report else None
     tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
 
@@ -221,7 +221,8 @@ def _finish(
     parts.clear()
     console = Console()
     console.print(end_of_run_table(read_run(run.path)))
-    console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
+    shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
+    console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
 
 
