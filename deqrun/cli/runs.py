@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deqrun.cli.compare import Parser, found_or_refused
+from deqrun.cli.run_folders import OUTPUTS
 from deqrun.errors import UserError, one_line, unknown
 from deqrun.records.claims import claimed, holds_only_traces
-from deqrun.records.folders import FoundFolders
+from deqrun.records.folders import FoundFolders, find_folders
 from deqrun.records.reading import read_status, read_summary
 from deqrun.records.states import RunState, state_of
 from deqrun.records.yaml_text import read_yaml
@@ -54,8 +55,9 @@ def run_runs(arguments: Sequence[str]) -> int:
     if given.yes and not given.clean:
         raise UserError("--yes goes with --clean: it deletes without asking.")
     states = _states(given.state, given.clean)
-    found = found_or_refused("runs", given.folders, sweeps=True)
-    runs = [run for run in _listed(found) if run.state in states]
+    found = find_folders(given.folders or [OUTPUTS], sweeps=True)
+    listed = _listed(found) or _listed(found_or_refused("runs", given.folders, sweeps=True))
+    runs = [run for run in listed if run.state in states]
     if not given.clean:
         _print(runs)
         for left in found.left_out:

@@ -129,3 +129,9 @@ def test_no_link_is_followed_out_of_a_run(deqrun: Deqrun, states: dict[str, Path
     assert deqrun("runs", "--clean", "--yes").code == 0
     assert (outside / "data").read_text() == "kept"
     assert not states["failed"].exists()
+
+
+def test_an_empty_folder_can_be_named(deqrun: Deqrun, states: dict[str, Path]) -> None:
+    assert "empty" in deqrun("runs", str(states["empty"])).out
+    assert deqrun("runs", str(states["empty"]), "--clean", "--yes").code == 0
+    assert not states["empty"].exists()

@@ -17,6 +17,9 @@ NO_NUMBER = frozenset(
 )
 """Settings that change no number of a run, as the fingerprint of its settings has them."""
 
+SPEAKING = {"model", "dataset", "solver", "gradient", "optimizer"}
+"""Groups whose options say what they are; of others, as budget=deep, the group is named too."""
+
 UNSHOWN = ("tracker", "choices.tracker")
 
 ELIDED = 28
@@ -32,7 +35,7 @@ class Key:
 
     name     dotted, as on the command line: solver, budget.max_iter
     heading  the shortest end of the name that no other key here shares
-    choice   whether it is a choice of a config group, whose value needs no name beside it
+    choice   whether it is a choice whose value needs no name beside it, as conv of model
     """
 
     name: str
@@ -83,7 +86,7 @@ def differing_keys(settings: Sequence[Mapping[str, Any]], groups: Iterable[str])
         derived = name.startswith("sweep_solvers.") and _determines([columns[other] for other in kept], columns[name])
         if not (repeated or determined or derived):
             kept.append(name)
-    return [Key(name, heading, name in choices) for name, heading in zip(kept, _headings(kept), strict=True)]
+    return [Key(name, heading, name in choices & SPEAKING) for name, heading in zip(kept, _headings(kept), strict=True)]
 
 
 def frozen(value: Any) -> Hashable:

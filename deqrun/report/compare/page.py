@@ -76,9 +76,11 @@ def _environment() -> jinja2.Environment:
 @cache
 def _scripts() -> tuple[str, ...]:
     """Vega, Tabulator, and the page's own script, as they stand between their tags."""
-    tabulator = (VENDORED / "tabulator" / "tabulator.min.js").read_text(encoding="utf-8")
+    licence, tabulator = (
+        (VENDORED / "tabulator" / name).read_text(encoding="utf-8") for name in ("LICENSE", "tabulator.min.js")
+    )
     own = "\n".join((WEB / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    found = (str(vega_bundle()), tabulator, f'"use strict";\n(() => {{\n{own}\n}})();')
+    found = (str(vega_bundle()), f"/*\n{licence}*/\n{tabulator}", f'"use strict";\n(() => {{\n{own}\n}})();')
     assert not any("</script" in text.lower() or "<!--" in text for text in found)
     return tuple(text.replace("\r\n", "\n") for text in found)
 
