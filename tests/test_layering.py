@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"inference", "records", "models", *GROUND},
     "experiment": {"settings", "records", "inference", *WORK, *GROUND},
     "studies": {"experiment", "report", "settings", "records", "inference", *WORK, *GROUND},
+    "loading": {"experiment", "report", "settings", "records", *WORK, *GROUND},
     "cli": {"studies", "experiment", "report", "settings", "records", "contracts", *GROUND},
     "__main__": {"cli"},
 }

@@ -31,7 +31,7 @@ def complete(query: str, hydra: HydraCompletion) -> int:
         return _offer([name for name in COMMANDS if name.startswith(command)], separator)
     if command == "new" and len(words) == 3:
         return _offer([kind for kind in TEMPLATES if kind.startswith(last)], separator)
-    if command not in COMMANDS or command in ("compare", "new"):
+    if command not in COMMANDS or command in ("compare", "dashboard", "runs", "new"):
         return 0  # the shell offers file names
     if last.startswith("-") and command == "report":
         return _offer([flag for flag in ("--help",) if flag.startswith(last)], separator)

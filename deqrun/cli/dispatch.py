@@ -7,27 +7,27 @@ import no torch.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
-from datetime import datetime
 from pathlib import Path
 
 from deqrun import __version__
 from deqrun.cli.check import run_check
+from deqrun.cli.compare import run_compare
+from deqrun.cli.dashboard import run_dashboard
 from deqrun.cli.help import COMMANDS, page, welcome
 from deqrun.cli.hydra_bridge import complete_or_install, run_app, write_missing_report
 from deqrun.cli.new import run_new
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, sources_of
 from deqrun.cli.request import read_request
-from deqrun.cli.run_folders import OUTPUTS, find_runs, is_run, require_run
+from deqrun.cli.run_folders import require_run
+from deqrun.cli.runs import run_runs
 from deqrun.cli.streams import open_closed_streams, outlived_streams
 from deqrun.cli.studies import is_study
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, unknown
-from deqrun.records.claims import claimed
 from deqrun.settings import Settings
 from deqrun.settings.sources import open_sources
 
@@ -114,7 +114,11 @@ def _dispatch(argv: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         return _help_or_welcome([command])
     if command == "compare":
-        return _compare(arguments)
+        return run_compare(arguments)
+    if command == "dashboard":
+        return run_dashboard(arguments)
+    if command == "runs":
+        return run_runs(arguments)
     if command == "describe":
         return _describe(arguments)
     if command == "report":
@@ -141,39 +145,6 @@ def _no_command(given: str) -> str:
     if "=" in given or given.startswith("-"):
         return f"{given} needs a command before it, one of {', '.join(COMMANDS)}, as in deqrun train {given}."
     return unknown(given, "a command of deqrun", COMMANDS)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(one_line(f"deqrun compare: {message}; deqrun compare --help shows examples"))
-
-
-def _compare(arguments: Sequence[str]) -> int:
-    parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--output", type=Path)
-    if not all(word.strip() for word in arguments):
-        raise UserError("deqrun compare was given an empty name, as where a shell's variable is empty; name folders.")
-    given = parser.parse_intermixed_args(arguments)
-    folders = [run for folder in given.folders for run in _runs_in(folder)]
-    folders = list({folder.resolve(): folder for folder in folders}.values())
-    if len(folders) < 2:
-        raise UserError(f"deqrun compare needs at least two runs and was given {len(folders)}; name two or more.")
-    output = given.output or OUTPUTS / "compare" / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
-    if given.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output} exists, and nothing is overwritten; give a folder that does not exist.")
-    with claimed(output, fresh=given.output is None, of_a_run=False) as own:
-        from deqrun.experiment.launch import run_compare
-
-        run_compare(folders, own)
-    return 0
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """The folder, if it is a run; else the runs that it holds, as the folder of a multirun does."""
-    if is_run(folder) or not folder.is_dir():
-        return [require_run(folder, "")]
-    return find_runs(folder) or [require_run(folder, "")]
 
 
 def _report(arguments: Sequence[str]) -> int:

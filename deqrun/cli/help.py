@@ -11,7 +11,9 @@ WIDTH = 80
 COMMANDS = {
     "train": "train a model, sweep its test-time budget, write the report",
     "sweep": "test a trained model with other budgets or solvers",
-    "compare": "put several runs on one page and in one table",
+    "compare": "put runs on one page and in one table, seeds folded",
+    "dashboard": "serve the same page while runs go on",
+    "runs": "list runs with state, accuracy, age and size; clean up",
     "report": "draw the page and the charts of a run again",
     "describe": "print parameters, state size and cost, without training",
     "check": "test a cell or a data set of your own on a few samples",
@@ -54,6 +56,7 @@ Common keys, as in train.epochs=10
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled
+  report                            false: no page; deqrun report makes it later
   run=DIR, resume=true              the run's folder; resume the run in DIR
 
 Examples
@@ -107,23 +110,78 @@ Flags
 """
 
 COMPARE = """\
-usage: deqrun compare DIR DIR [DIR ...] [--output DIR]
+usage: deqrun compare [DIR ...] [--sort COLUMN] [--export FILE] [--output DIR]
 
-Compares several runs on one page and in one table. A DIR is a run folder, or a
-folder of run folders, such as the folder of a multirun. Nothing is trained.
+Compares runs: a table in the terminal, and one offline page with charts and a
+table to search and sort. Runs that differ in their seed alone are one row, with
+Student's 95 % interval over the seeds. A DIR is a run, a folder of runs (a
+multirun, a study), or a pattern; without a DIR, all of outputs/. Runs that
+cannot be compared are listed with the reason. Nothing is trained.
 
 Config groups and keys: none; each run has its own configuration.
 
 Options
-  --output DIR   output folder; default outputs/compare/<date>/<time>
+  --sort COLUMN  of the table: val_accuracy (default), test_accuracy,
+                 evaluations, residual, parameters, train_seconds, seeds, or
+                 a key that differs, as budget.max_iter
+  --reverse      the other way round; rows without a value stay last
+  --export FILE  also write the table: .csv, .md, .tex or .parquet
+  --apart        a row a run in the exported file, in place of folded seeds
+  --output DIR   where the page goes; default outputs/compare/<date>/<time>
   -h, --help     this page
 
 Examples
+  deqrun compare
   deqrun compare outputs/train/A outputs/train/B
-  deqrun compare outputs/train/A outputs/train/B outputs/train/C
-  deqrun compare outputs/train/2030-01-31/12-00-00-multirun
-  deqrun compare outputs/train/2030-01-31/*
+  deqrun compare outputs/train/2030-01-31/12-00-00-multirun --sort test_accuracy
+  deqrun compare outputs/train/2030-01-31/* --export table.csv
   deqrun compare outputs/train/A outputs/train/B --output outputs/compare/A-B
+"""
+
+DASHBOARD = """\
+usage: deqrun dashboard [DIR ...] [--port N]
+
+Serves the page of deqrun compare at http://127.0.0.1:8517/ and keeps it fresh
+while runs go on. This machine alone sees it. It reads, and writes nothing.
+
+Config groups and keys: none; the runs say what they were.
+
+Options
+  --port N       another port; 0 or auto for any free one
+  -h, --help     this page
+
+Examples
+  deqrun dashboard
+  deqrun dashboard --port auto
+  deqrun dashboard --port 9000
+  deqrun dashboard outputs/train/2030-01-31
+  deqrun dashboard outputs/train/A outputs/train/B
+"""
+
+RUNS = """\
+usage: deqrun runs [DIR ...] [--state STATES] [--clean [--yes]]
+
+Lists runs and sweeps with their state, test accuracy, age and size. A DIR is a
+run, a folder that holds some, or a pattern; without any, all of outputs/.
+
+Config groups and keys: none.
+
+Options
+  --state STATES  only these, as failed,killed: completed, running, interrupted
+                  (by Ctrl-C), killed (its process is gone), failed, empty
+                  (stopped before it began), unknown
+  --clean         propose to delete those that are failed, killed, interrupted
+                  or empty, and ask; completed ones only with --state completed.
+                  Interrupted and killed runs could go on: look before you agree
+  --yes           with --clean: delete without asking, as in a script
+  -h, --help      this page
+
+Examples
+  deqrun runs
+  deqrun runs outputs/train/2030-01-31
+  deqrun runs --state failed
+  deqrun runs --clean
+  deqrun runs --clean --state failed,empty --yes
 """
 
 REPORT = """\
@@ -209,6 +267,8 @@ PAGES = {
     "train": TRAIN,
     "sweep": SWEEP,
     "compare": COMPARE,
+    "dashboard": DASHBOARD,
+    "runs": RUNS,
     "report": REPORT,
     "describe": DESCRIBE,
     "check": CHECK,

@@ -34,6 +34,7 @@ from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_optio
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
+from deqrun.records.yaml_text import read_yaml
 from deqrun.settings import Settings
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
 from deqrun.studies.study import Study, is_study
@@ -153,9 +154,13 @@ def _launched(
 def _tell_complete(folder: Path) -> int:
     """Say that a run or a study is complete; where a run's page is missing it is made anew."""
     page = folder / "report.html"
+    told = f"{folder} is complete: nothing is left to train."
+    if not page.is_file() and is_run(folder) and read_yaml(folder / "config.yaml").get("report") is False:
+        print(f"{told} Its report was left out; deqrun report run={folder} makes it.")
+        return 0
     if not page.is_file() and is_run(folder):
         write_missing_report(folder)
-    print(f"{folder} is complete: nothing is left to train. Its report is {page}.")
+    print(f"{told} Its report is {page}.")
     return 0
 
 

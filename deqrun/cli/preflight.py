@@ -134,7 +134,7 @@ class Plan:
     @property
     def shape(self) -> Shape:
         """The overrides that all jobs share, and the keys that differ: by these a grid is found again."""
-        free = {*FREE_ON_RESUME, "report"} - ({"run"} if self.request.command == "sweep" else set())
+        free = set(FREE_ON_RESUME) - ({"run"} if self.request.command == "sweep" else set())
         own = [override for override in self.overrides if not override.is_hydra_override()]
         swept = [override for override in [*own, *self._sweeper_params()] if override.is_sweep_override()]
         shared = {str(o.input_line) for o in own if o.key_or_group not in free and not o.is_sweep_override()}

@@ -25,8 +25,8 @@ OUTPUTS = Path("outputs")
 TRAINED = "trained"
 """The option of `solver` and `dataset` that stands for a run's own, in deqrun sweep."""
 
-FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", "allow_foreign_targets")
-"""Keys that may differ when a run goes on: where and how it computes and is tracked. No number may."""
+FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", "report", "allow_foreign_targets")
+"""Keys that may differ when a run goes on: where and how it computes, is tracked and shown. No number may."""
 
 DRAWS_THE_SPLIT = ("split_seed", "validation_share", "test_share")
 """Parameters of data sets that say which samples train: with others a run would be asked about its training data."""
@@ -153,7 +153,7 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
         if override.key_or_group not in FREE_ON_RESUME and not override.is_hydra_override():
             _require_same(override, given, saved)
     typed = {override.key_or_group for override in overrides}
-    free: dict[str, Any] = {key: getattr(given, key) for key in ("device", "threads") if key in typed}
+    free: dict[str, Any] = {key: getattr(given, key) for key in ("device", "threads", "report") if key in typed}
     if "tracker.mode" in typed:
         free["tracker"] = saved.tracker.model_copy(update={"mode": given.tracker.mode})
     return saved.model_copy(update={"run": folder, "resume": True} | free)

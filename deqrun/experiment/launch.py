@@ -35,8 +35,8 @@ from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_tra
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunStatus, Summary
 from deqrun.records.writing import RunFolder
-from deqrun.report import write_comparison, write_report
-from deqrun.report.tables import comparison_table, description_table, end_of_run_table
+from deqrun.report import write_report
+from deqrun.report.tables import description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 
@@ -105,18 +105,6 @@ def _require_same_sweep(folder: Path, settings: Settings) -> None:
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."
         )
-
-
-def run_compare(folders: list[Path], output: Path) -> None:
-    """One page and one table over several runs."""
-    try:
-        records = [read_run(folder) for folder in folders]
-        page = write_comparison(folders, output)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    console = Console()
-    console.print(comparison_table(records))
-    console.print(f"page  {page}", soft_wrap=True, highlight=False)
 
 
 def run_describe(settings: Settings) -> None:
@@ -225,7 +213,7 @@ def _finish(
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
-    page = write_report(run.path, record)
+    page = write_report(run.path, record) if settings.report else None
     tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
     tracker.finish(summary)
 
@@ -234,7 +222,8 @@ def _finish(
     parts.clear()
     console = Console()
     console.print(end_of_run_table(record))
-    console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
+    shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
+    console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
 
 

@@ -45,6 +45,11 @@ def read_status(folder: Path) -> RunStatus:
     return _read_object(folder / "status.json", RunStatus)
 
 
+def read_summary(folder: Path) -> Summary:
+    """summary.json alone; its defaults where there is none. Raises ValueError as `read_run` does."""
+    return _read_object(folder / "summary.json", Summary)
+
+
 def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
     rows: list[Any] = list(read_rows(folder / kind.file, kind.row))
     if kind.once is None:

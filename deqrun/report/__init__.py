@@ -4,6 +4,6 @@ Everything here is a view of the files in a run folder; nothing is measured, and
 """
 
 from deqrun.report.findings import Finding, findings
-from deqrun.report.page import write_comparison, write_report
+from deqrun.report.page import write_report
 
-__all__ = ["Finding", "findings", "write_comparison", "write_report"]
+__all__ = ["Finding", "findings", "write_report"]

@@ -1,4 +1,4 @@
-"""One self-contained page of a run, and one of a comparison: no network, no server, all charts inside."""
+"""One self-contained page of a run: no network, no server, all charts inside."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,19 +10,10 @@ from deqrun.records.files import write_whole
 from deqrun.records.reading import read_run
 from deqrun.records.run import RunRecord
 from deqrun.report.charts import Figure, Renderer, specification, sweep_figures, training_figures, training_overview
-from deqrun.report.charts.data import labels
-from deqrun.report.charts.style import run_colours, unchecked
+from deqrun.report.charts.style import unchecked
 from deqrun.report.findings import findings
 from deqrun.report.html import environment, vega_bundle
-from deqrun.report.page_parts import differences, grouped, headline, note, origin, subtitle, sweep_columns
-from deqrun.report.tables import (
-    COMPARISON_HEADINGS,
-    COMPARISON_NOTE,
-    comparison_markdown,
-    comparison_rows,
-    comparison_table,
-    plain_text,
-)
+from deqrun.report.page_parts import grouped, headline, note, origin, subtitle, sweep_columns
 
 
 @dataclass(frozen=True)
@@ -56,24 +47,6 @@ def write_report(folder: Path | str, record: RunRecord | None = None) -> Path:
     return write_whole(folder / "report.html", page)
 
 
-def write_comparison(folders: Sequence[Path | str], output: Path | str) -> Path:
-    """Write compare.html, compare.md, compare.txt and figures/*.png of several runs into `output`.
-
-    Returns the page's path. Raises ValueError where no folder is given, or one is no run.
-    """
-    if not folders:
-        raise ValueError("No run folder was given; a comparison takes one or more.")
-    output = Path(output)
-    with Renderer() as renderer:
-        records = [read_run(folder) for folder in folders]
-        charts = drawn(records)
-        with _figures_written(output / "figures", charts, renderer):
-            write_whole(output / "compare.md", comparison_markdown(records))
-            write_whole(output / "compare.txt", plain_text(comparison_table(records)))
-            page = comparison_html(records, charts)
-    return write_whole(output / "compare.html", page)
-
-
 def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
     """The page of one run; `charts` are drawn where they aren't given."""
     return _render(
@@ -88,26 +61,6 @@ def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
         sweep=sweep_columns(record),
         config=_config_text(record),
         origin=origin(record),
-    )
-
-
-def comparison_html(records: Sequence[RunRecord], charts: Drawn | None = None) -> str:
-    """The page of several runs, overlaid; `charts` are drawn where they aren't given."""
-    names = labels(records)
-    return _render(
-        "comparison.html.j2",
-        charts or drawn(records),
-        title=f"{len(records)} runs compared" if len(records) > 1 else f"{names[0]}, compared with nothing",
-        headings=COMPARISON_HEADINGS,
-        rows=[row.texts() for row in comparison_rows(records)],
-        note=COMPARISON_NOTE,
-        colours=run_colours(len(records)),
-        names=names,
-        differences=differences(records),
-        runs=[
-            (name, record, grouped(findings(record)), origin(record))
-            for name, record in zip(names, records, strict=True)
-        ],
     )
 
 

@@ -1,9 +1,8 @@
-"""The texts of a page: headline numbers, the sweep's rows, the numbers' origin, differences between runs."""
+"""The texts of a page: headline numbers, the sweep's rows, and the numbers' origin."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
@@ -146,26 +145,3 @@ def origin(record: RunRecord) -> list[tuple[str, str]]:
 
 def _with(value: str, rest: str) -> str | None:
     return None if value == numbers.UNKNOWN else f"{value}, {rest}"
-
-
-def differences(records: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
-    """Config entries that are not the same in all runs: the dotted key and a value a run.
-
-    The name and the folder differ always and tell nothing; values that `choices` already names are still
-    listed.
-    """
-    flat = [flattened(record.config) for record in records]
-    keys = sorted({key for entries in flat for key in entries} - {"name", "run", "resume"})
-    rows = [(key, [str(entries.get(key, numbers.UNKNOWN)) for entries in flat]) for key in keys]
-    return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'budget': {'tol': 1e-3}} -> {'budget.tol': 0.001}; a list stays one value."""
-    entries: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            entries |= flattened(value, f"{prefix}{key}.")
-        else:
-            entries[f"{prefix}{key}"] = value
-    return entries

@@ -3,20 +3,17 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
-from deqrun.report.charts.data import labels
 
 if TYPE_CHECKING:  # the description is made beside the models, which need torch; this package doesn't
     from deqrun.models import BaselineDescription, CellDescription
@@ -102,102 +99,6 @@ def _has_training_row(record: RunRecord, cells: Sequence[SweepCell]) -> bool:
     return any(_is_training_row(record, cell) for cell in cells)
 
 
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One run in a comparison. Accuracies are fractions; evaluations and residual are at the training budget."""
-
-    name: str
-    model: str | None
-    solver: str | None
-    parameters: int | None
-    best_solver: str | None
-    val_accuracy: float | None
-    test_accuracy: float | None
-    test_accuracy_low: float | None
-    test_accuracy_high: float | None
-    nfe: float | None
-    residual: float | None
-    seconds: float | None
-
-    def texts(self) -> list[str]:
-        """The row as it is written, in the order of COMPARISON_HEADINGS."""
-        return [
-            self.name,
-            ", ".join(name for name in (self.model, self.solver) if name) or numbers.UNKNOWN,
-            numbers.short_count(self.parameters),
-            self.best_solver or numbers.UNKNOWN,
-            numbers.percent(self.val_accuracy).removesuffix(" %"),
-            interval_text(self.test_accuracy, self.test_accuracy_low, self.test_accuracy_high),
-            numbers.mean(self.nfe),
-            numbers.residual(self.residual),
-            numbers.short_duration(self.seconds),
-        ]
-
-
-COMPARISON_HEADINGS = (
-    "run",
-    "model, solver",
-    "params",
-    "best solver",
-    "val %",
-    "test % [95 %]",
-    "evals",
-    "resid.",
-    "time",
-)
-COMPARISON_NOTE = (
-    "Accuracies, mean evaluations and median residual (both on test) are those of the training solver at "
-    "the training "
-    "budget. Best solver: by validation accuracy at that budget. Time: of training."
-)
-
-
-def comparison_rows(records: Sequence[RunRecord]) -> list[ComparisonRow]:
-    """A row a run, in the order given."""
-    return [_comparison_row(record, label) for record, label in zip(records, labels(records), strict=True)]
-
-
-def _comparison_row(record: RunRecord, label: str) -> ComparisonRow:
-    summary = record.summary
-    nfe, residual = training_cost(record)
-    last = record.epochs[-1].val_accuracy if record.epochs else None
-    return ComparisonRow(
-        name=label,
-        model=_model(record),
-        solver=record.choice("solver"),
-        parameters=summary.parameters,
-        best_solver=best_solver(record),
-        val_accuracy=last if summary.val_accuracy is None else summary.val_accuracy,
-        test_accuracy=summary.test_accuracy,
-        test_accuracy_low=summary.test_accuracy_low,
-        test_accuracy_high=summary.test_accuracy_high,
-        nfe=nfe,
-        residual=residual,
-        seconds=summary.train_seconds,
-    )
-
-
-def _model(record: RunRecord) -> str | None:
-    """'conv', 'conv tied 8'."""
-    model, (kind, layers) = record.choice("model"), record.baseline
-    return f"{model} {kind} {layers}" if model and kind else model
-
-
-def best_solver(record: RunRecord) -> str | None:
-    """The solver of highest validation accuracy at the training budget and tolerance; of equals the cheapest.
-
-    At the smallest tolerance where the sweep lacks the training's. The training solver where the sweep
-    doesn't say.
-    """
-    if record.train_max_iter is None:
-        return record.main_solver
-    cells = record.cells("validation", start=record.main_start, max_iter=record.train_max_iter)
-    if not cells:
-        return record.main_solver
-    tol = _training_tol(record, {cell.tol for cell in cells})
-    return max((c for c in cells if c.tol == tol), key=lambda c: (c.accuracy, -c.nfe_mean)).solver
-
-
 def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None, float | None]:
     """Mean evaluations and median residual of the training solver at the training budget and tolerance.
 
@@ -216,35 +117,6 @@ def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None,
     nfe = trajectory.nfe[trajectory.stop(budget, tol), columns]
     residual = trajectory.residual[trajectory.returned(budget, record.keep, tol), columns]
     return float(nfe.mean()), float(np.median(residual))
-
-
-def comparison_table(records: Sequence[RunRecord]) -> Group:
-    """A row a run, of two lines so that it fits: the model under the name, the interval under the accuracy."""
-    table = _table(None)
-    table.add_column("run", overflow="fold", min_width=12)
-    table.add_column("params", justify="right", no_wrap=True)
-    table.add_column("best\nsolver", overflow="fold", min_width=8)
-    for heading in ("val %", "test %\n[95 %]", *COMPARISON_HEADINGS[6:]):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in comparison_rows(records):
-        name, model, parameters, solver, validation, test, *rest = row.texts()
-        both = Text(name).append(f"\n{model}", style="dim")
-        table.add_row(both, parameters, Text(solver), validation, test.replace(" [", "\n["), *rest)
-    return Group(table, Text(COMPARISON_NOTE, style="dim"))
-
-
-def comparison_markdown(records: Sequence[RunRecord]) -> str:
-    """The comparison as a Markdown table with its note."""
-    rows = [COMPARISON_HEADINGS, ["---"] * len(COMPARISON_HEADINGS), *(r.texts() for r in comparison_rows(records))]
-    lines = ["| " + " | ".join(_cell_markdown(text) for text in row) + " |" for row in rows]
-    return "\n".join(lines) + f"\n\n{COMPARISON_NOTE}\n"
-
-
-def _cell_markdown(text: str) -> str:
-    """Text that neither ends a cell nor becomes markup."""
-    for character in "\\|<`":
-        text = text.replace(character, "\\" + character)
-    return text
 
 
 def description_table(

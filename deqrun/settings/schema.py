@@ -163,6 +163,7 @@ class Settings(_Section):
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
     data_changed   refuse or match, where the run's data changed
+    report         whether the run ends with its page and charts
     """
 
     name: RunName
@@ -184,6 +185,7 @@ class Settings(_Section):
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
     data_changed: Literal["refuse", "match_classes"] = "refuse"
+    report: Flag = True
     baseline: BaselineSettings = BaselineSettings(
         kind="none", layers=None, match=None
     )  # runs of before there were any have none
@@ -237,7 +239,7 @@ class Settings(_Section):
         Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
         """
         apart: dict[str, Any] = dict.fromkeys(
-            ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report"), True
         )
         apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]

@@ -169,7 +169,7 @@ def _train(variant: Variant, run: Path, threads: int | None, folder: Path) -> No
         with claimed(run):
             write_report(run)
         return
-    settings = variant.settings.model_copy(update={"run": run, "resume": begun, "threads": threads})
+    settings = variant.settings.model_copy(update={"run": run, "resume": begun, "threads": threads, "report": True})
     try:
         run_train(settings, run, variant.command)
     except TrainingStopped as stopped:

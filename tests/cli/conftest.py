@@ -60,7 +60,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     """The experiments, replaced."""
     recorded = Launches()
     module = ModuleType("deqrun.experiment.launch")
-    for name in ("run_train", "run_sweep", "run_compare", "run_describe"):
+    for name in ("run_train", "run_sweep", "run_describe"):
         setattr(module, name, recorded.record(name))
     monkeypatch.setitem(sys.modules, "deqrun.experiment.launch", module)
     return recorded

@@ -33,7 +33,7 @@ def complete(deqrun: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("line", "offered"),
     [
-        ("deqrun ", ["train", "sweep", "compare", "report", "describe", "check", "new"]),
+        ("deqrun ", ["train", "sweep", "compare", "dashboard", "runs", "report", "describe", "check", "new"]),
         ("deqrun tr", ["train"]),
         ("deqrun train solver=pi", ["solver=picard"]),
         ("deqrun train budget=d", ["budget=deep", "budget=default"]),
@@ -45,6 +45,8 @@ def complete(deqrun: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) ->
         ("deqrun sweep sweep=q", ["sweep=quick"]),
         ("deqrun sweep solver=t", ["solver=trained"]),
         ("deqrun compare ", []),
+        ("deqrun runs ", []),
+        ("deqrun da", ["dashboard"]),
         ("deqrun new c", ["cell"]),
         ("deqrun new cell ", []),
         ("deqrun trian ", []),

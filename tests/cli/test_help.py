@@ -39,9 +39,13 @@ def test_every_page_fits_80_columns(deqrun: Deqrun, arguments: tuple[str, ...]) 
     assert max(len(line) for line in outcome.out.splitlines()) <= 80
 
 
+def raise_interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_examples_and_each_works(
-    deqrun: Deqrun, made_run: Callable[..., Path], launches: Launches, command: str
+    deqrun: Deqrun, made_run: Callable[..., Path], launches: Launches, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     shown = [arguments for arguments in examples(deqrun(command, "-h").out) if arguments[0] == command]
     assert len(shown) == (1 if command == "report" else 5)  # which takes nothing but a folder
@@ -49,13 +53,15 @@ def test_every_command_has_examples_and_each_works(
         made_run("model=mlp", folder=f"outputs/train/{name}")
     for job in range(2):
         made_run("model=mlp", folder=f"outputs/train/2030-01-31/12-00-00-multirun/{job}-mlp")
+    if command == "dashboard":  # which ends with Ctrl-C alone
+        monkeypatch.setattr("deqrun.report.compare.server.Server.serve_forever", raise_interrupt)
     for arguments in shown:
         if command in ("sweep", "report", "describe") and not Path("outputs/train/mine").exists():
             made_run("model=mlp", folder="outputs/train/mine")
         expanded = [str(path) for word in arguments for path in (sorted(Path().glob(word)) if "*" in word else [word])]
         outcome = deqrun(*expanded)
         assert outcome.code == 0, outcome.err
-    if command not in ("check", "new", "report"):  # which launch nothing
+    if command not in ("check", "compare", "dashboard", "new", "report", "runs"):  # which launch nothing
         assert {name for name, _ in launches.calls} == {f"run_{command}"}
         assert len(launches.calls) >= 5
 

@@ -206,26 +206,6 @@ def test_runs_are_found_without_sweeps_and_without_what_lies_inside_of_them(made
     assert find_runs(Path("outputs/train/2030-01-31")) == [first, job]
 
 
-def test_compare_takes_runs_and_folders_of_runs(deqrun: Deqrun, launches: Launches, made_run: MadeRun) -> None:
-    first = made_run("model=mlp")
-    jobs = [made_run("model=mlp", folder=f"outputs/train/2030-01-31/12-00-01-multirun/{i}-mlp") for i in range(2)]
-    assert deqrun("compare", str(first), str(jobs[0].parent), str(first), "--output", "page").code == 0
-    assert launches.calls == [("run_compare", ([first, *jobs], Path("page")))]
-
-
-def test_compare_writes_over_nothing(refused: Refused, made_run: MadeRun, workspace: Path) -> None:
-    runs = [str(made_run("model=mlp", folder=f"runs/{name}")) for name in "ab"]
-    (workspace / "page").mkdir()
-    (workspace / "page" / "compare.html").write_text("kept")
-    assert "--output page" in refused("compare", *runs, "--output", "page")
-    assert "runs/c does not exist" in refused("compare", runs[0], "runs/c")
-
-
-def test_compare_of_one_run_is_refused(refused: Refused, made_run: MadeRun) -> None:
-    run = str(made_run("model=mlp"))
-    assert "two" in refused("compare", run, f"{run}/")
-
-
 def test_describe_makes_nothing(deqrun: Deqrun, launches: Launches, workspace: Path) -> None:
     assert deqrun("describe", "model=mlp", "dataset=cifar10").code == 0
     [(name, (settings,))] = launches.calls

@@ -14,8 +14,7 @@ import pytest
 
 from deqrun.records.run import RunRecord
 from deqrun.report.html import embedded_json, unbroken
-from deqrun.report.page import comparison_html, report_html, write_comparison, write_report
-from deqrun.report.page_parts import differences, flattened
+from deqrun.report.page import report_html, write_report
 from tests.records.synthetic_run import write_synthetic_run
 
 NASTY = "</script><script>alert(1)</script><!-- & \"x\" 'y' {{ 7 * 7 }} \N{LINE SEPARATOR}"
@@ -89,8 +88,8 @@ def test_no_text_of_a_run_becomes_markup(record: RunRecord) -> None:
     renamed = replace(nasty, sweep=tuple(replace(c, solver=f"{c.solver}{NASTY}") for c in nasty.sweep))
     expected = [tag for tag, _ in Elements(report_html(plain)).tags]
     assert [tag for tag, _ in Elements(report_html(nasty)).tags] == expected
-    page = Elements(comparison_html([renamed, renamed]))
-    assert [tag for tag, _ in page.tags].count("script") == 11
+    page = Elements(report_html(renamed))
+    assert [tag for tag, _ in page.tags].count("script") == expected.count("script")
     embedded = [text for script in page.scripts[1:-1] for text in texts(json.loads(script))]
     assert f"anderson{NASTY}" in embedded
 
@@ -132,33 +131,6 @@ def test_a_run_in_training_has_a_page(tmp_path: Path) -> None:
     assert "This run is not complete: interrupted at epoch 20 (Stopped by the user.)" in page
     assert page.count("data-spec=") == 4
     assert sorted(path.name for path in (folder / "figures").iterdir()) == ["training.png"]
-
-
-def test_a_comparison_is_a_page_a_table_and_pictures(run_folder: Path, tmp_path: Path) -> None:
-    other = write_synthetic_run(tmp_path / "other", "other", seed=1, solver="picard", max_iter=24)
-    path = write_comparison([run_folder, other], tmp_path / "compared")
-    assert sorted(str(file.relative_to(path.parent)) for file in path.parent.rglob("*.*")) == [
-        "compare.html",
-        "compare.md",
-        "compare.txt",
-        "figures/accuracy_budget.png",
-        "figures/accuracy_budget_close.png",
-        "figures/accuracy_evaluations.png",
-        "figures/accuracy_evaluations_close.png",
-        "figures/residual_evaluations.png",
-        "figures/training.png",
-    ]
-    assert max(map(len, (path.parent / "compare.txt").read_text().splitlines())) <= 80
-    assert "| other | mdeq, picard |" in (path.parent / "compare.md").read_text()
-    with pytest.raises(ValueError, match="No run folder was given"):
-        write_comparison([], tmp_path)
-
-
-def test_differences_are_what_differs(record: RunRecord) -> None:
-    other = replace(record, config={**record.config, "seed": 5, "name": "other", "extra": {"deep": [1, 2]}})
-    assert differences([record, other]) == [("extra.deep", ["–", "[1, 2]"]), ("seed", ["0", "5"])]
-    assert differences([record]) == []
-    assert flattened({"a": {"b": {"c": 1}, "d": {}}}) == {"a.b.c": 1, "a.d": {}}
 
 
 def test_reports_need_neither_torch_nor_the_rest() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deqrun.inference import Estimate
-from deqrun.report import write_comparison, write_report
+from deqrun.report import write_report
 from deqrun.report.answer import Answer, AnswerTable, AskedRun, Conclusion, KeyFigure, Origin, write_answer
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, cloud, curves, values
 from deqrun.report.page_parts import Column
@@ -104,17 +104,6 @@ def test_a_run(tmp_path: Path) -> None:
     assert marks["accuracy_budget"].count('aria-roledescription="point"') == 3 * 12
     assert marks["accuracy_evaluations"].count('aria-roledescription="point"') == 3 * 12 * 5
     assert "<h1>&lt;/script&gt;&lt;img src=http://leak.invalid/&gt;</h1>" in found.dom
-
-
-def test_a_comparison(tmp_path: Path) -> None:
-    folders = [
-        write_synthetic_run(tmp_path / "a", "first"),
-        write_synthetic_run(tmp_path / "b", "second </script> <b>", seed=1, solver="picard", max_iter=24),
-    ]
-    found = visit(write_comparison(folders, tmp_path / "compared"), tmp_path)
-    assert_drawn(found, SWEEP + TRAINING)
-    marks = drawings(found.dom)
-    assert marks["accuracy_budget"].count('aria-roledescription="point"') == 2 * 3 * 12
 
 
 def test_a_study(tmp_path: Path) -> None:

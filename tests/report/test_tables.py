@@ -10,10 +10,6 @@ import pytest
 from deqrun.models import MLPCell, UntiedCell, describe, describe_baseline
 from deqrun.records.run import RunRecord
 from deqrun.report.tables import (
-    best_solver,
-    comparison_markdown,
-    comparison_rows,
-    comparison_table,
     description_table,
     end_of_run_table,
     few_budgets,
@@ -25,7 +21,7 @@ from deqrun.report.tables import (
 
 def test_every_table_fits_eighty_columns(record: RunRecord) -> None:
     long = replace(record, summary=replace(record.summary, name="a_name_" * 12, parameters=123_456_789))
-    for table in (end_of_run_table(record), end_of_run_table(long), comparison_table([record, long, record])):
+    for table in (end_of_run_table(record), end_of_run_table(long)):
         text = plain_text(table)
         assert max(map(len, text.splitlines())) <= 80
         assert "…" not in text
@@ -66,46 +62,12 @@ def test_few_budgets_are_the_ends_and_around_the_training_budget(
     assert few_budgets(budgets, trained) == expected
 
 
-def test_comparison_says_each_runs_numbers(tiny_record: RunRecord, record: RunRecord) -> None:
-    first, second = comparison_rows([tiny_record, record])
-    assert first.texts() == [
-        "tiny",
-        "mlp, anderson",
-        "1.2k",
-        "anderson",
-        "86.0",
-        "50.0 [15.0, 85.0]",
-        "2.0",
-        "5.0e-2",
-        "1m23s",
-    ]
-    assert second.name == "digits_mdeq"
-    assert second.test_accuracy == record.summary.test_accuracy
-
-
-def test_the_best_solver_is_chosen_on_validation(tiny_record: RunRecord) -> None:
-    """At the training budget, 1: Anderson 86 %, Picard 60 %; on test it is the other way round."""
-    assert best_solver(tiny_record) == "anderson"
-    flipped = [
-        replace(cell, accuracy=1 - cell.accuracy) if cell.split == "validation" else cell for cell in tiny_record.sweep
-    ]
-    assert best_solver(replace(tiny_record, sweep=tuple(flipped))) == "picard"
-
-
 def test_cost_at_a_training_budget_outside_the_grid_comes_from_the_trajectory(record: RunRecord) -> None:
     """Budget 12 and tolerance 1e-3 are in the grid; without their cells the trajectory must say the same."""
     thinned = replace(record, sweep=tuple(cell for cell in record.sweep if cell.max_iter != 12))
     assert training_cost(thinned) == pytest.approx(training_cost(record), rel=1e-6)
     beyond = replace(record, summary=replace(record.summary, train_max_iter=500))
     assert training_cost(beyond) == (None, None)
-
-
-def test_markdown_keeps_its_cells(record: RunRecord) -> None:
-    odd = replace(record, summary=replace(record.summary, name="a|b <b> `c`"))
-    lines = comparison_markdown([odd]).splitlines()
-    assert lines[2].startswith("| a\\|b \\<b> \\`c\\` | mdeq, anderson |")
-    unescaped = [line.replace("\\|", "").count("|") for line in lines[:3]]
-    assert unescaped == [10, 10, 10]
 
 
 def test_description_says_what_was_measured() -> None:
@@ -143,9 +105,3 @@ def test_description_of_a_baseline_has_the_deq_beside_it() -> None:
     assert rows["multiply-adds of one layer, per sample"] == "9"
     assert rows["multiply-adds of the net, per sample"] == f"{6 * 3 + 4 * 9 + 3 * 2}"
     assert rows["multiply-adds of 4 evaluations of the DEQ"] == f"{6 * 5 + 4 * 25 + 5 * 2}"
-
-
-def test_a_comparison_tells_baselines_apart(record: RunRecord) -> None:
-    baseline = replace(record, summary=replace(record.summary, baseline="untied", baseline_layers=8))
-    models = [row.model for row in comparison_rows([record, baseline])]
-    assert models == ["mdeq", "mdeq untied 8"]

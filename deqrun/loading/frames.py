@@ -1,0 +1,55 @@
+"""Rows of a run as data frames, with pandas or polars, whichever is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from deqrun.errors import UserError, unknown
+from deqrun.records.rows import ROW_KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+__all__ = ["KINDS", "pandas_frame", "polars_frame"]
+
+KINDS = tuple(ROW_KINDS)
+"""Kinds of rows that a run has: epochs, sweep, halting, breadth."""
+
+
+def require_kind(kind: str) -> None:
+    """Require a kind of rows that there is. Raises UserError."""
+    if kind not in KINDS:
+        raise UserError(unknown(kind, "a kind of rows", KINDS))
+
+
+def columns(kind: str, rows: Sequence[Any]) -> dict[str, list[Any]]:
+    """The values of each field; of no rows the fields alone."""
+    values = [asdict(row) for row in rows]
+    return {field.name: [row[field.name] for row in values] for field in fields(ROW_KINDS[kind].row)}
+
+
+def pandas_frame(kind: str, rows: Sequence[Any]) -> pd.DataFrame:
+    """The rows as a pandas frame. Raises UserError, which names the extra, where pandas is not installed."""
+    require_kind(kind)
+    try:
+        import pandas as pd
+    except ImportError:
+        raise UserError(_missing("pandas")) from None
+    return pd.DataFrame(columns(kind, rows))
+
+
+def polars_frame(kind: str, rows: Sequence[Any]) -> pl.DataFrame:
+    """The rows as a polars frame. Raises UserError, which names the extra, where polars is not installed."""
+    require_kind(kind)
+    try:
+        import polars as pl
+    except ImportError:
+        raise UserError(_missing("polars")) from None
+    return pl.DataFrame(columns(kind, rows), strict=False)
+
+
+def _missing(package: str) -> str:
+    return f"{package} is not installed; pip install 'deqrun[frames]' brings it."

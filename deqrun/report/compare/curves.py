@@ -1,0 +1,149 @@
+"""The curves of a run for the compare page, as plain lists: rounded, thinned, and small enough for 500 runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from deqrun.records.rows import Epoch, SweepCell
+from deqrun.records.run import RunRecord
+from deqrun.report.charts.data import residual_points
+
+__all__ = ["TRAINING", "curves_of"]
+
+TRAINING = ("val_accuracy", "train_accuracy", "loss", "val_loss", "nfe", "residual", "converged", "adjoint_nfe")
+"""Columns of train.jsonl that the page draws."""
+
+MOST_POINTS = 32
+"""Points of a residual curve."""
+MOST_EPOCHS = 50
+"""Points of a training curve."""
+
+Curves = dict[str, Any]
+
+
+def curves_of(record: RunRecord) -> Curves:
+    """What the page draws of a run; empty parts are left out.
+
+    sweep     {split: {solver: {k, tol, acc, nfe, conv}}}, a place a cell
+    residual  {solver: {x: evaluations, y: log10 of the median residual}}, of the test split
+    training  {column: values}, with `epoch`
+    halting   {rule, acc, nfe, solver}: the threshold that validation chose, on test
+    breadth   {agg, breadth, k, acc, nfe}: on test
+    hard      {difficulty, k, acc}: on test, at the smallest tolerance
+    """
+    parts: Curves = {
+        "sweep": _sweep(record),
+        "residual": _residual(record),
+        "training": _training(record.epochs),
+        "halting": _halting(record),
+        "breadth": _breadth(record),
+        "hard": _difficulties(record),
+    }
+    return {name: part for name, part in parts.items() if part}
+
+
+def share(value: float | None) -> float | None:
+    """A fraction to four digits after the point; None where it is not known."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 4)
+
+
+def short(value: float | None) -> float | None:
+    """A number to four significant digits; None where it is not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")
+
+
+def _sweep(record: RunRecord) -> Curves:
+    """Of the main start, precision and difficulty, in the order of `RunRecord.cells`."""
+    start, precision, difficulty = record.main_start, record.main_precision, record.main_difficulty
+    grouped: dict[tuple[str, str], list[SweepCell]] = {}
+    for cell in record.sweep:
+        if (cell.start, cell.precision, cell.difficulty) == (start, precision, difficulty):
+            grouped.setdefault((cell.split, cell.solver), []).append(cell)
+    found: Curves = {}
+    for (split, solver), cells in grouped.items():
+        found.setdefault(split, {})[solver] = _columns(sorted(cells, key=lambda cell: (cell.max_iter, -cell.tol)))
+    return found
+
+
+def _columns(cells: Sequence[SweepCell]) -> Curves:
+    return {
+        "k": [cell.max_iter for cell in cells],
+        "tol": [cell.tol for cell in cells],
+        "acc": [share(cell.accuracy) for cell in cells],
+        "nfe": [short(cell.nfe_mean) for cell in cells],
+    }
+
+
+def _residual(record: RunRecord) -> Curves:
+    """Median residuals; 0 and inf have no logarithm, and are gaps."""
+    found: Curves = {}
+    for point in residual_points(record, "", "test", [record.main_start]):
+        curve = found.setdefault(point.solver, {"x": [], "y": []})
+        drawable = 0 < point.median < math.inf
+        curve["x"].append(point.nfe)
+        curve["y"].append(round(math.log10(point.median), 3) if drawable else None)
+    return {
+        solver: {name: thinned(values, MOST_POINTS) for name, values in curve.items()}
+        for solver, curve in found.items()
+    }
+
+
+def _training(epochs: Sequence[Epoch]) -> Curves:
+    kept = thinned(epochs, MOST_EPOCHS)
+    columns = {name: [short(getattr(epoch, name)) for epoch in kept] for name in TRAINING}
+    known = {name: values for name, values in columns.items() if any(value is not None for value in values)}
+    return {"epoch": [epoch.epoch for epoch in kept], **known} if known else {}
+
+
+def thinned(values: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the values, evenly spaced, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(place * (len(values) - 1) / (most - 1))] for place in range(most)]
+
+
+def _halting(record: RunRecord) -> Curves:
+    """The oracle has no threshold to choose; it is a bound, and shown."""
+    rows = [row for row in record.halting_rows("test", record.main_solver or "") if row.chosen or row.rule == "oracle"]
+    if not rows:
+        return {}
+    return {
+        "rule": [row.rule for row in rows],
+        "acc": [share(row.accuracy) for row in rows],
+        "nfe": [short(row.nfe_mean) for row in rows],
+    }
+
+
+def _breadth(record: RunRecord) -> Curves:
+    rows = record.breadth_rows("test", record.main_solver or "")
+    if not rows:
+        return {}
+    return {
+        "agg": [row.aggregation for row in rows],
+        "breadth": [row.breadth for row in rows],
+        "k": [row.max_iter for row in rows],
+        "acc": [share(row.accuracy) for row in rows],
+        "nfe": [short(row.nfe_mean) for row in rows],
+    }
+
+
+def _difficulties(record: RunRecord) -> Curves:
+    if len(record.difficulties) < 2:
+        return {}
+    cells = [
+        cell
+        for difficulty in record.difficulties
+        if difficulty is not None
+        for cell in record.cells(
+            "test", record.main_solver, record.main_start, tol=record.smallest_tol(), difficulty=difficulty
+        )
+    ]
+    if not cells:
+        return {}
+    return {
+        "difficulty": [cell.difficulty for cell in cells],
+        "k": [cell.max_iter for cell in cells],
+        "acc": [share(cell.accuracy) for cell in cells],
+    }

@@ -1,0 +1,97 @@
+"""Seeds folded into recipes: SciPy's interval, the number of seeds, the mark, the order, and what is left out."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from deqrun.errors import UserError
+from deqrun.records.states import RunState
+from deqrun.report.compare.recipes import compared, folded, ordered
+from deqrun.report.compare.runs import METRICS
+from tests.report.compare.runs import made_run
+
+VALIDATION = METRICS[0]
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_folding_is_scipys_student_interval(values: list[float]) -> None:
+    found = folded(list(values), VALIDATION)
+    assert found is not None
+    assert (found.mean, found.n) == (pytest.approx(np.mean(values), abs=1e-12), len(values))
+    error = stats.sem(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), error) if error > 0 else (np.mean(values),) * 2
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+
+
+def test_the_interval_of_a_recipe_is_over_its_seeds() -> None:
+    values = [0.91, 0.95, 0.93, 0.96]
+    comparison = compared([made_run({"lr": 1}, seed, val_accuracy=value) for seed, value in enumerate(values)])
+    (recipe,) = comparison.recipes
+    found = recipe.values["val_accuracy"]
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 3, np.mean(values), stats.sem(values)))
+    assert (found.n, len(recipe.runs), comparison.keys) == (4, 4, ())
+
+
+def test_one_seed_has_no_interval_and_a_missing_value_makes_no_mean() -> None:
+    (alone,) = compared([made_run({"lr": 1}, val_accuracy=0.9)]).recipes
+    assert alone.values["val_accuracy"] is not None
+    assert alone.values["val_accuracy"].half is None
+    assert alone.values["test_accuracy"] is None
+    (pair,) = compared([made_run({}, 0, val_accuracy=0.9), made_run({}, 1)]).recipes
+    assert pair.values["val_accuracy"] is None  # the mean of those that have one is another selection
+
+
+def test_a_repeated_seed_is_counted_once() -> None:
+    old, new = (made_run({}, 0, val_accuracy=value, changed=at) for at, value in ((1.0, 0.2), (2.0, 0.4)))
+    comparison = compared([new, old, made_run({}, 1, val_accuracy=0.6)])
+    (recipe,) = comparison.recipes
+    assert (len(recipe.runs), comparison.repeats) == (2, (old,))
+    assert recipe.values["val_accuracy"] is not None
+    assert recipe.values["val_accuracy"].mean == pytest.approx(0.5)
+
+
+def test_unfinished_runs_are_in_no_mean() -> None:
+    failed = made_run({"lr": 1}, 1, val_accuracy=0.1, state=RunState.FAILED, reason="no memory")
+    comparison = compared([made_run({"lr": 1}, 0, val_accuracy=0.9), failed])
+    assert [len(recipe.runs) for recipe in comparison.recipes] == [1]
+    assert comparison.unfinished == (failed,)
+
+
+def test_names_are_made_of_what_differs() -> None:
+    runs = [made_run({"model": m, "budget.tol": t}) for m in ("mlp", "conv") for t in (1e-3, 1e-2)]
+    assert {recipe.label for recipe in compared(runs).recipes} == {
+        "mlp, tol=1e-3",
+        "mlp, tol=0.01",
+        "conv, tol=1e-3",
+        "conv, tol=0.01",
+    }
+    assert compared(runs[:1]).recipes[0].label == "mlp on digits"
+
+
+def test_the_mark_is_the_highest_validation_mean_on_its_data_and_never_by_test() -> None:
+    runs = [
+        made_run({"lr": 1, "dataset": "digits"}, val_accuracy=0.9, test_accuracy=0.5),
+        made_run({"lr": 2, "dataset": "digits"}, val_accuracy=0.8, test_accuracy=0.99),
+        made_run({"lr": 1, "dataset": "mazes"}, val_accuracy=0.3),
+        made_run({"lr": 2, "dataset": "mazes"}, val_accuracy=0.2),
+    ]
+    assert [recipe.label for recipe in compared(runs).recipes if recipe.best] == ["digits, lr=1", "mazes, lr=1"]
+    assert not compared(runs[:1]).recipes[0].best  # best of one says nothing
+
+
+def test_recipes_are_sorted_by_any_column_and_those_without_a_value_come_last() -> None:
+    costs = (9.0, None, 3.0)
+    runs = [made_run({"lr": i, "name2": "x"}, evaluations=cost) for i, cost in zip((10, 9, 100), costs, strict=True)]
+    comparison = compared(runs)
+
+    def order(column: str, *, reverse: bool = False) -> list[str]:
+        return [recipe.texts[0] for recipe in ordered(comparison.recipes, comparison.keys, column, reverse=reverse)]
+
+    assert order("evaluations") == ["100", "10", "9"]
+    assert order("evals", reverse=True) == ["10", "100", "9"]
+    assert order("lr") == ["9", "10", "100"]  # as numbers
+    with pytest.raises(UserError, match=r"--sort evalutions is not a column .*; the nearest is evaluations\."):
+        order("evalutions")
