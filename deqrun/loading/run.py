@@ -147,7 +147,7 @@ class LoadedRun:
         """The figures of the run's report that there are numbers for, by name."""
         from deqrun.report.page import drawn
 
-        charts = drawn([self.record])
+        charts = drawn(self.record)
         return {figure.name: NotebookFigure(figure) for figure in (*charts.sweep, *charts.training)}
 
     def figure(self, name: str) -> NotebookFigure:

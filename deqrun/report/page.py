@@ -1,6 +1,6 @@
 """One self-contained page of a run: no network, no server, all charts inside."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +18,17 @@ from deqrun.report.page_parts import grouped, headline, note, origin, subtitle, 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The charts of some runs: built once, for the page and for the PNGs."""
+    """The charts of a run: built once, for the page and for the PNGs."""
 
     sweep: list[Figure]
     training: list[Figure]
     overview: Figure | None
 
 
-def drawn(records: Sequence[RunRecord]) -> Drawn:
-    """The charts of these runs."""
+def drawn(record: RunRecord) -> Drawn:
+    """The charts of a run."""
     with unchecked():
-        return Drawn(sweep_figures(records), training_figures(records), training_overview(records))
+        return Drawn(sweep_figures(record), training_figures(record), training_overview(record))
 
 
 def write_report(folder: Path | str, record: RunRecord | None = None) -> Path:
@@ -41,7 +41,7 @@ def write_report(folder: Path | str, record: RunRecord | None = None) -> Path:
     folder = Path(folder)
     with Renderer() as renderer:  # before the records are read: it starts meanwhile
         record = record or read_run(folder)
-        charts = drawn([record])
+        charts = drawn(record)
         with _figures_written(folder / "figures", charts, renderer):
             page = report_html(record, charts)
     return write_whole(folder / "report.html", page)
@@ -51,7 +51,7 @@ def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
     """The page of one run; `charts` are drawn where they aren't given."""
     return _render(
         "run.html.j2",
-        charts or drawn([record]),
+        charts or drawn(record),
         title=record.name,
         record=record,
         subtitle=subtitle(record),

@@ -1,10 +1,4 @@
-"""The charts of a run and of a comparison: one definition each, for the page and for PNG.
-
-With one run, colour and point shape tell solvers apart; with several, colour tells runs apart and dash tells
-solvers.
-"""
-
-from collections.abc import Sequence
+"""The charts of a run: one definition each, for the page and for PNG. Colour and point shape tell solvers apart."""
 
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.breadth import breadth_figures
@@ -34,17 +28,17 @@ __all__ = [
 ]
 
 
-def sweep_figures(records: Sequence[RunRecord], split: str = "test") -> list[Figure]:
-    """The figures of test-time compute that the records have numbers for."""
+def sweep_figures(record: RunRecord, split: str = "test") -> list[Figure]:
+    """The figures of test-time compute that the record has numbers for."""
     drawn = [
-        accuracy_against_budget(records, split),
-        accuracy_against_budget(records, split, close=True),
-        residual_against_evaluations(records, split),
-        accuracy_against_evaluations(records, split),
-        accuracy_against_evaluations(records, split, close=True),
-        accuracy_by_halting(records, split),
-        accuracy_by_halting(records, split, close=True),
-        accuracy_by_difficulty(records, split),
-        *breadth_figures(records, split),
+        accuracy_against_budget(record, split),
+        accuracy_against_budget(record, split, close=True),
+        residual_against_evaluations(record, split),
+        accuracy_against_evaluations(record, split),
+        accuracy_against_evaluations(record, split, close=True),
+        accuracy_by_halting(record, split),
+        accuracy_by_halting(record, split, close=True),
+        accuracy_by_difficulty(record, split),
+        *breadth_figures(record, split),
     ]
     return [figure for figure in drawn if figure is not None]

@@ -17,14 +17,14 @@ MANY = 14
 """Of more iterations than this the cells are too narrow for their numbers."""
 
 
-def breadth_figures(records: Sequence[RunRecord], split: str = "test") -> list[Figure]:
-    """A heat map for each aggregation, and the spread over the starts; of one run alone, and its main solver."""
-    if len(records) != 1 or records[0].main_solver is None:
+def breadth_figures(record: RunRecord, split: str = "test") -> list[Figure]:
+    """A heat map for each aggregation, and the spread over the starts, of the run's main solver."""
+    if record.main_solver is None:
         return []
-    rows = records[0].breadth_rows(split, records[0].main_solver)
+    rows = record.breadth_rows(split, record.main_solver)
     if not rows:
         return []
-    about = f"{scope(records, rows, split)}; {records[0].main_solver}, normal starts"
+    about = f"{scope(record, rows, split)}; {record.main_solver}, normal starts"
     present = [name for name in AGGREGATIONS if any(row.aggregation == name for row in rows)]
     return [*(_heat_map(rows, name, split, about) for name in present), _spread(rows, split, about)]
 

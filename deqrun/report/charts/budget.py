@@ -1,6 +1,5 @@
 """Accuracy against the budget of iterations."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -8,34 +7,30 @@ import altair as alt
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
-from deqrun.report.charts.data import BudgetPoint, budget_points, labels
-from deqrun.report.charts.keys import Keys, scope, starts_of
+from deqrun.report.charts.data import BudgetPoint, budget_points
+from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data, near_best
 
 
-def accuracy_against_budget(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
+def accuracy_against_budget(record: RunRecord, split: str = "test", close: bool = False) -> Figure | None:
     """Accuracy and its 95 % interval against the budget, at the smallest tolerance; a rule at the training budget.
 
     close: the same chart, cut to accuracies near the best; None where nothing would be cut.
     """
-    points = [
-        point
-        for record, label in zip(records, labels(records), strict=True)
-        for point in budget_points(record, label, split, starts_of(records, record))
-    ]
+    points = budget_points(record, split)
     axis = accuracy_axis(points, split, close) if points else None
     if axis is None:
         return None
-    trained = sorted({r.train_max_iter for r in records if r.train_max_iter is not None})
+    trained = [] if record.train_max_iter is None else [record.train_max_iter]
     budgets = sorted({point.max_iter for point in points})
     extent = (min([*budgets, *trained]), max([*budgets, *trained]))
-    keys = Keys(records, points)
+    keys = Keys(points)
     chart = alt.layer(
         *(_training_budget(budget, extent) for budget in trained),
         *_accuracy_layers(keys, points, _budget_axis(budgets, extent), axis),
     ).properties(width=WIDTH, height=HEIGHT)
     tolerances = ", ".join(numbers.tolerance(tol) for tol in sorted({point.tol for point in points}))
-    caption = f"{scope(records, points, split)}; tolerance {tolerances}, the smallest of the grid." + (
+    caption = f"{scope(record, points, split)}; tolerance {tolerances}, the smallest of the grid." + (
         " Band: 95 % interval over the samples." if keys.banded else ""
     )
     title = f"{split.capitalize()} accuracy against the iteration budget"

@@ -1,7 +1,7 @@
 """The numbers that the charts draw, each as a typed row: everything that can be checked without drawing."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,7 +29,6 @@ PANELS: dict[str, tuple[tuple[str, str], ...]] = {
 class BudgetPoint:
     """Accuracy of one sweep cell at the smallest tolerance, with its interval."""
 
-    run: str
     solver: str
     start: str
     max_iter: int
@@ -46,7 +45,6 @@ class BudgetPoint:
 class ResidualPoint:
     """Quantiles over the samples of the residual known after some number of evaluations."""
 
-    run: str
     solver: str
     start: str
     nfe: int
@@ -61,7 +59,6 @@ class ResidualPoint:
 class FrontierPoint:
     """Cost and accuracy of one sweep cell, and whether no other cell is at least as good in both."""
 
-    run: str
     solver: str
     start: str
     max_iter: int
@@ -82,18 +79,16 @@ class FrontierPoint:
 class TrainingPoint:
     """One value of one training curve."""
 
-    run: str
     panel: str
     series: str
     epoch: int
     value: float
 
 
-def budget_points(record: RunRecord, label: str, split: str = "test", starts: Sequence[str] = ()) -> list[BudgetPoint]:
-    """Accuracy against budget at the smallest tolerance of the grid, for the given starts (all when none is given)."""
+def budget_points(record: RunRecord, split: str = "test") -> list[BudgetPoint]:
+    """Accuracy against budget at the smallest tolerance of the grid."""
     return [
         BudgetPoint(
-            label,
             c.solver,
             c.start,
             c.max_iter,
@@ -106,22 +101,18 @@ def budget_points(record: RunRecord, label: str, split: str = "test", starts: Se
             c.converged,
         )
         for c in record.cells(split, tol=record.smallest_tol())
-        if not starts or c.start in starts
     ]
 
 
-def frontier_points(
-    record: RunRecord, label: str, split: str = "test", starts: Sequence[str] = ()
-) -> list[FrontierPoint]:
+def frontier_points(record: RunRecord, split: str = "test") -> list[FrontierPoint]:
     """Every cell of a split as a point of cost and accuracy; cells whose cost isn't known are left out."""
-    cells = [c for c in record.cells(split) if math.isfinite(c.nfe_mean) and (not starts or c.start in starts)]
+    cells = [c for c in record.cells(split) if math.isfinite(c.nfe_mean)]
     joined = non_dominated([(c.nfe_mean, c.accuracy) for c in cells])
-    return [_frontier_point(c, label, index in joined) for index, c in enumerate(cells)]
+    return [_frontier_point(c, index in joined) for index, c in enumerate(cells)]
 
 
-def _frontier_point(cell: SweepCell, label: str, frontier: bool) -> FrontierPoint:
+def _frontier_point(cell: SweepCell, frontier: bool) -> FrontierPoint:
     return FrontierPoint(
-        label,
         cell.solver,
         cell.start,
         cell.max_iter,
@@ -153,9 +144,7 @@ def non_dominated(points: Sequence[tuple[float, float]]) -> set[int]:
     return chosen
 
 
-def residual_points(
-    record: RunRecord, label: str, split: str = "test", starts: Sequence[str] = ()
-) -> list[ResidualPoint]:
+def residual_points(record: RunRecord, split: str = "test") -> list[ResidualPoint]:
     """Residual against evaluations from the trajectories of a split: median, 10 % and 90 % quantile.
 
     Of untied layers the curve ends with the change that the last layer makes, and leaves out that none follows it.
@@ -164,8 +153,8 @@ def residual_points(
         point
         for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
         if key[2:] == (split, record.main_precision, record.main_difficulty)
-        if trajectory.residual.size and (not starts or key.start in starts)
-        for point in _trajectory_points(_layers(record, trajectory), label, key.solver, key.start)
+        if trajectory.residual.size
+        for point in _trajectory_points(_layers(record, trajectory), key.solver, key.start)
     ]
 
 
@@ -177,13 +166,13 @@ def _layers(record: RunRecord, trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, residual=trajectory.residual[:layers], nfe=trajectory.nfe[:layers])
 
 
-def _trajectory_points(trajectory: Trajectory, label: str, solver: str, start: str) -> list[ResidualPoint]:
+def _trajectory_points(trajectory: Trajectory, solver: str, start: str) -> list[ResidualPoint]:
     spent = evaluation_grid(trajectory)
     known, running = residual_after(trajectory, spent)
     # A quantile is the residual of some sample: interpolating between a finite one and inf has no meaning.
     low, median, high = np.quantile(known, [0.1, 0.5, 0.9], axis=1, method="inverted_cdf")
     return [
-        ResidualPoint(label, solver, start, int(e), float(m), float(lo), float(hi), int(r), trajectory.n)
+        ResidualPoint(solver, start, int(e), float(m), float(lo), float(hi), int(r), trajectory.n)
         for e, m, lo, hi, r in zip(spent, median, low, high, running, strict=True)
     ]
 
@@ -214,21 +203,13 @@ def residual_after(trajectory: Trajectory, spent: NDArray[np.int64]) -> tuple[ND
     return known, np.count_nonzero(latest < last, axis=1)
 
 
-def training_points(record: RunRecord, label: str) -> list[TrainingPoint]:
+def training_points(record: RunRecord) -> list[TrainingPoint]:
     """Every finite value of the training curves; a log panel takes only values above zero."""
     return [
-        TrainingPoint(label, panel, series, epoch.epoch, float(value))
+        TrainingPoint(panel, series, epoch.epoch, float(value))
         for epoch in record.epochs
         for panel, curves in PANELS.items()
         for attribute, series in curves
         for value in [getattr(epoch, attribute)]
         if value is not None and math.isfinite(value) and (value > 0 or panel != "residual")
     ]
-
-
-def labels(records: Iterable[RunRecord]) -> list[str]:
-    """A distinct label a run: its name, and where two share a name its folder's name, and then its place."""
-    records = list(records)
-    names = [record.name for record in records]
-    folders = [f"{r.name} ({r.folder.name})" if names.count(r.name) > 1 else r.name for r in records]
-    return [f"{label} #{place}" if folders.count(label) > 1 else label for place, label in enumerate(folders, start=1)]

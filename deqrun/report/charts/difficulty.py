@@ -1,7 +1,5 @@
 """Accuracy against the budget, one line for each difficulty of the data."""
 
-from collections.abc import Sequence
-
 import altair as alt
 
 from deqrun.records.run import RunRecord
@@ -12,11 +10,10 @@ from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
 
 
-def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") -> Figure | None:
-    """Of one run that was asked at several difficulties, its main solver from the main start."""
-    if len(records) != 1 or len(records[0].difficulties) < 2:
+def accuracy_by_difficulty(record: RunRecord, split: str = "test") -> Figure | None:
+    """Of a run that was asked at several difficulties, its main solver from the main start."""
+    if len(record.difficulties) < 2:
         return None
-    record = records[0]
     cells = [
         cell
         for difficulty in record.difficulties
@@ -50,7 +47,7 @@ def accuracy_by_difficulty(records: Sequence[RunRecord], split: str = "test") ->
         )
     )
     caption = (
-        f"{scope(records, cells, split)}; {record.main_solver}, tolerance {numbers.tolerance(record.smallest_tol())}. "
+        f"{scope(record, cells, split)}; {record.main_solver}, tolerance {numbers.tolerance(record.smallest_tol())}. "
         "Each difficulty has samples of its own; the weights are the same."
     )
     title = f"{split.capitalize()} accuracy against the iteration budget, by difficulty"

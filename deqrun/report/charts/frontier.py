@@ -8,45 +8,36 @@ import altair as alt
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
-from deqrun.report.charts.data import FrontierPoint, frontier_points, labels
-from deqrun.report.charts.keys import Keys, scope, starts_of
+from deqrun.report.charts.data import FrontierPoint, frontier_points
+from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import HEIGHT, INK, WIDTH, Figure, data, near_best
 
 
-def accuracy_against_evaluations(
-    records: Sequence[RunRecord], split: str = "test", close: bool = False
-) -> Figure | None:
-    """Every cell of the sweep as a point; a stepped line joins, in each run, those that no other cell beats.
+def accuracy_against_evaluations(record: RunRecord, split: str = "test", close: bool = False) -> Figure | None:
+    """Every cell of the sweep as a point; a stepped line joins those that no other cell beats.
 
     close: the same chart, cut to accuracies near the best; None where nothing would be cut.
     """
-    points = [
-        point
-        for record, label in zip(records, labels(records), strict=True)
-        for point in frontier_points(record, label, split, starts_of(records, record))
-    ]
+    points = frontier_points(record, split)
     axis = accuracy_axis(points, split, close) if points else None
     if axis is None:
         return None
-    keys = Keys(records, points)
+    keys = Keys(points)
     rows = [_row(point) for point in points]
     x = _cost_axis(points)
     y = alt.Y("accuracy:Q", **axis)
     frontier = alt.Chart(data([row for row in rows if row["frontier"]])).mark_line(
         interpolate="step-after", strokeWidth=1.6, color=INK, opacity=0.75, clip=True
     )
-    grouped: dict[str, Any] = {"color": keys.colour} if keys.overlay else {"detail": "run:N"}
     dots = alt.Chart(data(rows)).mark_point(filled=True, size=60, clip=True)
     layers = [
-        frontier.encode(x=x, y=y, **grouped),
-        dots.encode(
-            x=x, y=y, opacity=_tolerance_shade(points), tooltip=[*keys.tooltip, *_tooltip()], **keys.point(shaped=True)
-        ),
+        frontier.encode(x=x, y=y),
+        dots.encode(x=x, y=y, opacity=_tolerance_shade(points), tooltip=[*keys.tooltip, *_tooltip()], **keys.point()),
     ]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
     caption = (
-        f"{scope(records, points, split)}. A point is one budget and tolerance; the line joins those that no other "
-        f"point{' of its run' if keys.overlay else ''} beats in both cost and accuracy. "
+        f"{scope(record, points, split)}. A point is one budget and tolerance; the line joins those that no other "
+        "point beats in both cost and accuracy. "
         "It describes this split: choose an operating point on validation."
     )
     title = f"{split.capitalize()} accuracy against evaluations"

@@ -13,15 +13,15 @@ from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, AnyChart, Figure, data, near_best
 
 
-def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close: bool = False) -> Figure | None:
+def accuracy_by_halting(record: RunRecord, split: str = "test", close: bool = False) -> Figure | None:
     """A line a rule through its thresholds, with the chosen one marked, and the bounds: fixed budget and oracle.
 
-    Of one run alone, and of its main solver. close: cut to accuracies near the best.
+    Of the run's main solver. close: cut to accuracies near the best.
     """
-    if len(records) != 1 or records[0].main_solver is None:
+    solver = record.main_solver
+    if solver is None:
         return None
-    solver = records[0].main_solver
-    rows = records[0].halting_rows(split, solver)
+    rows = record.halting_rows(split, solver)
     ruled = [row for row in rows if row.rule != "oracle"]
     axis = accuracy_axis(rows, split, close) if ruled else None
     if axis is None:
@@ -30,7 +30,7 @@ def accuracy_by_halting(records: Sequence[RunRecord], split: str = "test", close
     y = alt.Y("accuracy:Q", **axis)
     chart = alt.layer(*_layers(rows, present, _cost_axis(rows), y)).properties(width=WIDTH, height=HEIGHT)
     caption = (
-        f"{scope(records, rows, split)}; {solver}. A line runs through a rule's thresholds, taken from validation; "
+        f"{scope(record, rows, split)}; {solver}. A line runs through a rule's thresholds, taken from validation; "
         "diamond: the one that validation chose. Dashed: the same number of iterations for every sample. "
         + ("Oracle: stops at the first right answer." if "oracle" in present else "")
     )

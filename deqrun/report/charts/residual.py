@@ -1,7 +1,6 @@
 """Residual against the evaluations spent."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -9,29 +8,25 @@ import altair as alt
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import LogAxis
-from deqrun.report.charts.data import ResidualPoint, labels, residual_points
-from deqrun.report.charts.keys import Keys, scope, starts_of
+from deqrun.report.charts.data import ResidualPoint, residual_points
+from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
 
 
-def residual_against_evaluations(records: Sequence[RunRecord], split: str = "test") -> Figure | None:
+def residual_against_evaluations(record: RunRecord, split: str = "test") -> Figure | None:
     """Median residual and its 10–90 % band over the samples; a rule at the training tolerance."""
-    points = [
-        point
-        for record, label in zip(records, labels(records), strict=True)
-        for point in residual_points(record, label, split, starts_of(records, record))
-    ]
-    tolerances = sorted({record.train_tol for record in records if record.train_tol})
+    points = residual_points(record, split)
+    tolerances = [record.train_tol] if record.train_tol else []
     drawable = [v for p in points for v in (p.low, p.median, p.high) if math.isfinite(v) and v > 0]
     if not drawable:
         return None
     axis = LogAxis.around([*drawable, *tolerances])
-    keys = Keys(records, points)
+    keys = Keys(points)
     chart = alt.layer(
-        *(_training_tolerance(tol) for tol in tolerances), *_residual_layers(keys, points, axis, _title(records))
+        *(_training_tolerance(tol) for tol in tolerances), *_residual_layers(keys, points, axis, _title(record))
     ).properties(width=WIDTH, height=HEIGHT)
     caption = (
-        f"{scope(records, points, split)}. Line: "
+        f"{scope(record, points, split)}. Line: "
         f"median{'; band: 10 % to 90 % of the samples' if keys.banded else ''}. "
         "A sample that stopped keeps its last residual."
     )
@@ -66,7 +61,6 @@ def _row(point: ResidualPoint, log: LogAxis) -> dict[str, Any]:
     finite = math.isfinite(point.median)
     in_band = math.isfinite(point.low)
     return {
-        "run": point.run,
         "solver": point.solver,
         "start": point.start,
         "nfe": point.nfe,
@@ -99,6 +93,6 @@ def _training_tolerance(tol: float) -> AnyChart:
     return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), label.encode(text="text:N", x=alt.value("width")))
 
 
-def _title(records: Sequence[RunRecord]) -> str:
-    norms = {record.setting("budget", "norm") or "relative" for record in records}
-    return f"{norms.pop()} residual" if len(norms) == 1 else "residual"
+def _title(record: RunRecord) -> str:
+    norm = record.setting("budget", "norm") or "relative"
+    return "relative residual, largest entry" if norm == "max" else f"{norm} residual"

@@ -42,19 +42,8 @@ SOLVER_SHAPES = {
     "forward_backward": "triangle-down",
     "peaceman_rachford": "cross",
 }
-SOLVER_DASHES = {
-    "picard": (5, 3),
-    "anderson": (1, 0),
-    "broyden": (2, 2),
-    "secant": (12, 3),
-    "newton": (8, 3, 2, 3),
-    "damped": (3, 3),
-    "forward_backward": (10, 4),
-    "peaceman_rachford": (1, 3),
-}
 OTHER_COLOURS = ("#7A5195", "#117733", "#5B5B5B", "#B3446C", "#2B6CB0", "#4F7942")
 OTHER_SHAPES = ("stroke", "wedge", "arrow")
-OTHER_DASHES = ((6, 2, 2, 2), (4, 2), (14, 2, 2, 2))
 RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#7A5195")
 
 _AXIS = {
@@ -137,11 +126,6 @@ def solver_colours(names: Sequence[str]) -> list[str]:
 def solver_shapes(names: Sequence[str]) -> list[str]:
     """A point shape a solver, so that colour is never the only sign."""
     return [str(value) for value in _assigned(names, SOLVER_SHAPES, OTHER_SHAPES)]
-
-
-def solver_dashes(names: Sequence[str]) -> list[list[int]]:
-    """A dash pattern a solver, for charts whose colours tell runs apart."""
-    return [list(value) for value in _assigned(names, SOLVER_DASHES, OTHER_DASHES)]
 
 
 def run_colours(number: int) -> list[str]:

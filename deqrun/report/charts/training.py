@@ -1,15 +1,11 @@
 """Training curves as small multiples: loss, accuracy, residuals, evaluations, convergence, uneven gradients."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import altair as alt
 
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.axes import LogAxis
-from deqrun.report.charts.data import PANELS, TrainingPoint, labels, training_points
-from deqrun.report.charts.keys import SHORT_LABEL
-from deqrun.report.charts.style import INK, MUTED, AnyChart, Figure, data, run_colours
+from deqrun.report.charts.data import PANELS, TrainingPoint, training_points
+from deqrun.report.charts.style import INK, MUTED, AnyChart, Figure, data
 
 PANEL_WIDTH, PANEL_HEIGHT = 300, 190
 FEW_EPOCHS = 40
@@ -37,57 +33,48 @@ _STRONG = ("validation", "forward", "largest")
 """Series in ink and with a whole line: those that decide; grey and dashes are for those that accompany them."""
 
 
-def training_figures(records: Sequence[RunRecord]) -> list[Figure]:
+def training_figures(record: RunRecord) -> list[Figure]:
     """One small figure a quantity, in the order of PANELS; those without numbers are left out."""
-    named = list(zip(labels(records), records, strict=True))
-    points = [point for label, record in named for point in training_points(record, label)]
+    points = training_points(record)
     figures = []
     for panel, (title, caption, unit) in _WORDS.items():
         of_panel = [point for point in points if point.panel == panel]
         if of_panel:
-            chart = _panel(records, of_panel, unit)
+            chart = _panel(record, of_panel, unit)
             figures.append(Figure(f"training_{panel}", title, caption, chart))
     return figures
 
 
-def training_overview(records: Sequence[RunRecord]) -> Figure | None:
+def training_overview(record: RunRecord) -> Figure | None:
     """The small figures on one sheet, for a PNG."""
-    panels = training_figures(records)
+    panels = training_figures(record)
     if not panels:
         return None
     drawn = [
         figure.chart.properties(title=alt.TitleParams(figure.title, subtitle=figure.caption, fontSize=13, offset=8))
         for figure in panels
     ]
-    colour: Any = "shared" if len(records) > 1 else "independent"
-    sheet = alt.concat(*drawn, columns=2, spacing=36).resolve_scale(strokeDash="independent", color=colour)
-    chosen = [r.summary.best_epoch for r in records if r.summary.best_epoch is not None]
-    caption = f"By epoch. Dotted rule: epoch {chosen[0]}, whose checkpoint validation chose." if chosen else "By epoch."
-    return Figure("training", "Training", caption if len(records) == 1 else "By epoch.", sheet)
+    sheet = alt.concat(*drawn, columns=2, spacing=36).resolve_scale(strokeDash="independent", color="independent")
+    best = record.summary.best_epoch
+    chosen = "" if best is None else f" Dotted rule: epoch {best}, whose checkpoint validation chose."
+    return Figure("training", "Training", f"By epoch.{chosen}", sheet)
 
 
-def _panel(records: Sequence[RunRecord], points: list[TrainingPoint], unit: str) -> AnyChart:
-    """One quantity against epochs: a line for each of its series, and in a comparison for each run."""
-    overlay = len(records) > 1
+def _panel(record: RunRecord, points: list[TrainingPoint], unit: str) -> AnyChart:
+    """One quantity against epochs: a line for each of its series."""
     series = [name for _, name in PANELS[points[0].panel] if any(point.series == name for point in points)]
-    encodings: dict[str, Any] = {"detail": ["run:N"]}
-    if overlay:
-        encodings["color"] = _run_colour(records)
-    else:
-        colours = [INK if name in _STRONG else "#8c8c8c" for name in series]
-        encodings["color"] = alt.Color("series:N", scale=alt.Scale(domain=series, range=colours), legend=_legend())
+    colours = [INK if name in _STRONG else "#8c8c8c" for name in series]
+    colour = alt.Color("series:N", scale=alt.Scale(domain=series, range=colours), legend=_legend())
     dashes = [[1, 0] if name in _STRONG else [4, 3] for name in series]
-    encodings["strokeDash"] = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=_legend())
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=_legend())
     x = _epoch_axis(points)
     base = alt.Chart(data(points)).encode(x=x, y=_value_axis(points, unit))
-    layers: list[alt.Chart] = [base.mark_line(strokeWidth=1.8).encode(**encodings)]
+    layers: list[alt.Chart] = [base.mark_line(strokeWidth=1.8).encode(color=colour, strokeDash=dash)]
     many = max(point.epoch for point in points) > FEW_EPOCHS
     dots = base.mark_point(filled=True, size=60 if many else 22, opacity=0 if many else 1)
-    layers.append(
-        dots.encode(color=encodings["color"], detail=["run:N", "series:N"], tooltip=_tooltip(overlay, points))
-    )
-    best = records[0].summary.best_epoch
-    if not overlay and best is not None:
+    layers.append(dots.encode(color=colour, detail="series:N", tooltip=_tooltip(points)))
+    best = record.summary.best_epoch
+    if best is not None:
         rule = alt.Chart(data([{"epoch": best}])).mark_rule(strokeDash=[2, 3], color=MUTED)
         layers.insert(0, rule.encode(x=x))
     return alt.layer(*layers).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
@@ -95,13 +82,6 @@ def _panel(records: Sequence[RunRecord], points: list[TrainingPoint], unit: str)
 
 def _legend() -> alt.Legend:
     return alt.Legend(title=None, columns=3, symbolType="stroke", symbolSize=250)
-
-
-def _run_colour(records: Sequence[RunRecord]) -> alt.Color:
-    names = labels(records)
-    columns = 1 if max(map(len, names)) > SHORT_LABEL else 2
-    legend = alt.Legend(title=None, columns=columns, symbolType="circle")
-    return alt.Color("run:N", scale=alt.Scale(domain=names, range=run_colours(len(names))), legend=legend)
 
 
 def _epoch_axis(points: list[TrainingPoint]) -> alt.X:
@@ -125,11 +105,10 @@ def _value_axis(points: list[TrainingPoint], unit: str) -> alt.Y:
     return alt.Y("value:Q", title=unit, axis=alt.Axis(tickCount=5))
 
 
-def _tooltip(overlay: bool, points: list[TrainingPoint]) -> list[alt.Tooltip]:
+def _tooltip(points: list[TrainingPoint]) -> list[alt.Tooltip]:
     panel = points[0].panel
     written = ".1%" if panel in _SHARES else ".1e" if panel == "residual" else ".4~g"
     return [
-        *([alt.Tooltip("run:N", title="run")] if overlay else []),
         alt.Tooltip("epoch:Q", title="epoch"),
         alt.Tooltip("series:N", title="of"),
         alt.Tooltip("value:Q", title=panel, format=written),

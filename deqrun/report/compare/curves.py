@@ -79,7 +79,9 @@ def _columns(cells: Sequence[SweepCell]) -> Curves:
 def _residual(record: RunRecord) -> Curves:
     """Median residuals; 0 and inf have no logarithm, and are gaps."""
     found: Curves = {}
-    for point in residual_points(record, "", "test", [record.main_start]):
+    for point in residual_points(record, "test"):
+        if point.start != record.main_start:
+            continue
         curve = found.setdefault(point.solver, {"x": [], "y": []})
         drawable = 0 < point.median < math.inf
         curve["x"].append(point.nfe)

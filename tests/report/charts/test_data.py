@@ -2,7 +2,6 @@
 
 import itertools
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from deqrun.report.charts.data import (
     budget_points,
     evaluation_grid,
     frontier_points,
-    labels,
     non_dominated,
     residual_after,
     residual_points,
@@ -36,7 +34,7 @@ def known_after(trajectory: Trajectory, column: int, spent: int) -> float:
 @pytest.mark.parametrize("solver", ["picard", "broyden"])
 def test_residual_curve_is_the_quantiles_of_what_each_sample_knows(record: RunRecord, solver: str) -> None:
     trajectory = record.trajectories[TrajectoryKey(solver, "zeros", "test")]
-    points = [point for point in residual_points(record, "run") if point.solver == solver]
+    points = [point for point in residual_points(record) if point.solver == solver]
     for point in points[::7]:
         values = sorted(known_after(trajectory, column, point.nfe) for column in range(trajectory.n))
         # The q-quantile of 360 sorted values is the first with at least 360 q values up to it.
@@ -75,7 +73,7 @@ def test_frontier_is_the_non_dominated_set(points: list[tuple[float, float]]) ->
 
 
 def test_frontier_of_the_sweep_rises(record: RunRecord) -> None:
-    points = frontier_points(record, "run")
+    points = frontier_points(record)
     joined = sorted((p.nfe_mean, p.accuracy) for p in points if p.frontier)
     assert len(points) == 3 * 12 * 5
     assert all(a[0] < b[0] and a[1] < b[1] for a, b in itertools.pairwise(joined))
@@ -84,17 +82,17 @@ def test_frontier_of_the_sweep_rises(record: RunRecord) -> None:
 
 
 def test_budget_curve_is_the_sweep_at_its_smallest_tolerance(record: RunRecord) -> None:
-    points = budget_points(record, "run")
+    points = budget_points(record)
     assert {point.tol for point in points} == {1e-5}
     for point in points:
         trajectory = record.trajectories[TrajectoryKey(point.solver, "zeros", "test")]
         assert point.accuracy == pytest.approx(trajectory.correct_at(point.max_iter).mean(), abs=1e-12)
     assert len(points) == 3 * 12
-    assert {p.solver for p in budget_points(record, "run", "validation")} == {"anderson", "picard"}
+    assert {p.solver for p in budget_points(record, "validation")} == {"anderson", "picard"}
 
 
 def test_training_curves_leave_out_what_is_not_there(tiny_record: RunRecord) -> None:
-    points = {(p.panel, p.series, p.epoch): p.value for p in training_points(tiny_record, "run")}
+    points = {(p.panel, p.series, p.epoch): p.value for p in training_points(tiny_record)}
     assert points == {
         ("accuracy", "validation", 1): 0.7,
         ("accuracy", "validation", 2): 0.86,
@@ -102,14 +100,6 @@ def test_training_curves_leave_out_what_is_not_there(tiny_record: RunRecord) -> 
         ("residual", "forward", 2): 0.05,
         ("residual", "adjoint", 2): 2e-3,
     }
-
-
-def test_runs_of_one_name_are_told_apart() -> None:
-    def run(name: str, folder: str) -> RunRecord:
-        return RunRecord(folder=Path(folder), summary=Summary(name=name))
-
-    records = [run("mdeq", "mon/a"), run("mdeq", "mon/b"), run("mlp", "tue/a"), run("mdeq", "wed/a")]
-    assert labels(records) == ["mdeq (a) #1", "mdeq (b)", "mlp", "mdeq (a) #4"]
 
 
 def test_the_residual_curve_of_untied_layers_ends_with_the_last_layers_change(tiny_record: RunRecord) -> None:
@@ -120,6 +110,6 @@ def test_the_residual_curve_of_untied_layers_ends_with_the_last_layers_change(ti
     )
     trajectories = {TrajectoryKey("picard", "zeros", "test"): trajectory}
     net = replace(tiny_record, trajectories=trajectories, summary=Summary(baseline="untied", baseline_layers=3))
-    assert [(point.nfe, point.median) for point in residual_points(net, "run")] == [(1, 1.0), (2, 0.5), (3, 0.25)]
+    assert [(point.nfe, point.median) for point in residual_points(net)] == [(1, 1.0), (2, 0.5), (3, 0.25)]
     deq = replace(net, summary=Summary())
-    assert residual_points(deq, "run")[-1].median == 0.0
+    assert residual_points(deq)[-1].median == 0.0

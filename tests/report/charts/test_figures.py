@@ -41,7 +41,7 @@ def encodings(spec: Any, channel: str) -> list[dict[str, Any]]:
 
 
 def test_budget_chart(record: RunRecord) -> None:
-    figure = accuracy_against_budget([record])
+    figure = accuracy_against_budget(record)
     assert figure is not None
     assert figure.caption.startswith("digits, test split, n = 360; tolerance 1e-5")
     spec = specification(figure.chart)
@@ -56,7 +56,7 @@ def test_budget_chart(record: RunRecord) -> None:
 
 def test_the_close_view_is_the_same_data_cut_near_the_best(record: RunRecord) -> None:
     for chart in (accuracy_against_budget, accuracy_against_evaluations):
-        whole, close = chart([record]), chart([record], close=True)
+        whole, close = chart(record), chart(record, close=True)
         assert whole is not None
         assert close is not None
         assert close.name == f"{whole.name}_close"
@@ -68,12 +68,12 @@ def test_the_close_view_is_the_same_data_cut_near_the_best(record: RunRecord) ->
 
 def test_no_close_view_where_all_is_near(tiny_record: RunRecord) -> None:
     alike = tuple(replace(cell, accuracy=0.9 + 0.03 * cell.max_iter) for cell in tiny_record.sweep)
-    assert accuracy_against_budget([replace(tiny_record, sweep=alike)], close=True) is None
+    assert accuracy_against_budget(replace(tiny_record, sweep=alike), close=True) is None
 
 
 def test_a_budget_of_zero_has_its_place(tiny_record: RunRecord) -> None:
     with_zero = replace(tiny_record, sweep=(*tiny_record.sweep, replace(tiny_record.sweep[0], max_iter=0, tol=1e-2)))
-    figure = accuracy_against_budget([with_zero])
+    figure = accuracy_against_budget(with_zero)
     assert figure is not None
     scales = [e["scale"] for e in encodings(specification(figure.chart), "x") if "scale" in e]
     assert (scales[0]["type"], scales[0]["domain"]) == ("symlog", [0, 3])
@@ -85,7 +85,7 @@ def test_residual_chart_draws_zero_at_the_floor_and_nothing_beyond_the_finite(ti
     record = replace(
         tiny_record, trajectories={TrajectoryKey("picard", "zeros", "test"): replace(picard, residual=residual)}
     )
-    figure = residual_against_evaluations([record])
+    figure = residual_against_evaluations(record)
     assert figure is not None
     spec = specification(figure.chart)
     drawn = {row["nfe"]: row for row in rows(spec) if "nfe" in row}
@@ -96,7 +96,7 @@ def test_residual_chart_draws_zero_at_the_floor_and_nothing_beyond_the_finite(ti
 
 
 def test_frontier_chart_joins_the_frontier_only(record: RunRecord) -> None:
-    figure = accuracy_against_evaluations([record])
+    figure = accuracy_against_evaluations(record)
     assert figure is not None
     spec = specification(figure.chart)
     points = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "point")
@@ -109,7 +109,7 @@ def test_frontier_chart_joins_the_frontier_only(record: RunRecord) -> None:
 
 
 def test_training_panels(record: RunRecord) -> None:
-    panels = {figure.name: specification(figure.chart) for figure in training_figures([record])}
+    panels = {figure.name: specification(figure.chart) for figure in training_figures(record)}
     assert list(panels) == ["training_loss", "training_accuracy", "training_residual", "training_evaluations"]
     values = {
         (row["series"], row["epoch"]): row["value"] for row in rows(panels["training_residual"]) if "series" in row
@@ -125,30 +125,18 @@ def test_shares_of_training_have_panels_where_they_were_recorded(record: RunReco
         replace(epoch, converged=0.9, adjoint_converged=0.8, gradient_share=0.01 * epoch.epoch)
         for epoch in record.epochs
     )
-    panels = {figure.name: figure.chart for figure in training_figures([replace(record, epochs=epochs)])}
+    panels = {figure.name: figure.chart for figure in training_figures(replace(record, epochs=epochs))}
     converged, gradient = (rows(specification(panels[f"training_{name}"])) for name in ("converged", "gradient"))
     shown = {(row["series"], row["epoch"]): row["value"] for row in converged + gradient if "series" in row}
     assert (shown["forward", 3], shown["adjoint", 3], shown["largest", 3]) == (0.9, 0.8, pytest.approx(0.03))
 
 
-def test_a_comparison_colours_by_run_and_dashes_by_solver(record: RunRecord) -> None:
-    other = replace(record, summary=replace(record.summary, name="other"))
-    for figure in sweep_figures([record, other]):
-        spec = specification(figure.chart)
-        colours = [encoding for encoding in encodings(spec, "color") if "field" in encoding]
-        assert {encoding["field"] for encoding in colours} == {"run"}
-        assert colours[0]["scale"]["domain"] == ["digits_mdeq", "other"]
-        by_solver = encodings(spec, "strokeDash") + encodings(spec, "shape")
-        assert {encoding["field"] for encoding in by_solver} == {"solver"}
-
-
 def test_what_is_missing_is_not_drawn(tiny_record: RunRecord) -> None:
     bare = replace(tiny_record, sweep=(), trajectories={}, epochs=())
-    assert sweep_figures([bare]) == []
-    assert training_figures([bare]) == []
-    assert training_overview([bare]) is None
-    # A run without a sweep beside one with: the other is drawn.
-    assert [figure.name for figure in sweep_figures([bare, tiny_record])] == [
+    assert sweep_figures(bare) == []
+    assert training_figures(bare) == []
+    assert training_overview(bare) is None
+    assert [figure.name for figure in sweep_figures(tiny_record)] == [
         "accuracy_budget",
         "accuracy_budget_close",
         "residual_evaluations",
@@ -158,7 +146,7 @@ def test_what_is_missing_is_not_drawn(tiny_record: RunRecord) -> None:
 
 
 def test_png_is_twice_the_charts_size_and_the_page_has_the_same_chart(record: RunRecord) -> None:
-    figure = accuracy_against_budget([record])
+    figure = accuracy_against_budget(record)
     assert figure is not None
     image = png(figure)
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
@@ -175,7 +163,7 @@ def test_the_process_that_draws_gives_the_pictures_drawn_here(
     record: RunRecord, command: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever comes of the process: it draws, it can't be started, it ends at once, it answers with something else."""
-    figures = sweep_figures([record])[:2]
+    figures = sweep_figures(record)[:2]
     start = subprocess.Popen
     if command is not None:
         monkeypatch.setattr(subprocess, "Popen", lambda _, **pipes: start(command, **pipes))
@@ -185,8 +173,8 @@ def test_the_process_that_draws_gives_the_pictures_drawn_here(
 
 
 def test_more_rows_than_altairs_limit_are_drawn(record: RunRecord) -> None:
-    """Altair refuses 5000 rows by default; thirty runs of 180 cells have 5400."""
-    many = [replace(record, summary=replace(record.summary, name=f"run {i}")) for i in range(30)]
+    """Altair refuses 5000 rows by default; thirty starts of 180 cells have 5400."""
+    many = replace(record, sweep=tuple(replace(cell, start=f"start {i}") for i in range(30) for cell in record.sweep))
     figure = accuracy_against_evaluations(many)
     assert figure is not None
     assert max(len(values) for values in specification(figure.chart)["datasets"].values()) == 5400

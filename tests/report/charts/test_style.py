@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from deqrun.report.charts.style import SOLVER_COLOURS, data, run_colours, solver_colours, solver_dashes, solver_shapes
+from deqrun.report.charts.style import SOLVER_COLOURS, data, run_colours, solver_colours, solver_shapes
 
 # Linear transformations from linear RGB to what a dichromat sees: Viénot, Brettel and Mollon (1999), eqs. for
 # protanopes and deuteranopes, folded into one matrix each.
@@ -53,7 +53,6 @@ def test_solvers_nobody_foresaw_differ_from_each_other() -> None:
     assert len(set(solver_colours(names))) == 6
     assert not set(solver_colours(names)) & set(SOLVER_COLOURS.values())
     assert len({*solver_shapes(names[:3])}) == 3
-    assert len({tuple(dash) for dash in solver_dashes(names[:3])}) == 3
 
 
 def test_run_colours_are_distinct_up_to_eight() -> None:
