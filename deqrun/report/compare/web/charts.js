@@ -144,9 +144,9 @@ function axisX(chart, points) {
   const ticks = chart.x.whole && values.length <= 14 ? { values, format: "d" } : { tickCount: 8, format: "~s" };
   if (chart.x.log && values.length > 1 && values[values.length - 1] >= 4 * values[0]) {
     const scale = values[0] > 0 ? { type: "log", base: 2, nice: false, padding: 8 } : { type: "symlog", constant: 1, nice: false, padding: 8 };
-    return { field: "x", type: "quantitative", title: chart.x.title, scale, axis: { grid: false, labelOverlap: "greedy", ...(chart.x.whole ? ticks : { values: powersOfTwo(values), format: ",d" }) } };
+    return { field: "x", type: "quantitative", title: chart.x.title, scale, axis: { grid: false, labelOverlap: "greedy", labelSeparation: 5, ...(chart.x.whole ? ticks : { values: powersOfTwo(values), format: ",d" }) } };
   }
-  return { field: "x", type: "quantitative", title: chart.x.title, scale: { zero: false, nice: false, padding: 8 }, axis: { grid: false, labelOverlap: "greedy", ...(chart.x.whole ? { tickMinStep: 1, ...ticks } : ticks) } };
+  return { field: "x", type: "quantitative", title: chart.x.title, scale: { zero: false, nice: false, padding: 8 }, axis: { grid: false, labelOverlap: "greedy", labelSeparation: 5, ...(chart.x.whole ? { tickMinStep: 1, ...ticks } : ticks) } };
 }
 
 function powersOfTwo(values) {
@@ -160,7 +160,7 @@ function axisY(chart, points) {
     const [least, most] = [known.reduce((a, b) => Math.min(a, b)) / 1.25, known.reduce((a, b) => Math.max(a, b)) * 1.25];
     const label = "datum.value >= 1 ? format(datum.value, ',d') : replace(format(datum.value, '.0e'), '+', '')";
     const values = powers.filter((value) => value >= least && value <= most);
-    return { field: "y", type: "quantitative", title: chart.y.title, scale: { type: "log", domain: [least, most], nice: false }, axis: { labelOverlap: "greedy", ...(values.length > 1 ? { values, labelExpr: label } : { tickCount: 4, format: ".1e" }) } };
+    return { field: "y", type: "quantitative", title: chart.y.title, scale: { type: "log", domain: [least, most], nice: false }, axis: { labelOverlap: "greedy", labelSeparation: 5, ...(values.length > 1 ? { values, labelExpr: label } : { tickCount: 4, format: ".1e" }) } };
   }
   const ends = points.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]);
   let [low, high] = [ends.reduce((a, b) => Math.min(a, b)), ends.reduce((a, b) => Math.max(a, b))];

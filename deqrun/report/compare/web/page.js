@@ -131,7 +131,7 @@ function caption(chart, spec) {
   if (!chart) return "A line is a row; an axis goes from its least value among the ticked rows to its greatest.";
   const banded = spec.data.values.some((point) => point.low !== null);
   const few = view.facet && new Set([...shown.values()].map((row) => row.texts[keyPlace(view.facet)])).size > MOST_FACETS ? ` The first ${MOST_FACETS} facets.` : "";
-  return `${capital(chart.about)}.${banded ? ` ${chart.shape ? "Bars" : "Bands"}: Student's 95 % interval of the mean over seeds.` : ""}${few}`;
+  return `${capital(chart.about)}.${banded ? ` ${chart.shape ? "Bars" : shown.size > MANY_ROWS ? "Band of the row pointed at" : "Bands"}: Student's 95 % interval of the mean over seeds.` : ""}${few}`;
 }
 
 // The row pointed at is lit in every chart and in the table.
