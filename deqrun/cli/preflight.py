@@ -61,11 +61,13 @@ def sources_of(request: Request) -> Iterator[ConfigSources]:
     """The config sources of a command; for deqrun sweep, the trained run's own options among them."""
     _admit_code(request)
     with open_sources(request.config_dir) as sources:
+        # A search path that is typed holds options, too.
         typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
         sources = replace(sources, search=(*sources.search, *typed))
         if request.command != "sweep" or request.asks_run:
             yield sources
             return
+        # deqrun sweep composes upon a trained run: its solver and data set are options while the config is made.
         overrides = parse(request.overrides, sources)
         foreign = any(o.key_or_group == "allow_foreign_targets" and o.value() is True for o in overrides)
         with trained_options(_run_of(overrides), allow_foreign_targets=foreign):
@@ -108,6 +110,7 @@ class Plan:
     @property
     def multirun(self) -> bool:
         """Whether several jobs are to run: by the -m flag, or because the config says so."""
+        # A study or a config of one's own may ask for a multirun, without -m.
         asked = self.unswept is not None and self.unswept.hydra.mode == RunMode.MULTIRUN
         return self.request.flags.multirun or asked
 
@@ -116,8 +119,10 @@ class Plan:
         """Every job; each group, option and key that was typed exists. Imports no torch. Raises UserError."""
         if not self.multirun:
             return [self._job(self.request.overrides, self.unswept)]
+        # All jobs in one folder would write over one another.
         if self.request.command == "train" and any(override.key_or_group == "run" for override in self.overrides):
             raise UserError("run= is for one run, and -m makes a folder for each job; leave one of them out.")
+        # resume= is of the grid as a whole; the sweeper's own values come first, as Hydra has them.
         of_jobs = [override for override in self.overrides if override.key_or_group != "resume"]
         every = job_overrides([*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED)
         return [self._job(texts) for texts in every]
@@ -125,6 +130,7 @@ class Plan:
     @property
     def grid(self) -> bool:
         """Whether the jobs are known before they start: Hydra's own sweeper, and no rule of the user's for folders."""
+        # Sweepers that choose as they go, and folders by the user's rule, are Hydra's to run.
         own_rules = ("hydra/sweeper", "hydra.sweeper._target_", "hydra.sweep.subdir")
         typed = [override for override in self.overrides if override.key_or_group.startswith(own_rules)]
         if not self.multirun or typed or job_count([*self._sweeper_params(), *self.overrides]) > MOST_JOBS:
@@ -134,6 +140,7 @@ class Plan:
     @property
     def shape(self) -> Shape:
         """The overrides that all jobs share, and the keys that differ: by these a grid is found again."""
+        # Keys that change no number do not tell grids apart; a sweep's run does.
         free = set(FREE_ON_RESUME) - ({"run"} if self.request.command == "sweep" else set())
         own = [override for override in self.overrides if not override.is_hydra_override()]
         swept = [override for override in [*own, *self._sweeper_params()] if override.is_sweep_override()]
@@ -148,6 +155,7 @@ class Plan:
         return bool(given[-1]) if given else None
 
     def _job(self, texts: Sequence[str], composed: DictConfig | None = None) -> Job:
+        # Options before keys: a wrong option explains the keys that are missing.
         name, overrides = self.request.config_name, parse(texts, self.sources)
         check_choices(overrides, self.sources)
         swept = any(override.is_sweep_override() for override in overrides)
@@ -167,6 +175,7 @@ class Plan:
         """The override that names the folders of a multirun's jobs after the values that differ."""
         if not self.multirun:
             return []
+        # Hydra names a folder by all overrides but these.
         overrides = [override for override in self.overrides if not override.is_hydra_override()]
         swept = {override.key_or_group for override in overrides if override.is_sweep_override()}
         fixed = sorted({override.key_or_group for override in overrides} - swept)
@@ -183,6 +192,7 @@ class Plan:
 
     def folder(self, cfg: DictConfig) -> Path | None:
         """The folder that is written into, by the config of a job; None where it doesn't resolve: Hydra tells why."""
+        # A study that asks a trained run writes where sweeps do.
         if self.request.asks_run and not self.names_folder:
             end = "multirun" if self.multirun else str(cfg.name)
             return OUTPUTS / "sweep" / f"{datetime.now():%Y-%m-%d/%H-%M-%S}-{end}"
@@ -217,6 +227,7 @@ def check_jobs(plan: Plan) -> list[Settings | Study]:
 
 def _checked(plan: Plan, job: Job) -> Settings | Study:
     command, cfg = plan.request.command, job.cfg
+    # A study checks its own runs; anything else is one run.
     if command == "train" or plan.request.asks_run:
         study = study_of(command, cfg, job.overrides, plan.sources)
         if study is not None:
@@ -225,6 +236,7 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
             return study
     settings = settings_of(command, cfg, job.overrides)
     _require_finite(settings)
+    # The folder last: what is typed wrongly is told before what is in the way.
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
     elif command in ("train", "sweep") and not settings.resume and plan.names_folder and not plan.multirun:
@@ -243,6 +255,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
 
     This imports torch.
     """
+    # Imported here: names and ranges have been told without torch.
     from deqrun.experiment.build import check_components
     from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.own_parts import require_cell, require_data
@@ -252,11 +265,13 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
         if isinstance(job, Study):
             _check_question(job)
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
+            # First what costs nothing: threads and files; then memory, of which building could run out.
             if command in ("train", "sweep"):
                 require_threads(job.threads or settings.threads)
                 require_data(settings, seen)
                 require_memory(settings, seen)
             check_components(settings, seen)
+            # Cells of one's own are tried on a few samples, once built.
             if command == "train":
                 require_cell(settings, seen)
         if isinstance(job, Settings):
@@ -269,6 +284,7 @@ def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
     from deqrun.experiment.trained import require_sound
 
     text = f"recorded {settings.run} {settings.dataset} {settings.data_changed}"
+    # Jobs of a grid ask the same run: its data are compared once.
     if settings.run is None or text in seen:
         return
     seen.add(text)

@@ -39,6 +39,7 @@ def is_run(folder: Path) -> bool:
 
 def find_runs(root: Path = OUTPUTS) -> list[Path]:
     """The training runs below a folder, newest last; down to train/<date>/<study>/runs/<run>, sweeps left out."""
+    # W&B and multiruns keep config.yaml files, too, deeper down: only the outermost is a run's.
     patterns = ("*/" * depth + "config.yaml" for depth in range(6))
     found = {path.parent for pattern in patterns for path in root.glob(pattern)}
     outermost = (folder for folder in found if found.isdisjoint(folder.parents))  # W&B writes config.yaml too
@@ -50,6 +51,7 @@ def require_run(folder: Path, where: str) -> Path:
     if is_run(folder):
         return folder
     runs = (find_runs(folder) if folder.is_dir() else []) or find_runs()
+    # The nearest by name, else the newest.
     alike = difflib.get_close_matches(str(folder), map(str, runs), n=1, cutoff=0.5)
     near = next(iter(alike), runs[-1] if runs else None)
     if holds_only_traces(folder):
@@ -86,6 +88,7 @@ def require_empty(folder: Path, where: str) -> None:
 
 def require_within(folder: Path) -> None:
     """No link in a run folder leads out of it, where a run that goes on would write. Raises UserError."""
+    # Every link is followed to its end, links to themselves included.
     home = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder):
         if (
@@ -148,10 +151,12 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     if given.resume:
         require_within(folder)
     require_no_sweep(folder)
+    # What was typed must be what the run has, but for the keys that change no number.
     saved = read_settings(folder / "config.yaml", allow_foreign_targets=given.allow_foreign_targets)
     for override in overrides:
         if override.key_or_group not in FREE_ON_RESUME and not override.is_hydra_override():
             _require_same(override, given, saved)
+    # Of those keys, the ones that were typed count, and not their defaults.
     typed = {override.key_or_group for override in overrides}
     free: dict[str, Any] = {key: getattr(given, key) for key in ("device", "threads", "report") if key in typed}
     if "tracker.mode" in typed:
@@ -175,6 +180,7 @@ def begun_job(given: Settings, folder: Path) -> Settings:
 
 def _require_same(override: Override, given: Settings, saved: Settings) -> None:
     key = override.key_or_group + (f"@{override.package}" if override.package else "")
+    # A group is compared by its option, a key by its value.
     if key in given.choices or key in saved.choices:
         new, old = given.choices.get(key), saved.choices.get(key)
     else:
@@ -202,6 +208,7 @@ def trained_options(run: Path | None, *, allow_foreign_targets: bool = False) ->
     """
     saved = read_settings(run / "config.yaml", allow_foreign_targets=allow_foreign_targets) if run else None
     sections = saved.sections() if saved else {"solver": {}, "dataset": {}, "name": "sweep"}
+    # Hydra composes from this store; what is put in is taken out again.
     store = ConfigStore.instance()
     for group in ("solver", "dataset"):
         store.store(group=group, name=TRAINED, node=sections[group])
@@ -229,10 +236,12 @@ def load_sweep_settings(cfg: DictConfig) -> Settings:
     run = require_run(Path(str(sections["run"])), "run=")
     foreign = sections["allow_foreign_targets"] is True
     saved = read_settings(run / "config.yaml", allow_foreign_targets=foreign)
+    # The options that were chosen for this sweep, over those of the run.
     chosen = {group: option for group, option in choices(cfg).items() if option != TRAINED}
     names = saved.choices | chosen
     own = {names.get("solver"): sections["solver"]}
     solvers = sweep_solvers(cfg, sections["sweep"], own)
+    # The run's sections, and over them the sweep's own.
     settings = settings_from(
         saved.sections() | sections | {"choices": names, "sweep_solvers": solvers, "resume": False}
     )

@@ -62,9 +62,11 @@ def build_dataset(settings: Settings) -> Dataset:
 
     No data is loaded but for a matched one, and one that a check has read is taken over.
     """
+    # A check has read it already: take it, once.
     if _handed_over and _handed_over[0][0].dataset == settings.dataset and _same_question(settings):
         return _handed_over.pop()[1]
     dataset = construct(settings.dataset, Dataset, "dataset", settings)
+    # Other data than the run's are matched by class only where that was asked for.
     if settings.data_changed == "refuse" or settings.run is None:
         return dataset
     record = read_record(settings.run)
@@ -82,6 +84,7 @@ def build_cell(settings: Settings, dataset: Dataset) -> Cell:
     baseline, make = settings.baseline, partial(build_own_cell, settings, dataset)
     if baseline.kind != "untied" or baseline.layers is None or baseline.match is None:
         return make()
+    # As many layers as fit the DEQ's parameters or multiply-adds.
     try:
         return untied_baseline(make, baseline.layers, baseline.match)
     except UserError:
@@ -100,6 +103,7 @@ def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell
         raise UserError(
             f"dataset={dataset.name} has no input_shape; deqrun check dataset=… says what is wrong."
         ) from error
+    # A cell that answers at positions is told how many; another can't be asked there.
     target = resolve(settings.model.target, "model", trust_all=settings.allow_foreign_targets)
     if _takes_output_shape(target, dataset):
         shape["output_shape"] = tuple(dataset.output_shape)
@@ -202,6 +206,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
     """
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was given, but PyTorch sees no CUDA device; allowed here: auto, cpu.")
+    # Keyed by what each check depends on, so that the jobs of a grid share those that are equal.
     checks: dict[str, Callable[[], object]] = {
         f"dataset {settings.dataset}": lambda: build_dataset(settings),
         f"solver {settings.solver}": lambda: build_solver(settings),
@@ -219,6 +224,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
             settings
         ),
     }
+    # Building draws weights: the run that follows must find the generator as it was.
     with torch.random.fork_rng(devices=[]):
         for text, check in checks.items():
             if text not in seen:
@@ -230,6 +236,7 @@ def _check_adapts(settings: Settings) -> None:
     """Every solver can be asked about this cell: the splitting solvers need one that shows its structure."""
     solvers = {"solver": build_solver(settings)}
     solvers |= {f"sweep.solvers: {name}": solver for name, solver in build_sweep_solvers(settings).items()}
+    # Only solvers with an `adapt` of their own ask anything of the cell.
     solvers = {where: solver for where, solver in solvers.items() if type(solver).adapt is not Solver.adapt}
     if not solvers:
         return
@@ -258,6 +265,7 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
     if isinstance(target, type) and not issubclass(target, kind):
         raise UserError(f"{where}._target_={component.target} is not a {kind.__name__}, which {where} must be.")
     _check_parameters(target, component.parameters, where, supplied)
+    # Parameters that are components first, such as the solver of a gradient.
     arguments = {
         name: construct(value, object, f"{where}.{name}", settings) if isinstance(value, ComponentSettings) else value
         for name, value in component.parameters.items()
@@ -266,6 +274,7 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
         return target(**arguments, **supplied)
     except DataUnavailable as error:
         raise UserError(str(error)) from error
+    # A constructor may raise anything; what is the user's to mend becomes a sentence.
     except Exception as error:
         if isinstance(error, MemoryError) or any(words in str(error) for words in TOO_LARGE):
             raise UserError(f"{where} takes more memory than there is; allowed are smaller values of it.") from error
@@ -282,6 +291,7 @@ def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[...
     The name's own beginning is not enough: torch.os.system begins with torch. So unless `trust_all`, what it
     means must be a class that was defined in deqrun or torch. Raises UserError.
     """
+    # First by name, so that nothing foreign is imported.
     trusted = target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
     of_the_user = not trusted and is_trusted(target)
     if not (trusted or trust_all or of_the_user):
@@ -296,6 +306,7 @@ def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[...
         raise UserError(_not_found(target, where)) from error
     except Exception as error:  # whatever a user's module does when it is imported
         raise UserError(one_line(f"{where}._target_={target} can't be imported ({_reason(error)})")) from error
+    # Then by what was found: its own module, not the one it was imported through.
     defined_in = str(getattr(found, "__module__", "")).partition(".")[0]
     if (trust_all and callable(found)) or (of_the_user and isinstance(found, type)):
         return found
@@ -336,10 +347,12 @@ def _not_found(target: str, where: str) -> str:
 def _check_parameters(
     target: Callable[..., Any], parameters: dict[str, Any], where: str, supplied: dict[str, Any]
 ) -> None:
+    # Names first, then types: each with the nearest thing that is allowed.
     try:
         signature = inspect.signature(target, eval_str=True).parameters
     except NameError:  # an annotation that only a type checker can see
         signature = inspect.signature(target).parameters
+    # **kwargs takes any name: the constructor itself must say what it doesn't know.
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
         return
     allowed = [name for name in signature if name not in supplied]

@@ -51,8 +51,10 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     Raises UserError, one sentence, where the file is none, is damaged, or would not fit into the memory.
     """
     try:
+        # The sizes that the archive tells are checked against the memory before a byte is unpacked.
         with zipfile.ZipFile(path) as archive:
             require_honest_zip(archive, available_memory() // 2)
+        # weights_only: tensors and plain values; no code of a stranger's file runs.
         content = torch.load(path, map_location=device, weights_only=True)
         checkpoint = Checkpoint(**content)
         _require_types(checkpoint)
@@ -90,6 +92,7 @@ def _reason(error: Exception) -> str:
 
 def put_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     """Put a checkpoint's weights into the model. Raises UserError, before any is changed, where they don't fit."""
+    # Compare names, shapes and types before any weight is changed.
     own, given = model.state_dict(), checkpoint.model
     missing, more = [name for name in own if name not in given], [name for name in given if name not in own]
     other = [name for name in own if name in given and own[name].shape != given[name].shape]
@@ -97,6 +100,7 @@ def put_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
     if not (missing or more or other or odd):
         model.load_state_dict(given)
         return
+    # One sentence: the first of each kind of misfit.
     clauses = [f"it has no {missing[0]}"] if missing else [f"the model has no {more[0]}"] if more else []
     clauses += [
         f"its {name} is {list(given[name].shape)} and the model's {list(own[name].shape)}" for name in other[:1]

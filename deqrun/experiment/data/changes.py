@@ -26,6 +26,7 @@ def own_data(asked: Settings, saved: Settings) -> Settings:
     """Settings whose data set must be the recorded one: the run's own, where its files lie now."""
     if asked.dataset.target != saved.dataset.target or not _is_deqruns(asked):
         return asked
+    # Files may lie elsewhere now; everything else is as it was.
     moved = {key: value for key, value in asked.dataset.parameters.items() if key in LOCATION}
     parameters = saved.dataset.parameters | moved
     return saved.model_copy(update={"dataset": saved.dataset.model_copy(update={"parameters": parameters})})
@@ -58,6 +59,7 @@ def keep_record(folder: Path, dataset: Dataset) -> None:
     record = read_record(folder)
     if record is not None:
         require_recorded(record, dataset, folder, "a run goes on with its own data, and other data need a new run")
+    # A run that has trained without a record gets none later: it would be of other data, perhaps.
     elif not (folder / "checkpoints" / "last.pt").is_file():
         write_record(folder, record_of(dataset))
 
@@ -87,6 +89,7 @@ class MatchedDataset(Dataset):
         self.dataset, self.record, self.run = dataset, record, run
         self.name, self.input_shape, self.classes = dataset.name, dataset.input_shape, record.classes
         self.num_classes, self.difficulty = len(record.classes), dataset.difficulty
+        # The number that each of today's classes had in training; −1: it had none.
         numbers = {name: number for number, name in enumerate(record.classes)}
         self._number = torch.tensor([numbers.get(name, -1) for name in class_names(dataset)])
         self._kept: dict[str, Split] = {}
@@ -101,6 +104,7 @@ class MatchedDataset(Dataset):
         """Keep the rest of a split, with counts of samples that were trained on, and of other classes."""
         split = self.dataset.load(name)
         targets = self._number[split.targets]
+        # A sample that an earlier split held was trained on, or chose the checkpoint.
         seen = [self.record.rows[earlier] for earlier in SPLITS[: SPLITS.index(name)]]
         trained = np.isin(row_digests(split.inputs), np.concatenate(seen)) if seen else np.zeros(len(split), dtype=bool)
         trained_on = torch.from_numpy(trained)

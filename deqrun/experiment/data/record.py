@@ -47,12 +47,14 @@ class DataRecord:
         """How other data differ from these, a clause each; empty where they are the same."""
         if self.dataset != now.dataset:
             return [f"it is {now.dataset} and was {self.dataset}"]
+        # Classes first, then sizes, then samples: the first difference explains the later ones.
         found = _class_differences(self.classes, now.classes)
         for split in SPLITS:
             if self.sizes[split] != now.sizes[split]:
                 found.append(f"{split} has {now.sizes[split]} samples and had {self.sizes[split]}")
             elif self.digests[split] != now.digests[split] and (changed := _changed(self.rows, now.rows, split)):
                 found.append(f"{changed} of the {now.sizes[split]} samples of {split} are others")
+            # The same samples, yet another digest: labels or order.
             elif self.digests[split] != now.digests[split]:
                 found.append(f"{split} has other labels or another order")
         return found
@@ -93,6 +95,7 @@ def record_of(dataset: Dataset) -> DataRecord:
 
 def write_record(folder: Path, record: DataRecord) -> None:
     """Write data_rows.npz, and then data.json, which says that both are there."""
+    # data.json last: it says that both are whole.
     buffer = io.BytesIO()
     np.savez(buffer, **dict(record.rows))  # type: ignore[arg-type]
     write_whole(folder / ROWS, buffer.getvalue())
@@ -116,6 +119,7 @@ def read_record(folder: Path) -> DataRecord | None:
         splits = content["splits"]
         sizes = {name: int(splits[name]["n"]) for name in SPLITS}
         whole = content["whole"] is True
+        # A record of every sample has a digest for each; of a part, no more than there are.
         if any(
             rows[name].ndim != 1 or len(rows[name]) > n or (whole and len(rows[name]) < n) for name, n in sizes.items()
         ):

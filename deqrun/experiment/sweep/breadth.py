@@ -58,6 +58,7 @@ def solve_starts(
     The answer of a start at depth k is iterate k's, or the answer at which the row stopped before. Kept of a
     batch are read-outs at the depths alone, not states: memory grows with neither B nor the iterations between.
     """
+    # In evaluation mode, batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
     was_training = deq.training
     deq.eval()
@@ -73,6 +74,7 @@ def solve_starts(
                 if advance is not None:
                     advance(len(x))
         parts.append(batch.starts())
+    # Batches side by side along the samples.
     deq.train(was_training)
     return Starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},
@@ -95,6 +97,7 @@ class _Depths:
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
         logits, batch = self.deq.cell.readout(z), self.batch
         asked = None if batch.asked is None else batch.asked[rows]
+        # A row that has stopped keeps its last answer, so that every depth has one.
         self.code[rows] = answer_codes(logits, asked)
         self.right[rows] = batch.dataset.correct(logits, batch.targets[rows])
         batch.mean.add(k, logits, rows)
@@ -126,9 +129,11 @@ class _Batch:
         codes, rights = observe.at_depths()
         self._codes.append(codes)
         self._rights.append(rights)
+        # The mean over the starts so far, read out at each depth.
         self.mean.end_start()
         probabilities = (self.mean.probabilities(depth) for depth in self.depths)
         self._of_mean.append(torch.stack([self.dataset.correct(p, self.targets) for p in probabilities]).cpu().numpy())
+        # Residuals and evaluations as far as the budget goes: NaN, and the last count, behind the stop.
         known, n = len(solution.residuals), len(self.targets)
         residual = np.full((self.iterates, n), np.nan)
         residual[:known] = solution.residuals.cpu().numpy()
@@ -139,6 +144,7 @@ class _Batch:
     def starts(self) -> Starts:
         """All starts together."""
         singles = np.stack(self._rights)
+        # Each aggregation of the first b starts, for every b at once.
         of_residual = by_residual(np.stack(self._residual))[:, self.depths]
         correct = {
             "mean": np.stack(self._of_mean),
@@ -155,6 +161,7 @@ def breadth_rows(
 
     key  of the solves; its start is left out of the rows, which have several
     """
+    # To choose by residual costs one evaluation more a start where the residual is not known yet.
     costs = {name: evaluations(starts.nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
     spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
     return [
@@ -186,6 +193,7 @@ def breadth_rows(
 
 def _gain(correct: NDArray[np.bool_], singles: NDArray[np.bool_], depth: int, depths: Sequence[int]) -> Estimate:
     """The gain of several starts (n,) over one of them, (B, D, n), that goes on to `depth`; NaN where none does."""
+    # Equal compute: one start that goes on for as many iterations as all starts took together.
     if len(singles) == 1 or depth not in depths:
         return Estimate(np.nan, np.nan, np.nan, len(correct))
     return mean_interval(correct - singles[:, list(depths).index(depth)].mean(0), DIFFERENCE)

@@ -57,10 +57,12 @@ def forward(
 
     Each sample's end is noted in `starts`. Nothing of `deq` is changed: the draws hold for this step alone.
     """
+    # Bind x once, and take the starts that the settings ask for.
     f = deq.bind(batch.x)
     z0 = starts.begin(deq.start(f), batch.places, draws.starts)
     gradient, budget = _gradient_and_budget(deq, settings, step, len(z0), draws)
     runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws)
+    # One or two runs: the full one, and a progressive one where it has a weight.
     alpha = settings.progressive_weight
     full = runs.full() if alpha < 1 else None
     progressive = runs.progressive() if alpha > 0 else None
@@ -69,11 +71,14 @@ def forward(
     objective = shown.total
     if full is not None and progressive is not None:
         objective = (1 - alpha) * full.total + alpha * progressive.total
+    # The end of the run that is shown may be a later step's start.
     starts.end(batch.places, shown.solution.z)
+    # The penalty is at the state that is shown, and at a share of the steps where it is costly.
     penalty = None
     if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.probes):
         penalty = jacobian_penalty(f, shown.z, draws.probes)
         objective = objective + settings.jacobian_weight * penalty
+    # Its gradient tells how evenly the samples pull (`gradient_share`).
     if shown.z.requires_grad:
         shown.z.retain_grad()
     correct = dataset.correct(shown.logits, batch.y)
@@ -95,6 +100,7 @@ def _gradient_and_budget(
     low, high = settings.random_budget
     if settings.random_budget_per == "step":
         return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
+    # A budget for each row: the batch runs to the largest, and each row stops at its own.
     rows = torch.randint(low, high + 1, (batch,), generator=draws.budgets)
     return deq.gradient, deq.budget.with_(max_iter=int(rows.max()), row_max_iter=rows)
 
@@ -134,6 +140,7 @@ class _Runs:
         watch = _Watch(correction_weights(self.length, self.settings.corrections, self.settings.correction_decay))
         run = self._run(self.gradient, self.budget, watch)
         total = run.loss
+        # Losses on the way, each at an iterate that the solve has come by.
         for k, weight in watch.weights.items():
             total = total + weight * self._correction(watch.state(k, run.solution), run.solution)
         return run._replace(total=total)
@@ -143,6 +150,7 @@ class _Runs:
         longest = max(1, self.length)
         free = whole_number(0, longest - 1, self.draws.depths)
         recorded = whole_number(1, longest - free, self.draws.depths)
+        # Unrolled, since the gradient is through the last iterations and not at a fixed point.
         like = self.gradient if isinstance(self.gradient, Unrolled) else Unrolled()
         gradient = replace(like, steps=free + recorded, last=recorded)
         return self._run(gradient, replace(self.budget, row_max_iter=None), None)
@@ -168,6 +176,7 @@ class _Runs:
 
     def _correction(self, z: Tensor, solution: Solution) -> Tensor:
         """The loss at a state on the way, with the gradient of a few steps from there."""
+        # An implicit gradient needs a fixed point, which a state on the way is not.
         inexact = self.gradient if isinstance(self.gradient, OneStep | Phantom) else OneStep()
         z = inexact.attach(self.f, z.to(self.z0.dtype), solution)
         return self.dataset.loss(self.deq.cell.readout(z), self.y).mean()
