@@ -42,8 +42,10 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run deqrun with these arguments, by default the process's own; the exit code."""
+    # A shell may close standard streams; Python would then write into whatever is opened next.
     open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # A run goes on where its reader goes away, as with `| head`; help does not.
     runs = bool(arguments) and arguments[0] in WRITING and not {"-h", "--help"} & set(arguments)
     with outlived_streams() if runs else nullcontext():
         code = _ended(arguments)
@@ -101,6 +103,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def _dispatch(argv: list[str]) -> int:
+    # Help, version and completion first: they need no configuration.
     if not argv or argv[0] in ("-h", "--help", "help"):
         return _help_or_welcome(argv[1:])
     if "--version" in argv:
@@ -113,6 +116,7 @@ def _dispatch(argv: list[str]) -> int:
         raise UserError(_no_command(command))
     if "-h" in arguments or "--help" in arguments:
         return _help_or_welcome([command])
+    # Commands that read folders; the others compose a configuration.
     if command == "compare":
         return run_compare(arguments)
     if command == "dashboard":
@@ -149,6 +153,7 @@ def _no_command(given: str) -> str:
 
 def _report(arguments: Sequence[str]) -> int:
     """Make the report of one run anew."""
+    # One folder, with or without run=.
     given = [argument.removeprefix("run=") for argument in arguments]
     if len(given) != 1 or not given[0].strip() or (given[0] == arguments[0] and given[0].startswith("-")):
         shown = " ".join(arguments) or "nothing"

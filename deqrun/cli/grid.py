@@ -109,12 +109,14 @@ class Shape:
 
 def begun_grid(shape: Shape, root: Path = OUTPUTS) -> Path | None:
     """The newest folder below outputs/ in which a grid of this shape was begun; its values may be others."""
+    # By its shape: values may have been added since.
     found = [path for path in root.glob(f"*/*/*/{FILE}") if _read(path.parent).get("shape") == shape.written()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def laid_out(home: Path, shape: Shape, jobs: Sequence[tuple[Sequence[str], Settings | Study]]) -> list[GridJob]:
     """Every job with its folder: its earlier one, else a new one, named by number and by the values that differ."""
+    # A job keeps the folder that it had; new ones get the next number.
     known: dict[str, str] = _read(home).get("folders", {})
     made = []
     for place, (overrides, task) in enumerate(jobs):
@@ -132,6 +134,7 @@ def _read(home: Path) -> dict[str, Any]:
         content = json.loads((home / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    # Names from a file are paths: only such as deqrun writes are taken.
     folders = content.get("folders") if isinstance(content, dict) else None
     safe = isinstance(folders, dict) and all(re.fullmatch(r"\d{3,}[\w.,=+-]*", str(name)) for name in folders.values())
     return content if safe else {}
@@ -144,6 +147,7 @@ def _differs(overrides: Sequence[str], keys: Sequence[str]) -> str:
 
 def _elided(differs: str) -> str:
     """The values that differ, as the end of a folder's name: the last part of each key, cut to the room there is."""
+    # The last part of each key is enough to tell jobs apart; cut ones end in digits of their own.
     words = [re.sub(r"^[\w.@/]*\.(?=\w+=)", "", word) for word in differs.split(" ") if word]
     text = re.sub(r"[^\w.,=+-]+", "_", ",".join(words)).strip("_")
     short = text if len(text) <= NAME_LENGTH else f"{text[: NAME_LENGTH - 8]}-{sha256(text.encode()).hexdigest()[:7]}"
@@ -157,6 +161,7 @@ def threads_of_jobs(
 
     Nothing is set where threads= was typed.
     """
+    # Of launchers that run several jobs on this machine, which say how many.
     launcher = sources.compose(config_name, list(hydra), multirun=True).hydra.launcher
     at_a_time = launcher.get("n_jobs")
     if not isinstance(at_a_time, int) or any(override.key_or_group == "threads" for override in overrides):
@@ -172,6 +177,7 @@ def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequen
 
     launch  runs jobs from their overrides, and returns how each ended
     """
+    # Complete jobs are not launched; their rows are in the table.
     left = [job for job in jobs if not job.done]
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are complete already", flush=True)
@@ -215,6 +221,7 @@ def watched(left: Sequence[GridJob], total: int) -> Iterator[None]:
     left   the jobs that are run now. A status that stands from an earlier call says nothing of this one
     total  jobs of the grid, those that were complete before included
     """
+    # A status older than this call is of an earlier one.
     before, ended, stop = {job.number: job.written for job in left}, set[int](), threading.Event()
     bar = tqdm(
         total=total, initial=total - len(left), desc="grid", unit="job", dynamic_ncols=True, disable=None, leave=False
@@ -239,6 +246,7 @@ def watched(left: Sequence[GridJob], total: int) -> Iterator[None]:
         while not stop.wait(POLL):
             look()
 
+    # Jobs may run in other processes: their status files are the only news of them.
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

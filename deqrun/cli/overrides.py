@@ -36,6 +36,7 @@ def parse(texts: Sequence[str], sources: ConfigSources) -> list[Override]:
 
 def _unreadable(text: str, sources: ConfigSources) -> str:
     groups = sources.groups
+    # The likeliest slip first: an option without its group, a flag, a bare word.
     holders = [group for group, options in groups.items() if text in options]
     if holders:
         return f"{text} is not of the form key=value; did you mean {holders[0]}={text}?"
@@ -71,11 +72,13 @@ def job_overrides(overrides: Sequence[Override], most: int | None = None) -> lis
 
     most  beyond so many jobs: one job for each value of each key, the other keys at their first value; None: all jobs
     """
+    # In Hydra's order: the last key varies fastest.
     texts = {override.get_key_element(): _values(override) for override in overrides}
     columns = list(texts.values())
     product = list(itertools.islice(itertools.product(*columns), None if most is None else most + 1))
     if most is None or len(product) <= most:
         return [list(job) for job in product]
+    # Too many to check each: every value once is enough to find a wrong one.
     first = [column[0] for column in columns]
     one_changed = ((*first[:i], value, *first[i + 1 :]) for i, column in enumerate(columns) for value in column[:most])
     return [list(job) for job in dict.fromkeys(one_changed)]
@@ -127,6 +130,7 @@ def check_additions(config_name: str, overrides: Sequence[Override], sources: Co
     added = [override for override in overrides if override.is_add() or override.is_force_add()]
     if not any(not is_group(override, sources) and not override.is_hydra_override() for override in added):
         return
+    # A parameter of a class may be added; its constructor says whether it takes it.
     keys, groups = _known(config_name, overrides, sources)
     for override in added:
         key = override.key_or_group
@@ -141,6 +145,7 @@ def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSou
         keys, groups = _known(config_name, overrides, sources)
     except NOT_COMPOSED as choice_error:
         return _hydra_reason(choice_error, overrides)
+    # The first override whose key isn't there is the reason, more often than what Hydra says.
     for override in overrides:
         key = override.key_or_group
         if override.is_hydra_override() or override.package is not None:
@@ -157,6 +162,7 @@ def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSou
 
 def _known(config_name: str, overrides: Sequence[Override], sources: ConfigSources) -> tuple[list[str], list[str]]:
     """The dotted keys and the groups of a config, with the options that the overrides choose."""
+    # Compose with the options alone: they decide which keys there are.
     groups = list(choices_made(sources.compose(config_name, [])))
     chosen = [_text(override) for override in overrides if override.package or override.key_or_group in groups]
     base = sources.compose(config_name, chosen)
@@ -171,6 +177,7 @@ def choices_made(cfg: DictConfig) -> list[str]:
 def unknown_key(override: Override, config_name: str, keys: Sequence[str], groups: Sequence[str]) -> str:
     """One sentence on a key that isn't there: its siblings, and the nearest key or group anywhere."""
     key, text = override.key_or_group, _text(override)
+    # A name of before is answered with the present one.
     former, dot, rest = key.partition(".")
     if former in FORMER:
         present = f"{FORMER[former]}{dot}{rest}"
@@ -178,6 +185,7 @@ def unknown_key(override: Override, config_name: str, keys: Sequence[str], group
     if config_name == "sweep" and key.split(".")[0] in FIXED_BY_TRAINING:
         changeable = sorted({name.split(".")[0] for name in (*groups, *keys)})
         return f"{text} can't change: the run was trained before; deqrun sweep changes {listing(changeable)}."
+    # Siblings of the nearest section that exists, and the nearest name anywhere.
     names = list(dict.fromkeys([*groups, *keys]))
     near = nearest(key, names)
     parent, _, _ = key.rpartition(".")

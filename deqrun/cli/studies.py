@@ -35,6 +35,7 @@ def study_of(
 
     Raises UserError where anything about the study or one of its runs is wrong.
     """
+    # The study's own keys; its runs are composed below.
     try:
         settings = load_study_settings(cfg)
     except ValueError as error:
@@ -43,6 +44,7 @@ def study_of(
     name = choices(cfg).get("study", settings.question or "none")
     if command == "sweep":
         return _asked(name, settings, cfg, typed)
+    # A study goes on where its folder says that one has begun, whatever the command says.
     folder = None if cfg.run is None else Path(str(cfg.run))
     begun = cfg.resume is True and folder is not None and is_study(folder)
     if settings.question is None and not begun:
@@ -52,6 +54,7 @@ def study_of(
         raise UserError("resume=true needs run=DIR, the folder of the study to go on with.")
     if cfg.resume is True and folder is not None and not folder.exists():
         raise UserError(f"run={folder} does not exist, so that no study can go on there; leave resume=true out.")
+    # Compose every run before the first is made: what is wrong with the last is told at once.
     composed = _composed(name, settings, cfg, typed, sources, flags) if settings.question else None
     if not begun:
         return composed
@@ -126,6 +129,7 @@ def _composed(
     assert settings.question is not None
     if not settings.trained:
         raise UserError(f"study={name} has no variants, and so nothing to ask {settings.question} of; give it some.")
+    # A typed override goes to every run, but where a variant sets that key itself.
     parsed = {label: parse(texts, sources) for label, texts in settings.trained.items()}
     _require_effect(name, typed, parsed)
     variants = [
@@ -169,6 +173,7 @@ def _variants(
     flags: Sequence[str],
 ) -> Iterator[Variant]:
     """The runs of one variant, one for each seed."""
+    # A variant's own overrides come last, and win.
     taken = {override.get_key_element().lstrip("+~") for override in own}
     kept = [
         _text(override)
@@ -185,6 +190,7 @@ def _variants(
             run = _settings(texts, sources)
         except UserError as error:
             raise UserError(f"study={name}, run {label}: {error}") from error
+        # The command that makes this very run by itself.
         command = shlex.join(["deqrun", "train", *texts, "question=null", *flags])
         yield Variant(label, kind, run, command)
 
@@ -202,6 +208,7 @@ def _settings(texts: Sequence[str], sources: ConfigSources) -> Settings:
 
 def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Sequence[Override]) -> Study:
     """The study as it began; only where and how it computes and is tracked may be typed anew."""
+    # What began counts: of the command only where and how it computes may be new.
     saved = Study.from_yaml(folder / FILE, allow_foreign_targets=cfg.allow_foreign_targets is True)
     bound = [override for override in typed if override.key_or_group not in (*FREE_ON_RESUME, "jobs")]
     if bound and composed is None:

@@ -42,6 +42,7 @@ def batches(
 @torch.no_grad()
 def evaluate(deq: DEQ, dataset: Dataset, split: Split, batch_size: int, device: torch.device) -> Evaluation:
     """Solve every sample of `split` in evaluation mode (no dropout)."""
+    # Without dropout, and in whatever mode the model was afterwards.
     was_training = deq.training
     deq.eval()
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []

@@ -51,12 +51,14 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
     if text in seen or not settings.dataset.target.startswith(TRUSTED_PACKAGES):
         return
     seen.add(text)
+    # Samples first: they are read whole.
     dataset, available = build_dataset(settings), available_memory()
     try:
         _require("the samples of " + _named(settings, "dataset"), dataset.memory(), available, "dataset")
         shape = dataset.input_shape
     except DataUnavailable:  # which is told elsewhere
         return
+    # Then one batch of inputs, of the largest batch that any part of the run takes.
     rows = _rows(settings, dataset)
     _require(
         f"{rows} samples at a time of " + _named(settings, "dataset"),
@@ -64,6 +66,7 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
         available,
         "dataset, or train.batch_size, train.eval_batch_size and sweep.batch_size",
     )
+    # Then the weights with their moments, and the states of a solve; on a GPU these are not the host's.
     cell = _abstract_cell(settings, dataset)
     if cell is not None:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())

@@ -59,6 +59,7 @@ def data_findings(settings: Settings) -> list[Finding]:
 
 def cell_findings(settings: Settings) -> list[Finding]:
     """The checks of the cell, on the first samples of the training split. Raises UserError where there are none."""
+    # A few samples: a generated data set need not be made whole for this.
     dataset = build_dataset(_with_few(settings))
     try:
         inputs = dataset.load("train").inputs[:FEW]
@@ -90,5 +91,6 @@ def twice(settings: Settings) -> str:
     """The setting that needs second derivatives of f; '' where none does."""
     if settings.train.jacobian_weight > 0:
         return f"train.jacobian_weight={settings.train.jacobian_weight:g}"
+    # Newton's products differentiate f twice, as the penalty does.
     newton = [where for where, one in settings.components() if one.target.endswith(".NewtonKrylov")]
     return f"{newton[0]}=newton" if newton else ""

@@ -34,6 +34,7 @@ def load_best(deq: DEQ, run: Path) -> Checkpoint:
 
     Where its file is missing and the last epoch is the one that validation chose, the last checkpoint has its weights.
     """
+    # Where best.pt is gone, last.pt will do if validation chose that very epoch.
     device, path = next(deq.parameters()).device, run / "checkpoints" / "best.pt"
     if not checkpoint_is_there(path):
         path = run / "checkpoints" / "last.pt"
@@ -80,6 +81,7 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
         read_run(run)
     except ValueError as error:
         raise UserError(one_line(error)) from error
+    # Building draws weights: the generator is left as it was.
     if not (run / "checkpoints").is_dir():
         return
     with torch.random.fork_rng(devices=[]):
@@ -87,6 +89,7 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
     if not resumes:
         load_best(deq, run)
         return
+    # To go on, weights, rows and the optimizer's state must all fit, before an epoch is spent.
     best, last = run / "checkpoints" / "best.pt", run / "checkpoints" / "last.pt"
     best_is_there = checkpoint_is_there(best)
     if checkpoint_is_there(last):

@@ -22,6 +22,7 @@ WAY_OUT = (
 def require_same_data(asked: Settings) -> None:
     """A trained run is asked about the data that it was trained on, or about matched ones. Raises UserError."""
     assert asked.run is not None
+    # Runs of before have no record: their data can't be compared, which is said once.
     record = read_record(asked.run)
     if record is None:
         if asked.data_changed == "match_classes":
@@ -31,6 +32,7 @@ def require_same_data(asked: Settings) -> None:
         if (asked.run / "checkpoints").is_dir():
             warn_without_record(asked.run)
         return
+    # Matched by class, the samples that trained the run are left out; otherwise all must be as they were.
     saved = read_settings(asked.run / "config.yaml", allow_foreign_targets=asked.allow_foreign_targets)
     if asked.data_changed == "match_classes":
         _require_own_parameters(asked, saved)
@@ -45,6 +47,7 @@ def require_same_data(asked: Settings) -> None:
         require_recorded(record, dataset, asked.run, WAY_OUT)
         if own.dataset != asked.dataset:
             return
+    # The data have been read: the job takes them over.
     hand_over(asked, dataset)
 
 

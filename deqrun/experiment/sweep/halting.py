@@ -32,6 +32,7 @@ def halting_rows(
     key    of either split
     rules  of `deqrun.analysis.halting`; those whose signals were not recorded are left out
     """
+    # Curves of both splits, at thresholds that occur on validation.
     recordings = {"validation": _recording(validation), "test": _recording(test)}
     known = recordings["validation"].rules()
     grids = {rule: thresholds(recordings["validation"], rule, THRESHOLDS) for rule in rules if rule in known}
@@ -40,6 +41,7 @@ def halting_rows(
         for split, recording in recordings.items()
         for rule, grid in grids.items()
     }
+    # The oracle sees the answers: it is a bound, and is never chosen.
     chosen = _chosen({rule: curves["validation", rule] for rule in grids if rule != "oracle"})
     return [
         _row(key._replace(split=split), recordings[split], point, chosen)
@@ -82,6 +84,7 @@ def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: 
         precision=key.precision,
         difficulty=key.difficulty,
     )
+    # Only what validation chose is compared on test, and with the budget that it chose.
     if not row.chosen or row.split != "test" or row.rule in BOUNDS or "budget" not in chosen:
         return row
     fixed = stops(recording, "budget", chosen["budget"])

@@ -35,6 +35,7 @@ class SweepParts:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / "sweep_parts"
+        # Parts of other weights would be mixed with new ones: they go.
         of = self.folder / "of.txt"
         if of.is_file() and of.read_text(encoding="utf-8").strip() != fingerprint:
             self.clear()
@@ -63,6 +64,7 @@ class SweepParts:
         if not path.is_file():
             return None
         try:
+            # As with a checkpoint: sizes before contents, and tensors alone.
             with zipfile.ZipFile(path) as archive:
                 require_honest_zip(archive, available_memory() // 2)
             found: Tensor = torch.load(path, weights_only=True)
@@ -98,6 +100,7 @@ class SweepParts:
 
 def fingerprint_of(settings: str, model: nn.Module) -> str:
     """Hexadecimal digits that two sweeps share exactly where settings (their fingerprint) and all weights agree."""
+    # Of the bytes of every weight: two trainings of equal settings may differ by rounding.
     digest = sha256(settings.encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

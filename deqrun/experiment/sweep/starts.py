@@ -60,6 +60,7 @@ class SweepStart:
             return normal_start(own, place, seed=self.seed, split=self.split, scale=self.scale, draw=self.draw)
         if self._others is None:
             return own
+        # A solve that was lost gives no start.
         other = self._others[place].to(own)
         finite = other.flatten(1).isfinite().all(1).view(-1, *[1] * (own.dim() - 1))
         return torch.where(finite, other, own)
@@ -67,6 +68,7 @@ class SweepStart:
 
 def normal_start(own: Tensor, place: slice, *, seed: int, split: str, scale: float, draw: int = 0) -> Tensor:
     """own + scale · ε (batch, *state_shape), ε of each sample from a generator of its own."""
+    # Row by row on the host, so that a sample's start depends on its place alone.
     noise = torch.empty(own.shape, dtype=torch.float32)
     source = torch.Generator()
     for row, i in zip(noise, range(place.start, place.stop), strict=True):
@@ -79,6 +81,7 @@ def derangement(n: int, seed: int, split: str) -> Tensor:
 
     Of a single sample there is none, and 0 is returned.
     """
+    # One cycle through all samples has no fixed point.
     cycle = torch.randperm(n, generator=generator(seed, OTHER, SPLITS.index(split)))
     other = torch.empty_like(cycle)
     other[cycle] = cycle.roll(-1)

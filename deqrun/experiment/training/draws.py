@@ -39,6 +39,7 @@ class Draws:
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, device: torch.device) -> Draws:
         """Generators of an epoch; PyTorch's own, of which dropout draws, is seeded too."""
+        # Dropout draws from PyTorch's own generator.
         torch.manual_seed(derived_seed(seed, epoch, NOISE))
 
         def on_device(purpose: int) -> torch.Generator:

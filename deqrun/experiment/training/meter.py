@@ -30,6 +30,7 @@ class EpochMeter:
 
     def add(self, made: Forward, norm: Tensor) -> None:
         """Take in one step, after its backward pass; norm is the gradient's, over all weights."""
+        # Sums are kept by sample, so that a short last batch does not weigh more.
         solution = made.solution
         self.losses.append((float(made.loss), len(made.correct)))
         self.correct.append(made.correct.cpu())
@@ -43,6 +44,7 @@ class EpochMeter:
         if made.penalty is not None:
             self.penalties.append(float(made.penalty.detach()))
         self.norms.append(float(norm))
+        # With an adjoint its solution is the gradient at the state.
         gradient = made.z.grad if solution.adjoint is None else solution.adjoint.z
         if gradient is not None and bool(gradient.any()):
             self.shares.append((len(gradient), gradient_share(gradient)))

@@ -39,6 +39,7 @@ class Starts:
             return own
         if self.kind == "previous":
             return self._previous(own, places)
+        # Drawn for all rows, whether or not they take it: the stream stays the same.
         shaken = own + self.scale * torch.randn(own.shape, generator=source, dtype=own.dtype, device=own.device)
         if self.kind == "normal":
             return shaken
@@ -49,6 +50,7 @@ class Starts:
         """Take note of where the solves of these samples ended, z (batch, *state_shape)."""
         if self.kind != "previous":
             return
+        # On the host: every sample's state would fill a device.
         z = z.detach().cpu()
         if self._ends is None:
             self._ends = torch.zeros(self.samples, *z.shape[1:], dtype=z.dtype)
