@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: setup demo test lint types docs bench clean
+.PHONY: setup demo test test-all lint types docs bench clean
 
 setup: $(VENV)/.ready
 
@@ -18,6 +18,9 @@ demo: setup  ## train an MDEQ on real digits, sweep its test-time budget, write 
 
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-all: setup  ## the tests that take long, too: for every night
+	$(BIN)/python -m pytest -n $(WORKERS) -m ""
 
 lint: setup
 	$(BIN)/ruff check .

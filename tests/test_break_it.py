@@ -32,6 +32,7 @@ def test_a_section_whose_time_is_up_says_so() -> None:
     assert section.note == "ended early, after 0 s"
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("section", "tried"), [("damaged=1", 9), ("cells=1", 8), ("datasets=1", 4), ("changes=1", 6)])
 def test_the_first_tries_of_a_section_come_out_right(section: str, tried: int) -> None:
     done = subprocess.run(
@@ -41,6 +42,7 @@ def test_the_first_tries_of_a_section_come_out_right(section: str, tried: int) -
     assert f"│ {tried} " in done.stdout
 
 
+@pytest.mark.nightly
 def test_the_first_bad_commands_come_out_right() -> None:
     assert SIZE.keys() == SECTIONS.keys()
     done = subprocess.run(

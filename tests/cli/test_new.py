@@ -32,7 +32,9 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind == "cell" else pytest.mark.nightly) for kind in WRITTEN]
+)
 def test_the_example_is_trained_and_tested(deqrun: Deqrun, workspace: Path, kind: str) -> None:
     outcome = deqrun("new", kind, "mine", "--output", "parts")
     assert (outcome.code, outcome.err) == (0, "")

@@ -89,7 +89,8 @@ def test_the_cell_that_is_checked_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("model", "dataset"),
     [
-        *((name, "digits") for name in ("conv", "mdeq", "mdeq_large", "mlp", "monotone", "monotone_conv")),
+        *((name, "digits") for name in ("conv", "mdeq", "mlp", "monotone", "monotone_conv")),
+        pytest.param("mdeq_large", "digits", marks=pytest.mark.nightly),
         *(("recall", name) for name in ("digits", "prefix_sums", "mazes")),
         *(("transformer", name) for name in ("digits", "copy_memory", "sudoku")),
     ],

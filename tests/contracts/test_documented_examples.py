@@ -27,7 +27,8 @@ def test_the_example_works_as_it_stands(
     group: str,
     option: str,
 ) -> None:
-    text = (DOCS / page).read_text(encoding="utf-8")
+    page_text = (DOCS / page).read_text(encoding="utf-8")
+    text = page_text[page_text.rindex(f"{module}.py") :]
     code, yaml = (
         re.search(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[1] for kind in ("python", "yaml")
     )  # type: ignore[index]

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from deqrun.records.reading import read_run
 from tests.studies.conftest import answered
 
@@ -36,6 +38,7 @@ def deqrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.nightly
 def test_killed_and_gone_on_with(tmp_path: Path) -> None:
     whole = deqrun(*STUDY, "run=whole", folder=tmp_path)
     _, err = whole.communicate(timeout=300)

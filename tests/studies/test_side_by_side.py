@@ -144,6 +144,7 @@ STUDY = (
 )
 
 
+@pytest.mark.nightly
 def test_a_study_side_by_side_has_the_numbers_of_one_made_in_order(deqrun: Callable[..., Outcome]) -> None:
     contents = []
     for jobs in (1, 2):
