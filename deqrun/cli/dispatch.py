@@ -10,26 +10,18 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from importlib import import_module
 from pathlib import Path
 
 from deqrun import __version__
-from deqrun.cli.check import run_check
-from deqrun.cli.compare import run_compare
-from deqrun.cli.dashboard import run_dashboard
 from deqrun.cli.help import COMMANDS, page, welcome
-from deqrun.cli.hydra_bridge import complete_or_install, run_app, write_missing_report
-from deqrun.cli.new import run_new
-from deqrun.cli.preflight import Plan, check_builds, check_jobs, sources_of
-from deqrun.cli.request import read_request
-from deqrun.cli.run_folders import require_run
-from deqrun.cli.runs import run_runs
 from deqrun.cli.streams import open_closed_streams, outlived_streams
-from deqrun.cli.studies import is_study
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, unknown
-from deqrun.settings import Settings
-from deqrun.settings.sources import open_sources
+
+OWN_MODULE = ("check", "compare", "dashboard", "new", "runs")
+"""Commands whose module in `deqrun.cli` bears their name; its function is run_NAME."""
 
 WRITING = ("train", "sweep", "compare", "report")
 """Commands that write into folders, which a reader that goes away does not end."""
@@ -110,27 +102,24 @@ def _dispatch(argv: list[str]) -> int:
         print(f"deqrun {__version__}")
         return 0
     if argv[0] in ("-sc", "--shell-completion"):
+        from deqrun.cli.hydra_bridge import complete_or_install
+
         return complete_or_install(argv[1:])
     command, *arguments = argv
     if command not in COMMANDS:
         raise UserError(_no_command(command))
     if "-h" in arguments or "--help" in arguments:
         return _help_or_welcome([command])
-    # Commands that read folders; the others compose a configuration.
-    if command == "compare":
-        return run_compare(arguments)
-    if command == "dashboard":
-        return run_dashboard(arguments)
-    if command == "runs":
-        return run_runs(arguments)
+    # Each command imports its own module: help is there at once, and a list of runs needs no Hydra.
+    if command in OWN_MODULE:
+        run: Callable[[Sequence[str]], int] = getattr(import_module(f"deqrun.cli.{command}"), f"run_{command}")
+        return run(arguments)
     if command == "describe":
         return _describe(arguments)
     if command == "report":
         return _report(arguments)
-    if command == "new":
-        return run_new(arguments)
-    if command == "check":
-        return run_check(arguments)
+    from deqrun.cli.hydra_bridge import run_app
+
     return run_app(command, arguments)
 
 
@@ -140,6 +129,8 @@ def _help_or_welcome(commands: Sequence[str]) -> int:
         return 0
     if commands[0] not in COMMANDS:
         raise UserError(_no_command(commands[0]))
+    from deqrun.settings.sources import open_sources
+
     with open_sources() as sources:
         print(page(commands[0], sources), end="")
     return 0
@@ -153,6 +144,10 @@ def _no_command(given: str) -> str:
 
 def _report(arguments: Sequence[str]) -> int:
     """Make the report of one run anew."""
+    from deqrun.cli.hydra_bridge import write_missing_report
+    from deqrun.cli.run_folders import require_run
+    from deqrun.studies.study import is_study
+
     # One folder, with or without run=.
     given = [argument.removeprefix("run=") for argument in arguments]
     if len(given) != 1 or not given[0].strip() or (given[0] == arguments[0] and given[0].startswith("-")):
@@ -172,6 +167,10 @@ def _report(arguments: Sequence[str]) -> int:
 
 
 def _describe(arguments: Sequence[str]) -> int:
+    from deqrun.cli.preflight import Plan, check_builds, check_jobs, sources_of
+    from deqrun.cli.request import read_request
+    from deqrun.settings import Settings
+
     request = read_request("describe", arguments)
     if not request.runs or request.flags.shell_completion:
         raise UserError("deqrun describe takes overrides and --config-dir; other flags are deqrun train's.")

@@ -14,21 +14,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
-from tqdm import tqdm
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
 from deqrun.errors import UserError, one_line
 from deqrun.records.files import write_whole
-from deqrun.records.reading import read_run, read_status
-from deqrun.records.run import RunStatus
 from deqrun.settings import Settings
 from deqrun.settings.sources import ConfigSources, quoted
 from deqrun.studies.side_by_side import cores
 from deqrun.studies.study import Study
+
+if TYPE_CHECKING:  # records need NumPy, which a command that is only checked can do without
+    from deqrun.records.run import RunStatus
 
 FILE = "grid.json"
 FAILED = 3
@@ -54,6 +54,9 @@ class GridJob:
     @property
     def status(self) -> RunStatus:
         """The status that the job's folder holds; 'waiting' where there is none yet."""
+        from deqrun.records.reading import read_status
+        from deqrun.records.run import RunStatus
+
         if isinstance(self.task, Study):
             return RunStatus("completed" if (self.folder / "answer.json").is_file() else "waiting")
         if not (self.folder / "status.json").is_file():
@@ -211,6 +214,8 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
 def _accuracy(job: GridJob) -> float | None:
     if not job.done or isinstance(job.task, Study):
         return None
+    from deqrun.records.reading import read_run
+
     return read_run(job.folder).summary.test_accuracy
 
 
@@ -222,6 +227,8 @@ def watched(left: Sequence[GridJob], total: int) -> Iterator[None]:
     total  jobs of the grid, those that were complete before included
     """
     # A status older than this call is of an earlier one.
+    from tqdm import tqdm
+
     before, ended, stop = {job.number: job.written for job in left}, set[int](), threading.Event()
     bar = tqdm(
         total=total, initial=total - len(left), desc="grid", unit="job", dynamic_ncols=True, disable=None, leave=False

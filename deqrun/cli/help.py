@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
-from deqrun.settings.sources import ConfigSources
+if TYPE_CHECKING:  # the first page needs no Hydra
+    from deqrun.settings.sources import ConfigSources
 
 WIDTH = 80
 
