@@ -246,6 +246,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     from deqrun.experiment.build import check_components
     from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.own_parts import require_cell, require_data
+    from deqrun.experiment.trackers import require_trackers
 
     seen: set[str] = set()
     for job in every_job:
@@ -254,6 +255,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
             if command in ("train", "sweep"):
                 require_threads(job.threads or settings.threads)
+                require_trackers(settings.tracker)
                 require_data(settings, seen)
                 require_memory(settings, seen)
             check_components(settings, seen)

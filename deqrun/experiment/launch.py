@@ -26,7 +26,7 @@ from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
-from deqrun.experiment.trackers import Tracker, tracked
+from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
@@ -53,10 +53,11 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
         run.write_status("running", epoch=_epoch(run))
-        with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+        with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
             _say_what_begins(settings, dataset, device)
-            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
+            log_every = settings.tracker.log_every if settings.tracker.names else None
+            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker, log_every)
             _finish(settings, run, deq, dataset, done, tracker, command)
 
 
@@ -85,8 +86,18 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
             done = load_best(deq, run)
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
-            with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+            with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
                 _finish(settings, out, deq, dataset, done, tracker, command)
+
+
+def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
+    """The run as its trackers see it, a sweep with the trained run that it asks."""
+    sections, told = settings.sections(), {}
+    if trained is not None:
+        told = {"folder": str(trained), "name": settings.name}
+        kept = trained / "wandb" / "run-id.txt"
+        told |= {"wandb_id": kept.read_text(encoding="utf-8").strip()} if kept.is_file() else {}
+    return TrackedRun(folder, settings.name, sections, command, place_of(folder, sections), told)
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:
@@ -226,7 +237,7 @@ def _finish(
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
     page = write_report(run.path, record)
-    tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
+    tracker.log_results(record)
     tracker.finish(summary)
 
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.

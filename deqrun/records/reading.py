@@ -11,13 +11,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 import numpy as np
 
 from deqrun.records.former_names import with_present_names
-from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, SweepCell
+from deqrun.records.rows import ROW_KINDS, BreadthRow, Epoch, HaltingRow, RowKind, Step, SweepCell
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
-Row = TypeVar("Row", Epoch, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)
+Row = TypeVar("Row", Epoch, Step, SweepCell, HaltingRow, BreadthRow, Summary, RunStatus)
 
 
 def read_run(folder: Path | str) -> RunRecord:

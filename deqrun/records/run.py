@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
 
@@ -74,6 +74,7 @@ class RunRecord:
     trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def name(self) -> str:

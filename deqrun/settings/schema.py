@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from deqrun.errors import unknown
 from deqrun.records.halting_rules import HALTING_RULES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
@@ -144,16 +145,40 @@ class SweepSettings(_Section):
         return not all(axes)
 
 
-class TrackerSettings(_Section):
-    """Where records are mirrored: `tracker.*`."""
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
-    name: Literal["wandb", "none"]
+
+class TrackerSettings(_Section):
+    """Where records are mirrored: `tracker.*`. Of group, job_type and tags null stands for deqrun's own choice."""
+
+    name: str | tuple[str, ...]
     mode: Literal["offline", "online", "disabled"]
     project: str
     entity: str | None
     group: str | None
     job_type: str | None
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    # Runs from before these keys go on as they began.
+    log_every: PositiveCount | None = None
+    figures: Flag = True
+    report: Flag = True
+    checkpoint: Flag = True
+    uri: str | None = None
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_known(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        for name in given:
+            if name not in ("none", *TRACKERS):
+                raise ValueError("is " + unknown(str(name), "a tracker", ["none", *TRACKERS]).removesuffix("."))
+        return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trackers, each once; none where the mode is disabled."""
+        given = (self.name,) if isinstance(self.name, str) else self.name
+        return () if self.mode == "disabled" else tuple(dict.fromkeys(name for name in given if name != "none"))
 
 
 class Settings(_Section):
