@@ -171,7 +171,8 @@ class TrackerSettings(_Section):
         given = value if isinstance(value, list | tuple) else [value]
         for name in given:
             if name not in ("none", *TRACKERS):
-                raise ValueError("is " + unknown(str(name), "a tracker", ["none", *TRACKERS]).removesuffix("."))
+                said = unknown(str(name), "a tracker", ["none", *TRACKERS])
+                raise ValueError("names " + said.replace(" is not a tracker;", ", which is not a tracker;"))
         return value
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, summary_figures, tables
@@ -30,6 +31,10 @@ class WandbTracker(Tracker):
         os.environ.setdefault("WANDB_SILENT", "true")
         trained = run.trained
         self._settings, self._run_id = settings, wandb_id(run.folder)
+        if settings.mode == "offline":
+            # A resumed run tells all its rows again: an upload of both logs would hold the first rows twice.
+            for old in run.folder.glob(f"wandb/offline-run-*-{self._run_id}"):
+                shutil.rmtree(old, ignore_errors=True)
         self._run = wandb.init(
             dir=str(run.folder),
             name=run.title,
