@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.cli.grid import Shape
+from deqrun.cli.launchers import searches
 from deqrun.cli.overrides import (
     JOBS_CHECKED,
     MOST_JOBS,
@@ -119,17 +120,24 @@ class Plan:
         if self.request.command == "train" and any(override.key_or_group == "run" for override in self.overrides):
             raise UserError("run= is for one run, and -m makes a folder for each job; leave one of them out.")
         of_jobs = [override for override in self.overrides if override.key_or_group != "resume"]
-        every = job_overrides([*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED)
+        every = job_overrides(
+            [*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED, intervals=self.searches
+        )
         return [self._job(texts) for texts in every]
 
     @property
     def grid(self) -> bool:
         """Whether the jobs are known before they start: Hydra's own sweeper, and no rule of the user's for folders."""
-        own_rules = ("hydra/sweeper", "hydra.sweeper._target_", "hydra.sweep.subdir")
+        own_rules = ("hydra.sweeper._target_", "hydra.sweep.subdir")
         typed = [override for override in self.overrides if override.key_or_group.startswith(own_rules)]
         if not self.multirun or typed or job_count([*self._sweeper_params(), *self.overrides]) > MOST_JOBS:
             return False
-        return self.unswept is None or str(self.unswept.hydra.sweeper._target_).endswith(".BasicSweeper")
+        return not self.searches
+
+    @property
+    def searches(self) -> bool:
+        """Whether a sweeper such as Optuna's chooses the values."""
+        return self.unswept is not None and searches(self.unswept)
 
     @property
     def shape(self) -> Shape:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+from deqrun.cli.launchers import preset
 from deqrun.errors import UserError, nearest, one_line
 from deqrun.settings.sources import quoted
 
@@ -34,7 +35,7 @@ class Request:
     @property
     def overrides(self) -> list[str]:
         """The overrides; `run=` names one folder, so that its commas and signs are no grammar."""
-        return [_literal(text) for typed in self.flags.overrides for text in _several_trackers(typed)]
+        return [_literal(preset(text)) for typed in self.flags.overrides for text in _several_trackers(typed)]
 
     @property
     def config_name(self) -> str:

@@ -33,7 +33,7 @@ from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
 from deqrun.records.reading import read_run, read_status
-from deqrun.records.run import RunStatus, Summary
+from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_comparison, write_report
 from deqrun.report.tables import comparison_table, description_table, end_of_run_table
@@ -41,8 +41,11 @@ from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_
 from deqrun.settings.sources import quoted
 
 
-def run_train(settings: Settings, folder: Path, command: str) -> None:
-    """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
+def run_train(settings: Settings, folder: Path, command: str) -> float:
+    """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands.
+
+    Returns the value of `settings.objective`. Raises UserError where the run has none.
+    """
     run = RunFolder(folder)
     with claimed(folder), recorded(run, resume_command(folder, command)):
         device = prepare(settings.device, settings.threads)
@@ -58,7 +61,15 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
             _say_what_begins(settings, dataset, device)
             log_every = settings.tracker.log_every if settings.tracker.names else None
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker, log_every)
-            _finish(settings, run, deq, dataset, done, tracker, command)
+            record = _finish(settings, run, deq, dataset, done, tracker, command)
+        return _objective(record, settings.objective)
+
+
+def _objective(record: RunRecord, name: str) -> float:
+    value = record.figures().get(name)
+    if value is None:
+        raise UserError(f"objective={name} has no value in {record.folder}; val_accuracy always has one.")
+    return value
 
 
 def resume_command(folder: Path, command: str) -> str:
@@ -206,7 +217,7 @@ def _epoch(run: RunFolder) -> int | None:
 
 def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
-) -> None:
+) -> RunRecord:
     """Test once, sweep, summarise, report."""
     # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
     if (run.checkpoints / "best.pt").is_file():
@@ -247,6 +258,7 @@ def _finish(
     console.print(end_of_run_table(record))
     console.print(f"run     {run.path}\nreport  {page}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
+    return record
 
 
 FAR = 10

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from deqrun.errors import unknown
 from deqrun.records.halting_rules import HALTING_RULES
+from deqrun.records.run import FIGURES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
@@ -189,6 +190,7 @@ class Settings(_Section):
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
     data_changed   refuse or match, where the run's data changed
+    objective      the number that a search is told: a name of `RunRecord.figures`
     """
 
     name: RunName
@@ -210,6 +212,7 @@ class Settings(_Section):
     sweep_solvers: dict[str, ComponentSettings]
     tracker: TrackerSettings
     data_changed: Literal["refuse", "match_classes"] = "refuse"
+    objective: Literal[FIGURES] = "val_accuracy"  # type: ignore[valid-type]
     baseline: BaselineSettings = BaselineSettings(
         kind="none", layers=None, match=None
     )  # runs of before there were any have none
@@ -263,7 +266,7 @@ class Settings(_Section):
         Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
         """
         apart: dict[str, Any] = dict.fromkeys(
-            ("name", "run", "resume", "tracker", "device", "threads", "data_changed"), True
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "objective"), True
         )
         apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]

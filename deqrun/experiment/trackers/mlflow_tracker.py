@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, summary_figures, tables
+from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
 from deqrun.records.rows import Epoch, Step
 from deqrun.records.run import RunRecord, Summary
@@ -87,7 +87,7 @@ class MlflowTracker(Tracker):
         ):
             if wanted and (record.folder / name).is_file():
                 self._client.log_artifact(self._id, str(record.folder / name))
-        self._log([{"epoch": 0, **{f"summary/{key}": value for key, value in summary_figures(record).items()}}])
+        self._log([{"epoch": 0, **{f"summary/{key}": value for key, value in record.figures().items()}}])
 
     def finish(self, summary: Summary | None) -> None:
         self._client.set_terminated(self._id, "FAILED" if summary is None else "FINISHED")

@@ -136,23 +136,6 @@ def _cell(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def summary_figures(record: RunRecord) -> Row:
-    """Numbers of the summary, and the evaluations to the training tolerance on test, from the main start."""
-    summary = asdict(record.summary)
-    figures = {key: value for key, value in summary.items() if isinstance(value, int | float)}
-    solver, tol = record.main_solver, record.train_tol
-    trajectory = record.trajectory(solver) if solver is not None else None
-    if trajectory is not None and tol is not None and tol > 0:
-        needed = trajectory.nfe_to(tol)
-        reached = np.isfinite(needed)
-        figures["reached_tolerance"] = float(reached.mean())
-        # Half of the samples need at most so many evaluations; unknown where fewer than half arrive.
-        median = float(np.quantile(np.where(reached, needed, np.inf), 0.5, method="inverted_cdf"))
-        if math.isfinite(median):
-            figures["evaluations_to_tolerance"] = median
-    return figures
-
-
 def figure_files(record: RunRecord) -> dict[str, str]:
     """The drawn figures of a run, by name."""
     return {path.stem: str(path) for path in sorted((record.folder / "figures").glob("*.png"))}

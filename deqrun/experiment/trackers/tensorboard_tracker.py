@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, summary_figures
+from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
 from deqrun.records.rows import Epoch, Step
 from deqrun.records.run import RunRecord, Summary
@@ -50,7 +50,7 @@ class TensorBoardTracker(Tracker):
             for name, path in figure_files(record).items():
                 with Image.open(path) as picture:
                     self._writer.add_image(f"figures/{name}", np.asarray(picture.convert("RGB")), dataformats="HWC")
-        for name, value in summary_figures(record).items():
+        for name, value in record.figures().items():
             self._writer.add_scalar(f"summary/{name}", value)
 
     def finish(self, summary: Summary | None) -> None:

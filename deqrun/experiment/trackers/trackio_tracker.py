@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from deqrun.experiment.trackers.rows import curve_rows, scalars, summary_figures, tables
+from deqrun.experiment.trackers.rows import curve_rows, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
 from deqrun.records.rows import Epoch, Step
 from deqrun.records.run import RunRecord, Summary
@@ -59,7 +59,7 @@ class TrackioTracker(Tracker):
                 self._run.log(
                     {f"tables/{table.name}": make(dataframe=pandas.DataFrame(table.rows, columns=table.columns))}
                 )
-        self._log({f"summary/{key}": value for key, value in summary_figures(record).items()})
+        self._log({f"summary/{key}": value for key, value in record.figures().items()})
 
     def finish(self, summary: Summary | None) -> None:
         self._log({"summary/failed": float(summary is None)})

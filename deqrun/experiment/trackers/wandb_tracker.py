@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, summary_figures, tables
+from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
 from deqrun.records.rows import Epoch, Step
 from deqrun.records.run import RunRecord, Summary
@@ -84,7 +84,7 @@ class WandbTracker(Tracker):
                 artifact = wandb.Artifact(f"{kind}-{self._run_id}", type=kind)
                 artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it is made
                 self._run.log_artifact(artifact)
-        self._run.summary.update(summary_figures(record))
+        self._run.summary.update(record.figures())
 
     def finish(self, summary: Summary | None) -> None:
         self._run.finish(exit_code=0 if summary is not None else 1)
