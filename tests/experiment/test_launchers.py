@@ -106,7 +106,8 @@ def test_a_job_out_of_time_is_resumed_from_its_checkpoint(tmp_path: Path) -> Non
     run = tmp_path / "grid" / "000-seed=0"
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "last.pt").is_file():
-        assert time.monotonic() < deadline and grid.poll() is None
+        assert time.monotonic() < deadline
+        assert grid.poll() is None
         time.sleep(0.02)
     claimed = json.loads((run / ".claim").read_text())
     os.kill(int(claimed["pid"]), signal.SIGUSR2)
