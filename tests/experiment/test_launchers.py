@@ -13,13 +13,17 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 
 from deqrun.cli import main
 from deqrun.cli.launchers import batches, share, threads_of_jobs
+from deqrun.experiment import launch
+from deqrun.experiment.training.train import TrainingStopped
 from deqrun.records.reading import read_run
 from deqrun.settings.sources import open_sources
 from deqrun.studies.side_by_side import cores
 from tests.experiment.test_grid import SMALL, numbers
+from tests.experiment.test_resume import Stop
 from tests.experiment.test_trackers import history, logged
 
 TRACKED = [text for text in SMALL if text != "tracker=none"]
@@ -122,24 +126,22 @@ def test_a_job_out_of_time_is_resumed_from_its_checkpoint(tmp_path: Path) -> Non
 
 
 @needs("hydra_submitit_launcher")
-def test_the_script_for_slurm(tmp_path: Path) -> None:
-    """As far as a machine without SLURM can tell: resources, the signal before the limit, output, and the limit."""
-    from submitit.slurm.slurm import SlurmExecutor
+def test_the_script_for_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as a machine without SLURM can tell: the script that submitit would hand to sbatch, written as it is."""
+    from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 
-    with open_sources() as sources:
-        cfg = sources.compose("train", ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"], multirun=True)
-        launcher = dict(cfg.hydra.launcher)
-    shared = {"timeout_min": "time", "name": "job_name"}
-    left_out = ("_target_", "submitit_folder", "max_num_timeout", "tasks_per_node", "mem_gb", "gpus_per_node")
-    own = {shared.get(key, key): value for key, value in launcher.items() if key not in left_out and value is not None}
-    executor = SlurmExecutor(tmp_path, max_num_timeout=launcher["max_num_timeout"])
-    executor.parameters.update({"ntasks_per_node": launcher["tasks_per_node"], **own})
-    script = executor._make_submission_file_text("run the job", "an id")
-    for line in ("--time=240", "--cpus-per-task=4", "--partition=gpu", "--signal=USR2@120", "--job-name=train"):
-        assert f"#SBATCH {line}\n" in script
-    assert "--open-mode=append" in script
-    assert launcher["max_num_timeout"] == 20
-    assert share(cfg).threads == 4
+    monkeypatch.setattr(SlurmExecutor, "affinity", classmethod(lambda executor: 2))
+    monkeypatch.setattr(SlurmExecutor, "_make_submission_command", lambda *given: ["echo", "Submitted batch job 12"])
+    monkeypatch.setattr(SlurmJob, "results", lambda job: [JobReturn(status=JobStatus.COMPLETED)])
+    partition = ["hydra.launcher.partition=gpu", "hydra.launcher.gres='gpu:1'"]
+    assert main(["train", "-m", *SMALL, "seed=0,1", "hydra/launcher=slurm", *partition, "hydra.sweep.dir=grid"]) == 0
+    (script,) = Path("grid").glob(".submitit/12/12_submission.sh")
+    lines = [line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
+    wanted = ["time=240", "cpus-per-task=4", "partition=gpu", "gres=gpu:1", "signal=USR2@120", "job-name=train"]
+    assert set(wanted) <= set(lines)
+    assert {"array=0-1%2", "open-mode=append"} <= set(lines)
+    command = next(line for line in script.read_text().splitlines() if line.startswith("srun"))
+    assert "submitit.core._submit" in command
 
 
 @pytest.mark.parametrize(
@@ -186,10 +188,12 @@ SEARCH = [
 
 
 @needs("hydra_optuna_sweeper")
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 calls SQLAlchemy by former names
 def test_a_search_of_which_one_trial_fails_ends_with_the_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*SEARCH, "optimizer.lr=1e-3,1e-2,1e30", "objective=loss", "hydra.sweeper.direction=minimize"]) == 0
+    monkeypatch.setattr(launch, "train", Stop(launch.train, 3, TrainingStopped("The loss is not finite.")))
+    assert main([*SEARCH, "optimizer.lr=1e-3,1e-2", "objective=loss", "hydra.sweeper.direction=minimize"]) == 0
     printed = capsys.readouterr().out
     states = [read_run(path).status.status for path in sorted(Path("search").glob("[0-5]-*"))]
     assert (states.count("completed"), states.count("failed")) == (5, 1)
@@ -197,10 +201,13 @@ def test_a_search_of_which_one_trial_fails_ends_with_the_best(
     assert table.count("The loss is not finite") == 1
     done = [read_run(path) for path in Path("search").glob("*-*") if read_run(path).status.status == "completed"]
     best = min(done, key=lambda record: record.epochs[-1].loss or 0)
-    assert f"best    {best.epochs[-1].loss:.6g} with optimizer.lr={best.config['optimizer']['lr']:g}" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("best ")]
+    assert line.startswith(f"best    {best.epochs[-1].loss:.6g} with ")
+    assert f"optimizer.lr={best.config['optimizer']['lr']:g}" in line.split()
 
 
 @needs("hydra_optuna_sweeper")
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 calls SQLAlchemy by former names
 def test_a_search_of_which_every_trial_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SEARCH, "hydra.sweeper.n_trials=2", "optimizer.lr=1e30,1e31"]) == 3
     printed = capsys.readouterr()
@@ -209,10 +216,11 @@ def test_a_search_of_which_every_trial_fails_says_so(capsys: pytest.CaptureFixtu
 
 
 @needs("hydra_optuna_sweeper")
+@pytest.mark.filterwarnings("ignore")  # Optuna 2 calls SQLAlchemy by former names
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        (["train.jacobian_weight=interval(-1,1)"], "train.jacobian_weight=-1 is out of range"),
+        (["train.jacobian_weight=interval(-1,1)"], "train.jacobian_weight=-1.0 is out of range"),
         (["objective=val_acuracy"], "the nearest is val_accuracy"),
     ],
 )

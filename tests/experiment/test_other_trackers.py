@@ -72,6 +72,7 @@ def test_tensorboard(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -
 
 
 @needs("mlflow")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_mlflow(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 
@@ -101,7 +102,7 @@ def test_trackio(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -> No
     assert name == "mlp-digits run"
     rows = SQLiteStorage.get_logs("deqrun", name)
     assert [row["train/loss"] for row in rows if "train/loss" in row] == [row.loss for row in record.epochs]
-    assert [row["step"] for row in rows if "steps/loss" in row] == [step.step for step in record.steps]
+    assert [row["steps/step"] for row in rows if "steps/loss" in row] == [step.step for step in record.steps]
     assert [row["summary/test_accuracy"] for row in rows if "summary/test_accuracy" in row] == [
         record.summary.test_accuracy
     ]

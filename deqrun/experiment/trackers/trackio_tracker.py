@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import Any
 
 from deqrun.experiment.trackers.rows import curve_rows, scalars, tables
@@ -52,13 +53,12 @@ class TrackioTracker(Tracker):
 
         for row in curve_rows(record):
             self._log(row)
-        if (make := getattr(trackio, "Table", None)) is not None:
+        if find_spec("pandas") is not None:  # of which Trackio's tables are made
             import pandas
 
             for table in tables(record):
-                self._run.log(
-                    {f"tables/{table.name}": make(dataframe=pandas.DataFrame(table.rows, columns=table.columns))}
-                )
+                frame = pandas.DataFrame(table.rows, columns=table.columns)
+                self._run.log({f"tables/{table.name}": trackio.Table(dataframe=frame)})
         self._log({f"summary/{key}": value for key, value in record.figures().items()})
 
     def finish(self, summary: Summary | None) -> None:
@@ -66,7 +66,9 @@ class TrackioTracker(Tracker):
         self._run.finish()
 
     def _log(self, row: dict[str, Any]) -> None:
-        self._run.log({key: value for key, value in row.items() if math.isfinite(value)})
+        """Log the finite values; 'step' is a word that Trackio keeps for itself."""
+        named = {"steps/step" if key == "step" else key: value for key, value in row.items()}
+        self._run.log({key: value for key, value in named.items() if math.isfinite(value)})
 
     def _keep(self, epoch: int, step: int) -> None:
         self._last = (epoch, step)
