@@ -116,7 +116,8 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
         master = [text for text in plan.request.overrides if text.startswith("study=") and "," not in text]
         node = plan.sources.compose(plan.request.config_name, [*master, *hydra], multirun=True)
         shared = threads_of_jobs(node, plan.overrides)
-        texts = [[str(override.input_line) for override in job.overrides] + shared for job in plan.jobs]
+        own_overrides = [[o for o in job.overrides if not o.is_hydra_override()] for job in plan.jobs]
+        texts = [[str(override.input_line) for override in job] + shared for job in own_overrides]
         jobs = laid_out(own, shape, list(zip(texts, every_job, strict=True)))
         place = [f"hydra.sweep.dir={quoted(str(own))}"]
         argv = [*master, *hydra, *place, *plan.request.arguments]
