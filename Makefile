@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+RUNS ?= outputs
 
-.PHONY: setup demo test test-all lint types docs bench clean
+.PHONY: setup demo test test-all lint types docs bench sync clean
 
 setup: $(VENV)/.ready
 
@@ -40,6 +41,9 @@ $(VENV)/.docs: $(VENV)/.ready
 bench: setup  ## beside torchdeq, which is installed for it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python scripts/bench_solvers.py
+
+sync: setup  ## upload the offline records of all runs in RUNS to W&B; SYNC_FLAGS=--dry-run only lists them
+	find $(RUNS) -type d -path '*/wandb/offline-run-*' -prune -print0 | xargs -0 -r $(abspath $(BIN))/wandb sync $(SYNC_FLAGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist site

@@ -16,15 +16,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
 from deqrun.errors import UserError, one_line
 from deqrun.records.files import write_whole
 from deqrun.settings import Settings
-from deqrun.settings.sources import ConfigSources, quoted
-from deqrun.studies.side_by_side import cores
+from deqrun.settings.sources import quoted
 from deqrun.studies.study import Study
 
 if TYPE_CHECKING:  # records need NumPy, which a command that is only checked can do without
@@ -155,24 +153,6 @@ def _elided(differs: str) -> str:
     text = re.sub(r"[^\w.,=+-]+", "_", ",".join(words)).strip("_")
     short = text if len(text) <= NAME_LENGTH else f"{text[: NAME_LENGTH - 8]}-{sha256(text.encode()).hexdigest()[:7]}"
     return f"-{short}" if short else ""
-
-
-def threads_of_jobs(
-    sources: ConfigSources, config_name: str, hydra: Sequence[str], overrides: Sequence[Override]
-) -> list[str]:
-    """`threads=K` for each job, with jobs at a time x K at most the cores, where several run at a time; else nothing.
-
-    Nothing is set where threads= was typed.
-    """
-    # Of launchers that run several jobs on this machine, which say how many.
-    launcher = sources.compose(config_name, list(hydra), multirun=True).hydra.launcher
-    at_a_time = launcher.get("n_jobs")
-    if not isinstance(at_a_time, int) or any(override.key_or_group == "threads" for override in overrides):
-        return []
-    at_a_time = cores() if at_a_time < 0 else at_a_time
-    threads = max(1, cores() // max(1, at_a_time))
-    print(f"jobs    {at_a_time} at a time, threads={threads} each, on {cores()} cores", flush=True)
-    return [f"threads={threads}"]
 
 
 def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequence[JobReturn]]) -> int:

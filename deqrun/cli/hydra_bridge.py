@@ -27,10 +27,12 @@ from omegaconf import DictConfig
 
 from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
-from deqrun.cli.grid import begun_grid, laid_out, run_grid, threads_of_jobs
+from deqrun.cli.grid import begun_grid, laid_out, run_grid
+from deqrun.cli.launchers import batches, threads_of_jobs
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
+from deqrun.cli.search import begin_search, searched
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
@@ -87,7 +89,13 @@ def _run_jobs(plan: Plan) -> int:
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
-        return _in_hydra(plan.request, [*plan.naming(), place], None if plan.multirun else every_job[0])
+        if not plan.multirun:
+            return _in_hydra(plan.request, [place], every_job[0])
+        assert plan.unswept is not None
+        begin_search(own, plan.shape)
+        threads = threads_of_jobs(plan.unswept, plan.overrides)
+        search = [*plan.naming(), *threads, place]
+        return searched(own, lambda: _in_hydra(plan.request, search))
 
 
 def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
@@ -107,8 +115,10 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
         # Each job is composed by itself, so Hydra gets only its own overrides, and a study whose config may set them.
         hydra = [str(override.input_line) for override in plan.overrides if override.is_hydra_override()]
         master = [text for text in plan.request.overrides if text.startswith("study=") and "," not in text]
-        shared = [*threads_of_jobs(plan.sources, plan.request.config_name, hydra, plan.overrides)]
-        texts = [[str(override.input_line) for override in job.overrides] + shared for job in plan.jobs]
+        node = plan.sources.compose(plan.request.config_name, [*master, *hydra], multirun=True)
+        shared = threads_of_jobs(node, plan.overrides)
+        own_overrides = [[o for o in job.overrides if not o.is_hydra_override()] for job in plan.jobs]
+        texts = [[str(override.input_line) for override in job] + shared for job in own_overrides]
         jobs = laid_out(own, shape, list(zip(texts, every_job, strict=True)))
         place = [f"hydra.sweep.dir={quoted(str(own))}"]
         argv = [*master, *hydra, *place, *plan.request.arguments]
@@ -128,7 +138,7 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
 
 
 def _launched(
-    texts: Sequence[Sequence[str]], config_name: str, argv: Sequence[str], job: Callable[..., None]
+    texts: Sequence[Sequence[str]], config_name: str, argv: Sequence[str], job: Callable[..., Any]
 ) -> list[JobReturn]:
     """How each job ended. Hydra composes each one by itself, from its overrides, in place of the product it would make.
 
@@ -138,7 +148,9 @@ def _launched(
 
     def sweep(sweeper: BasicSweeper, arguments: list[str]) -> list[JobReturn]:
         assert sweeper.launcher is not None
-        ended.extend(sweeper.launcher.launch(texts, initial_job_idx=0))
+        assert sweeper.config is not None
+        for batch in batches(sweeper.config, len(texts)):
+            ended.extend(sweeper.launcher.launch([texts[job] for job in batch], initial_job_idx=batch.start))
         return ended
 
     # Hydra imports its plugins anew: it makes sweepers of the class that it registered, not of the one imported here.
@@ -184,14 +196,14 @@ def _in_hydra(request: Request, added: Sequence[str], checked: Settings | Study 
         return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
 
 
-def _handed(job: Callable[..., None], checked: Settings | Study | None) -> Callable[[DictConfig], None]:
+def _handed(job: Callable[..., Any], checked: Settings | Study | None) -> Callable[[DictConfig], Any]:
     """The job with its checked settings; the job alone, where there are none to hand on."""
     if checked is None:
         return job
 
     @wraps(job)
-    def handed(cfg: DictConfig) -> None:
-        job(cfg, checked)
+    def handed(cfg: DictConfig) -> Any:
+        return job(cfg, checked)
 
     return handed
 
@@ -227,7 +239,7 @@ def complete_or_install(arguments: Sequence[str], config_name: str = "train") ->
     return complete(query, hydra_completion)
 
 
-def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig], None]) -> int:
+def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig], Any]) -> int:
     """Hand over to Hydra. A job's exception comes out as it was raised, its trace cut to the job's own."""
     configs = str(packaged_configs())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
@@ -288,11 +300,14 @@ def _without_global_hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = before
 
 
-def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
-    """One training run, or one study; called by Hydra, in whatever process its launcher chose."""
+def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> float | None:
+    """One training run, or one study; called by Hydra, in whatever process its launcher chose.
+
+    Returns the run's objective, for a sweeper that searches; None of a study.
+    """
     with _ends():
         if _made_study("train", cfg, checked):
-            return
+            return None
         settings, folder = _settings_and_folder("train", cfg, checked)
         with claimed(folder):
             if HydraConfig.get().mode == RunMode.MULTIRUN and is_run(folder):
@@ -302,7 +317,7 @@ def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
             print(f"run     {folder}", flush=True)
             from deqrun.experiment.launch import run_train
 
-            run_train(settings, folder, _command("train"))
+            return run_train(settings, folder, _command("train"))
 
 
 def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:

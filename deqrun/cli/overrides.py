@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -67,13 +67,16 @@ def job_count(overrides: Sequence[Override]) -> int:
     return count
 
 
-def job_overrides(overrides: Sequence[Override], most: int | None = None) -> list[list[str]]:
+def job_overrides(
+    overrides: Sequence[Override], most: int | None = None, *, intervals: bool = False
+) -> list[list[str]]:
     """The overrides of each job of a multirun, in the order in which they run.
 
-    most  beyond so many jobs: one job for each value of each key, the other keys at their first value; None: all jobs
+    most       beyond so many jobs: one job for each value of each key, the others at their first value; None: all jobs
+    intervals  whether the sweeper takes interval(low,high), of which both ends are then checked
     """
     # In Hydra's order: the last key varies fastest.
-    texts = {override.get_key_element(): _values(override) for override in overrides}
+    texts = {override.get_key_element(): _values(override, intervals) for override in overrides}
     columns = list(texts.values())
     product = list(itertools.islice(itertools.product(*columns), None if most is None else most + 1))
     if most is None or len(product) <= most:
@@ -84,13 +87,20 @@ def job_overrides(overrides: Sequence[Override], most: int | None = None) -> lis
     return [list(job) for job in dict.fromkeys(one_changed)]
 
 
-def _values(override: Override) -> list[str]:
-    """`key=value` for each value of one override."""
+def _values(override: Override, intervals: bool = False) -> list[str]:
+    """`key=value` for each value of one override; of an interval, where the sweeper takes any, for both ends."""
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [_text(override)]
+    if intervals and override.is_interval_sweep():
+        ends = override.value()
+        assert isinstance(ends, IntervalSweep)
+        return [f"{key}={ends.start}", f"{key}={ends.end}"]
     if not override.is_discrete_sweep():
-        raise UserError(f"{override.input_line} has no list of values; give them, as in {key}=1,2,3.")
+        raise UserError(
+            f"{override.input_line} has no list of values; give them, as in {key}=1,2,3, or let hydra/sweeper=optuna "
+            "choose them."
+        )
     try:
         values = list(itertools.islice(override.sweep_string_iterator(), JOBS_CHECKED + 1))
     except HydraException as error:

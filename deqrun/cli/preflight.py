@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.cli.grid import Shape
+from deqrun.cli.launchers import searches
 from deqrun.cli.overrides import (
     JOBS_CHECKED,
     MOST_JOBS,
@@ -124,18 +125,25 @@ class Plan:
             raise UserError("run= is for one run, and -m makes a folder for each job; leave one of them out.")
         # resume= is of the grid as a whole; the sweeper's own values come first, as Hydra has them.
         of_jobs = [override for override in self.overrides if override.key_or_group != "resume"]
-        every = job_overrides([*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED)
+        every = job_overrides(
+            [*self._sweeper_params(), *of_jobs], None if self.grid else JOBS_CHECKED, intervals=self.searches
+        )
         return [self._job(texts) for texts in every]
 
     @property
     def grid(self) -> bool:
         """Whether the jobs are known before they start: Hydra's own sweeper, and no rule of the user's for folders."""
         # Sweepers that choose as they go, and folders by the user's rule, are Hydra's to run.
-        own_rules = ("hydra/sweeper", "hydra.sweeper._target_", "hydra.sweep.subdir")
+        own_rules = ("hydra.sweeper._target_", "hydra.sweep.subdir")
         typed = [override for override in self.overrides if override.key_or_group.startswith(own_rules)]
         if not self.multirun or typed or job_count([*self._sweeper_params(), *self.overrides]) > MOST_JOBS:
             return False
-        return self.unswept is None or str(self.unswept.hydra.sweeper._target_).endswith(".BasicSweeper")
+        return not self.searches
+
+    @property
+    def searches(self) -> bool:
+        """Whether a sweeper such as Optuna's chooses the values."""
+        return self.unswept is not None and searches(self.unswept)
 
     @property
     def shape(self) -> Shape:
@@ -259,6 +267,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     from deqrun.experiment.build import check_components
     from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.own_parts import require_cell, require_data
+    from deqrun.experiment.trackers import require_trackers
 
     seen: set[str] = set()
     for job in every_job:
@@ -268,6 +277,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
             # First what costs nothing: threads and files; then memory, of which building could run out.
             if command in ("train", "sweep"):
                 require_threads(job.threads or settings.threads)
+                require_trackers(settings.tracker)
                 require_data(settings, seen)
                 require_memory(settings, seen)
             check_components(settings, seen)

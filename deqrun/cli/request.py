@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
+from deqrun.cli.launchers import preset
 from deqrun.errors import UserError, nearest, one_line
 from deqrun.settings.sources import quoted
 
@@ -34,7 +35,7 @@ class Request:
     @property
     def overrides(self) -> list[str]:
         """The overrides; `run=` names one folder, so that its commas and signs are no grammar."""
-        return [_literal(text) for text in self.flags.overrides]
+        return [_literal(preset(text)) for typed in self.flags.overrides for text in _several_trackers(typed)]
 
     @property
     def config_name(self) -> str:
@@ -58,6 +59,12 @@ class Request:
     def for_hydra(self, added: Sequence[str] = ()) -> list[str]:
         """Overrides first, then flags: Hydra's parser takes overrides on one side of a flag only."""
         return [*self.overrides, *added, *self.arguments]
+
+
+def _several_trackers(text: str) -> list[str]:
+    """`tracker=[a,b]` as `tracker=a tracker.name=[a,b]`: Hydra takes one option of a group that has a default."""
+    listed = re.fullmatch(r"tracker=\[\s*(\w+)\s*(,[\w\s,]*)?\]", text)
+    return [text] if listed is None else [f"tracker={listed[1]}", f"tracker.name={text.partition('=')[2]}"]
 
 
 def _literal(text: str) -> str:

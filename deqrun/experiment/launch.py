@@ -26,14 +26,14 @@ from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
-from deqrun.experiment.trackers import Tracker, tracked
+from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
 from deqrun.records.reading import read_run, read_status
-from deqrun.records.run import RunStatus, Summary
+from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
 from deqrun.report.tables import description_table, end_of_run_table
@@ -41,8 +41,11 @@ from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_
 from deqrun.settings.sources import quoted
 
 
-def run_train(settings: Settings, folder: Path, command: str) -> None:
-    """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands."""
+def run_train(settings: Settings, folder: Path, command: str) -> float:
+    """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands.
+
+    Returns the value of `settings.objective`. Raises UserError where the run has none.
+    """
     run = RunFolder(folder)
     with claimed(folder), recorded(run, resume_command(folder, command)):
         device = prepare(settings.device, settings.threads)
@@ -53,11 +56,20 @@ def run_train(settings: Settings, folder: Path, command: str) -> None:
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
         run.write_status("running", epoch=_epoch(run))
-        with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+        with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
             _say_what_begins(settings, dataset, device)
-            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
-            _finish(settings, run, deq, dataset, done, tracker, command)
+            log_every = settings.tracker.log_every if settings.tracker.names else None
+            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker, log_every)
+            record = _finish(settings, run, deq, dataset, done, tracker, command)
+        return _objective(record, settings.objective)
+
+
+def _objective(record: RunRecord, name: str) -> float:
+    value = record.figures().get(name)
+    if value is None:
+        raise UserError(f"objective={name} has no value in {record.folder}; val_accuracy always has one.")
+    return value
 
 
 def resume_command(folder: Path, command: str) -> str:
@@ -85,8 +97,18 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
             done = load_best(deq, run)
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
-            with tracked(settings.tracker, folder, settings.name, settings.sections()) as tracker:
+            with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
                 _finish(settings, out, deq, dataset, done, tracker, command)
+
+
+def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
+    """The run as its trackers see it, a sweep with the trained run that it asks."""
+    sections, told = settings.sections(), {}
+    if trained is not None:
+        told = {"folder": str(trained), "name": settings.name}
+        kept = trained / "wandb" / "run-id.txt"
+        told |= {"wandb_id": kept.read_text(encoding="utf-8").strip()} if kept.is_file() else {}
+    return TrackedRun(folder, settings.name, sections, command, place_of(folder, sections), told)
 
 
 def _in_the_same_folder(command: str, folder: Path) -> str:
@@ -183,7 +205,7 @@ def _epoch(run: RunFolder) -> int | None:
 
 def _finish(
     settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
-) -> None:
+) -> RunRecord:
     """Test once, sweep, summarise, report."""
     # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
     if (run.checkpoints / "best.pt").is_file():
@@ -214,7 +236,7 @@ def _finish(
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
     page = write_report(run.path, record) if settings.report else None
-    tracker.log_sweep(swept.rows["sweep"], swept.trajectories)
+    tracker.log_results(record)
     tracker.finish(summary)
 
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
@@ -225,6 +247,7 @@ def _finish(
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
+    return record
 
 
 FAR = 10

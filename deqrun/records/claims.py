@@ -316,7 +316,8 @@ def holds_only_traces(folder: Path) -> bool:
 def ending_as_interrupted() -> Iterator[None]:
     """Within: SIGTERM, as batch systems send it, and SIGHUP, as a closed terminal does, end a run as Ctrl-C does.
 
-    A SIGHUP that is ignored, as nohup has it, stays ignored. Elsewhere than in the main thread nothing changes.
+    A SIGHUP that is ignored, as nohup has it, stays ignored. A program that handles the signal itself keeps it: a job
+    of submitit ignores SIGTERM, and is queued again on SIGUSR2. Elsewhere than in the main thread nothing changes.
     """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
@@ -325,7 +326,7 @@ def ending_as_interrupted() -> Iterator[None]:
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             with suppress(ValueError):
                 before[number] = signal.signal(number, interrupt)
     try:

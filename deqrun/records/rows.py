@@ -42,6 +42,23 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One row of steps.jsonl: a step within an epoch, every `tracker.log_every` steps of it.
+
+    residual is the median over the batch; converged is the share of its solves that reached their tolerance.
+    """
+
+    step: int
+    loss: float | None = None
+    accuracy: float | None = None
+    learning_rate: float | None = None
+    nfe: float | None = None
+    residual: float | None = None
+    converged: float | None = None
+    grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
 class _OfTrajectory:
     """The key of the trajectory that a row is derived from, see `TrajectoryKey`."""
 
@@ -162,6 +179,7 @@ ROW_KINDS = {
     kind.name: kind
     for kind in (
         RowKind("epochs", "train.jsonl", Epoch, once=lambda row: row.epoch),
+        RowKind("steps", "steps.jsonl", Step, once=lambda row: row.step),
         RowKind("sweep", "sweep.jsonl", SweepCell, once=lambda row: (row.key, row.max_iter, row.tol)),
         RowKind("halting", "halting.jsonl", HaltingRow),
         RowKind("breadth", "breadth.jsonl", BreadthRow),

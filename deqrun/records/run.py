@@ -5,11 +5,13 @@ are seconds.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, SweepCell
+import numpy as np
+
+from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
 
@@ -74,6 +76,7 @@ class RunRecord:
     trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def name(self) -> str:
@@ -212,9 +215,41 @@ class RunRecord:
         found = self.trajectories.get(key)
         return found if found is not None and found.residual.size else None
 
+    def figures(self) -> dict[str, float]:
+        """Every number of the run by name: of the last epoch, of the summary, and evaluations to the tolerance.
+
+        evaluations_to_tolerance: half of the test samples need at most so many to the training tolerance, with the
+        training solver; reached_tolerance: the share that gets there.
+        """
+        rows = [asdict(self.epochs[-1])] if self.epochs else []
+        found = {
+            key: value
+            for row in (*rows, asdict(self.summary))
+            for key, value in row.items()
+            if type(value) in (int, float)
+        }
+        solver, tol = self.main_solver, self.train_tol
+        trajectory = self.trajectory(solver) if solver is not None else None
+        if trajectory is not None and tol:
+            needed = trajectory.nfe_to(tol)
+            reached = np.isfinite(needed)
+            found["reached_tolerance"] = float(reached.mean())
+            median = float(np.quantile(np.where(reached, needed, np.inf), 0.5, method="inverted_cdf"))
+            if math.isfinite(median):
+                found["evaluations_to_tolerance"] = median
+        return found
+
     def training_cell(self, split: str = "test") -> SweepCell | None:
         """The cell of the training solver at the training budget and tolerance, None where the grid lacks it."""
         if self.train_max_iter is None or self.train_tol is None or self.main_solver is None:
             return None
         cells = self.cells(split, self.main_solver, self.main_start, self.train_max_iter, self.train_tol)
         return cells[0] if cells else None
+
+
+def _numeric(kind: type) -> list[str]:
+    return [field.name for field in fields(kind) if "int" in str(field.type) or "float" in str(field.type)]
+
+
+FIGURES = tuple(dict.fromkeys((*_numeric(Summary), *_numeric(Epoch), "evaluations_to_tolerance", "reached_tolerance")))
+"""Names that `RunRecord.figures` may have."""

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
+from deqrun.errors import unknown
 from deqrun.records.halting_rules import HALTING_RULES
+from deqrun.records.run import FIGURES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
@@ -144,16 +146,41 @@ class SweepSettings(_Section):
         return not all(axes)
 
 
-class TrackerSettings(_Section):
-    """Where records are mirrored: `tracker.*`."""
+TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
-    name: Literal["wandb", "none"]
+
+class TrackerSettings(_Section):
+    """Where records are mirrored: `tracker.*`. Of group, job_type and tags null stands for deqrun's own choice."""
+
+    name: str | tuple[str, ...]
     mode: Literal["offline", "online", "disabled"]
     project: str
     entity: str | None
     group: str | None
     job_type: str | None
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] | None
+    # Runs from before these keys go on as they began.
+    log_every: PositiveCount | None = None
+    figures: Flag = True
+    report: Flag = True
+    checkpoint: Flag = True
+    uri: str | None = None
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_known(cls, value: Any) -> Any:
+        given = value if isinstance(value, list | tuple) else [value]
+        for name in given:
+            if name not in ("none", *TRACKERS):
+                said = unknown(str(name), "a tracker", ["none", *TRACKERS])
+                raise ValueError("names " + said.replace(" is not a tracker;", ", which is not a tracker;"))
+        return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trackers, each once; none where the mode is disabled."""
+        given = (self.name,) if isinstance(self.name, str) else self.name
+        return () if self.mode == "disabled" else tuple(dict.fromkeys(name for name in given if name != "none"))
 
 
 class Settings(_Section):
@@ -164,6 +191,7 @@ class Settings(_Section):
     run, resume    the run folder given by `run=`, and whether to go on with it
     data_changed   refuse or match, where the run's data changed
     report         whether the run ends with its page and charts
+    objective      the number that a search is told: a name of `RunRecord.figures`
     """
 
     name: RunName
@@ -186,6 +214,7 @@ class Settings(_Section):
     tracker: TrackerSettings
     data_changed: Literal["refuse", "match_classes"] = "refuse"
     report: Flag = True
+    objective: Literal[FIGURES] = "val_accuracy"  # type: ignore[valid-type]
     baseline: BaselineSettings = BaselineSettings(
         kind="none", layers=None, match=None
     )  # runs of before there were any have none
@@ -239,7 +268,7 @@ class Settings(_Section):
         Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
         """
         apart: dict[str, Any] = dict.fromkeys(
-            ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report"), True
+            ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
         )
         apart |= {"train": {"workers", "pin_memory"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]

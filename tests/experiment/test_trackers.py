@@ -19,7 +19,8 @@ import pytest
 from deqrun.errors import Interrupted, UserError
 from deqrun.experiment import launch
 from deqrun.experiment.launch import run_train
-from deqrun.experiment.trackers import NoTracker, Patience, SafeTracker, accuracy_rows, make_tracker, residual_rows
+from deqrun.experiment.trackers import NoTracker, Patience, SafeTracker, TrackedRun, make_tracker
+from deqrun.experiment.trackers.rows import accuracy_rows, residual_rows
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
 from deqrun.records.rows import Epoch, SweepCell
@@ -77,8 +78,8 @@ def test_curves_equal_the_sweep(offline: Path, records: list[dict]) -> None:
     record = read_run(offline)
     for row in history(records, "budget/iters"):
         (cell,) = record.cells("test", "anderson", "zeros", row["budget/iters"], 1e-3)
-        assert row["accuracy/anderson/zeros/test"] == pytest.approx(cell.accuracy)
-    curve = [row["residual/picard/zeros/test"] for row in history(records, "residual/iter")]
+        assert row["accuracy/anderson/zeros/test/tol=0.001"] == pytest.approx(cell.accuracy)
+    curve = [row["residual/picard/zeros/test/q50"] for row in history(records, "residual/iter")]
     residual = record.trajectories[TrajectoryKey("picard", "zeros", "test")].residual
     assert curve[0] == pytest.approx(float(np.median(residual[0])))
     assert curve == sorted(curve, reverse=True)
@@ -193,7 +194,7 @@ def test_a_tracker_that_cannot_start_is_off() -> None:
 @pytest.mark.parametrize("override", ["tracker=none", "tracker.mode=disabled"])
 def test_disabled_tracks_nothing(settings_of: SettingsOf, override: str, tmp_path: Path) -> None:
     settings = settings_of("tracker=wandb", override)
-    assert isinstance(make_tracker(settings.tracker, tmp_path, "n", {}), NoTracker)
+    assert isinstance(make_tracker(settings.tracker, TrackedRun(tmp_path, "n", {})), NoTracker)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,9 +203,13 @@ def test_curve_rows_by_hand() -> None:
     trajectory = Trajectory(residual, np.ones((2, 3), dtype=np.int32), residual > 0, np.zeros(2))
     rows = residual_rows({TrajectoryKey("s", "zeros", "test"): trajectory})
     assert [row["residual/iter"] for row in rows] == [0, 1]
-    assert [row["residual/s/zeros/test"] for row in rows] == [2.0, 0.5]  # the stopped row keeps its 3
+    assert [row["residual/s/zeros/test/q50"] for row in rows] == [2.0, 0.5]  # the stopped row keeps its 3
+    assert [row["residual/s/zeros/test/q90"] for row in rows] == [3.0, 3.0]
+    assert [row["residual/s/zeros/test/q10"] for row in rows] == [1.0, pytest.approx(0.1)]
     cells = [SweepCell("s", "zeros", "test", 4, tol, 10, accuracy) for tol, accuracy in ((1e-1, 0.3), (1e-3, 0.7))]
-    assert accuracy_rows(cells) == [{"budget/iters": 4, "accuracy/s/zeros/test": 0.7}]
+    assert accuracy_rows(cells) == [
+        {"budget/iters": 4, "accuracy/s/zeros/test/tol=0.1": 0.3, "accuracy/s/zeros/test/tol=0.001": 0.7}
+    ]
 
 
 def test_record_type_is_complete(offline: Path) -> None:

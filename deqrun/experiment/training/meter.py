@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deqrun.experiment.evaluate import Evaluation
 from deqrun.experiment.training.objective import Forward
-from deqrun.records.rows import Epoch
+from deqrun.records.rows import Epoch, Step
 
 
 @dataclass
@@ -56,6 +56,19 @@ class EpochMeter:
         if self.adjoint_residuals:
             text += f" adj {_median(self.adjoint_residuals[-1:]):.0e}"
         return text
+
+    def step(self, step: int, learning_rate: float) -> Step:
+        """The row of steps.jsonl of the last step taken in."""
+        return Step(
+            step=step,
+            loss=self.losses[-1][0],
+            accuracy=_mean(self.correct[-1:]),
+            learning_rate=learning_rate,
+            nfe=_mean(self.nfes[-1:]),
+            residual=_median(self.residuals[-1:]),
+            converged=_mean(self.converged[-1:]),
+            grad_norm=self.norms[-1],
+        )
 
     @property
     def mean_loss(self) -> float:

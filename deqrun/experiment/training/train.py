@@ -26,7 +26,8 @@ from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.models import DEQ
-from deqrun.records.rows import Epoch
+from deqrun.records.reading import read_rows
+from deqrun.records.rows import ROW_KINDS, Epoch, Step
 from deqrun.records.writing import RunFolder
 from deqrun.settings import TrainSettings
 
@@ -43,8 +44,11 @@ def train(
     seed: int,
     folder: RunFolder,
     tracker: Tracker,
+    log_every: int | None = None,
 ) -> Checkpoint:
     """Train `deq` to `settings.epochs`, going on from the folder's last checkpoint if there is one.
+
+    log_every  steps of an epoch between two rows of steps.jsonl; None: no such rows
 
     After each epoch: validation, a row of train.jsonl, checkpoints `last` and, where validation accuracy is the
     highest yet (ties: the lower loss), `best`. Returns the last checkpoint.
@@ -61,8 +65,8 @@ def train(
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
         folder.write_rows("epochs", rows)
-    for row in rows:  # of a run that goes on, into its tracker's new record
-        tracker.log_epoch(row)
+    steps = [row for row in _kept_steps(folder) if row.step <= done.step]
+    _tell_again(steps, rows, tracker)
     for epoch in range(done.epoch + 1, settings.epochs + 1):
         # Every draw of an epoch comes from (seed, epoch, purpose): a resumed run repeats it without stored generators.
         began = time.perf_counter()
@@ -92,6 +96,9 @@ def train(
             schedule.step()
             meter.add(made, norm)
             bar.set_postfix_str(meter.line(), refresh=False)
+            if log_every is not None and (step - done.step) % log_every == 0:
+                steps.append(meter.step(step, float(schedule.get_last_lr()[0])))
+                tracker.log_step(steps[-1])
 
         # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
         held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device)
@@ -103,6 +110,8 @@ def train(
 
         # Records before checkpoints before status: a kill in between costs the epoch, and never the record's order.
         folder.write_rows("epochs", rows)
+        if steps:
+            folder.write_rows("steps", steps)
         if better:
             save_checkpoint(folder.checkpoints / "best.pt", replace(done, starts={}))
         save_checkpoint(folder.checkpoints / "last.pt", done)
@@ -110,6 +119,24 @@ def train(
         tracker.log_epoch(row)
         tqdm.write(_epoch_line(row, settings.epochs, better))
     return done
+
+
+def _kept_steps(folder: RunFolder) -> list[Step]:
+    """The rows of steps.jsonl; none where the file is missing or damaged, since no number rests on them."""
+    try:
+        return list(read_rows(folder.path / ROW_KINDS["steps"].file, Step))
+    except ValueError:
+        return []
+
+
+def _tell_again(steps: list[Step], epochs: list[Epoch], tracker: Tracker) -> None:
+    """Tell the tracker of a resumed run the rows of its earlier part, in their order."""
+    told = 0
+    for epoch in epochs:
+        while told < len(steps) and epoch.step is not None and steps[told].step <= epoch.step:
+            tracker.log_step(steps[told])
+            told += 1
+        tracker.log_epoch(epoch)
 
 
 def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
