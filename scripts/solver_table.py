@@ -6,7 +6,8 @@ Prints three tables in Markdown (docs/solvers.md holds them):
 
 1. problems of tests/problems.py, float64, 8 rows, to their tolerance: median evaluations (Jacobian products apart),
    and rows that did not converge within the budget;
-2. Anderson(20) on symmetric linear maps against the Chebyshev bound, and a linear map of radius 1.5 with outliers;
+2. Anderson(20) and Secant(20) on symmetric linear maps against the Chebyshev bound, and a linear map of radius 1.5
+   with outliers;
 3. trained cells on 256 test samples (digits, strings of 16 bits, mazes of 9x9, sequences of 70 symbols), to 1e-4 within
    150 steps: median evaluations and unconverged rows, per solver.
 """
@@ -28,7 +29,7 @@ from deqrun.experiment.build import build_dataset, build_deq
 from deqrun.experiment.checkpoint import load_checkpoint
 from deqrun.models import DEQ
 from deqrun.settings import read_settings
-from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Solution, Solver, solve
+from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solution, Solver, solve
 from tests.problems import PROBLEMS
 
 SOLVERS: dict[str, Solver] = {
@@ -101,17 +102,21 @@ def _cell(found: Solution, rows: Tensor | slice = slice(None)) -> str:
 
 def against_theory() -> None:
     print("| linear map, 200-d, float64, to 1e-8, 4 rows | solver | steps | over Chebyshev |\n|---|---|---|---:|")
-    for radius in (0.9, 0.99):
-        spectrum = torch.linspace(-radius, radius, 200, dtype=torch.float64)
-        found = _solve_symmetric(spectrum, Anderson(memory=20), 2000)
-        bound = math.log(1e-8) / math.log((1 - math.sqrt(1 - radius**2)) / radius)
-        steps = found.steps.tolist()
-        print(f"| symmetric, radius {radius} | Anderson(20) | {steps} of {bound:.1f} | {max(steps) / bound:.2f} |")
+    symmetric_maps("Anderson(20)", Anderson(memory=20))
     outliers = torch.cat([torch.tensor([1.5, -1.5, 1.3]), torch.linspace(-0.5, 0.5, 197)]).double()
     for label, solver in (("Picard", Picard()), ("Anderson(10)", Anderson(memory=10))):
         found = _solve_symmetric(outliers, solver, 500)
         print(f"| radius 1.5 with outliers 1.5, −1.5, 1.3 | {label} | {found.steps.tolist()} | {found.summary()} |")
+    symmetric_maps("Secant(20)", Secant(memory=20))
     print()
+
+
+def symmetric_maps(label: str, solver: Solver) -> None:
+    for radius in (0.9, 0.99):
+        spectrum = torch.linspace(-radius, radius, 200, dtype=torch.float64)
+        steps = _solve_symmetric(spectrum, solver, 2000).steps.tolist()
+        bound = math.log(1e-8) / math.log((1 - math.sqrt(1 - radius**2)) / radius)
+        print(f"| symmetric, radius {radius} | {label} | {steps} of {bound:.1f} | {max(steps) / bound:.2f} |")
 
 
 def _solve_symmetric(spectrum: Tensor, solver: Solver, max_iter: int) -> Solution:
