@@ -31,6 +31,7 @@ def begun_sweep(request: Request) -> Path | None:
 
 def go_on_with_sweep(request: Request, folder: Path) -> int:
     """Go on with the sweep in `folder`; nothing else that it asks may be typed. Raises UserError."""
+    # A sweep goes on as it began: of the command only the folder counts.
     typed = dict(text.partition("=")[::2] for text in request.overrides)
     for key, value in typed.items():
         if key not in FREE:
@@ -46,6 +47,7 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
         require_run(settings.run, f"run={folder} is a sweep of ")
         flags = ["allow_foreign_targets=true"] if settings.allow_foreign_targets else []
         flags += ["--config-dir", str(request.config_dir)] if request.config_dir else []
+        # Claimed before torch is imported, as every folder that is written into.
         with claimed(folder):
             check_settings(settings, "sweep")
             from deqrun.experiment.launch import run_sweep

@@ -66,6 +66,7 @@ def run_compare(arguments: Sequence[str]) -> int:
     if given.output is not None and taken:
         raise UserError(f"--output {output} exists, and nothing is overwritten; give a folder that does not exist.")
     found = found_or_refused("compare", given.folders)
+    # Imported once there is something to compare.
     from rich.console import Console
 
     from deqrun.report.compare.export import export, require_exportable, rows_apart, rows_folded
@@ -90,6 +91,7 @@ def run_compare(arguments: Sequence[str]) -> int:
         write_whole(own / "compare.md", comparison_markdown(comparison, recipes))
         write_whole(own / "compare.txt", plain_text(comparison_text(comparison, recipes, every=True)))
         page = write_whole(own / "compare.html", compare_html(comparison, own))
+    # The export last: a page is there even where its file can't be written.
     if given.export is not None:
         rows = rows_apart(comparison, recipes) if given.apart else rows_folded(comparison, recipes)
         export(given.export, rows, comparison, recipes, apart=given.apart)

@@ -23,6 +23,7 @@ def run_dashboard(arguments: Sequence[str]) -> int:
     parser.add_argument("folders", nargs="*")
     parser.add_argument("--port")
     given = parser.read(arguments)
+    # The port and the folders first: a server that starts says nothing of them.
     port = None if given.port is None else _port(given.port)
     if given.folders:
         found_or_refused("dashboard", given.folders)
@@ -55,6 +56,7 @@ def _served(kind: type, board: object, port: int | None):  # type: ignore[no-unt
     try:
         return kind(board, PORT if port is None else port)
     except OSError as error:
+        # The usual port is taken, as by another dashboard: any free one will do.
         if port is None:
             return kind(board, 0)
         reason = "is in use" if error.errno == errno.EADDRINUSE else f"can't be had ({error.strerror})"

@@ -62,6 +62,7 @@ def run_app(command: str, argv: Sequence[str]) -> int:
         return go_on_with_sweep(request, begun)
     if request.flags.shell_completion:
         return complete_or_install(request.overrides, request.config_name)
+    # Everything else composes a configuration: jobs to run, or something to show.
     with sources_of(request) as sources:
         plan = Plan(request, sources)
         if request.runs:
@@ -77,6 +78,7 @@ def _run_jobs(plan: Plan) -> int:
     every_job = check_jobs(plan)
     if plan.grid:
         return _run_grid(plan, every_job)
+    # A run that is complete needs no torch to say so.
     done = _already_complete(plan)
     if done is not None:
         return _tell_complete(done)
@@ -153,6 +155,7 @@ def _launched(
             ended.extend(sweeper.launcher.launch([texts[job] for job in batch], initial_job_idx=batch.start))
         return ended
 
+    # In place of the product of all values, which would fail as a whole for one value of one option.
     # Hydra imports its plugins anew: it makes sweepers of the class that it registered, not of the one imported here.
     used: Any = Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"]
     own, used.sweep = used.sweep, sweep
@@ -165,6 +168,7 @@ def _launched(
 
 def _tell_complete(folder: Path) -> int:
     """Say that a run or a study is complete; where a run's page is missing it is made anew."""
+    # A run whose page was left out on purpose is complete without it.
     page = folder / "report.html"
     told = f"{folder} is complete: nothing is left to train."
     if not page.is_file() and is_run(folder) and read_yaml(folder / "config.yaml").get("report") is False:
@@ -212,6 +216,7 @@ def _already_complete(plan: Plan) -> Path | None:
     """The folder of a run or a study that was to go on but has come to its end."""
     if plan.request.command != "train" or all(override.key_or_group != "resume" for override in plan.overrides):
         return None
+    # resume=true on a complete run.
     configs = [job.cfg for job in plan.jobs]
     resumed = [Path(str(cfg.run)) for cfg in configs if cfg.resume is True and cfg.run is not None]
     return resumed[0] if resumed and is_complete(resumed[0]) else None
@@ -219,6 +224,7 @@ def _already_complete(plan: Plan) -> Path | None:
 
 def complete_or_install(arguments: Sequence[str], config_name: str = "train") -> int:
     """`-sc query=bash` completes the line in COMP_LINE; `-sc install=bash` prints a line for a shell to evaluate."""
+    # Without a query Hydra prints what a shell evaluates; with one, ours completes and asks Hydra for the rest.
     query = next((argument for argument in arguments if argument.startswith("query=")), None)
     if query is None:
         if len(arguments) != 1 or arguments[0] not in INSTALLS:
@@ -241,6 +247,7 @@ def complete_or_install(arguments: Sequence[str], config_name: str = "train") ->
 
 def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig], Any]) -> int:
     """Hand over to Hydra. A job's exception comes out as it was raised, its trace cut to the job's own."""
+    # Hydra prints and exits by itself; here its ends become exceptions and exit codes again.
     configs = str(packaged_configs())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
     with _as_called(argv):
@@ -272,6 +279,7 @@ def _of_the_job(trace: TracebackType | None, name: str) -> TracebackType | None:
 @contextmanager
 def _as_called(argv: Sequence[str]) -> Iterator[None]:
     """Hydra reads sys.argv, prints errors itself unless told not to, and leaves its last config and handlers."""
+    # All that Hydra changes in the process, put back afterwards: tests and notebooks call this many times.
     root = logging.getLogger()
     level_before, handlers_before = root.level, root.handlers[:]
     argv_before, config_before = sys.argv, HydraConfig.instance().cfg
@@ -308,8 +316,10 @@ def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> float
     with _ends():
         if _made_study("train", cfg, checked):
             return None
+        # A job that was launched in another process composes and checks by itself; its folder is claimed there.
         settings, folder = _settings_and_folder("train", cfg, checked)
         with claimed(folder):
+            # A grid's job goes on in its folder without being told to.
             if HydraConfig.get().mode == RunMode.MULTIRUN and is_run(folder):
                 settings = begun_job(settings, folder)
             if is_run(folder) and not settings.resume:
@@ -342,6 +352,7 @@ def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None)
     """Make the study that the config describes; False where it describes a plain run."""
     if isinstance(checked, Settings):
         return False
+    # The overrides of this job, as Hydra hands them on, make the study's runs.
     node = HydraConfig.get()
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     with current_sources(cfg) as sources:
@@ -370,6 +381,7 @@ def _ends() -> Iterator[None]:
     except (Interrupted, Unwritable) as end:
         raise _Ended(end) from end
     except UserError as error:
+        # Hydra made the folder before the mistake was known.
         with suppress(OSError):
             folder = Path(HydraConfig.get().runtime.output_dir)
             for made in (folder, *folder.parents[: len(folder.parts) - len(Path.cwd().parts) - 1]):

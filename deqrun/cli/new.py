@@ -23,11 +23,13 @@ TAKEN = ("deqrun", "torch", "numpy", "test", "tests", "model", "dataset", "solve
 def run_new(arguments: Sequence[str]) -> int:
     """Write the example, and say which command to run next. Raises UserError; nothing is overwritten."""
     kind, name, folder = _read(arguments)
+    # All files are looked for before the first is written.
     files = {folder / path: text for path, text in _files(kind, name).items()}
     there = [path for path in files if path.exists() or path.is_symlink()]
     if there:
         raise UserError(f"{there[0]} exists, and nothing is overwritten; give another name or --output folder.")
     try:
+        # Mode x: a file that comes into being meanwhile is not written over.
         for path, text in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("x", encoding="utf-8") as file:
@@ -74,6 +76,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str, Path]:
 
 def _is_taken(kind: str, name: str) -> bool:
     """Whether Python or deqrun has a word, a module or an option of this name, which would be found in its place."""
+    # Options, modules and words: each would be found in the example's place.
     option = packaged_configs() / TEMPLATES[kind].group / f"{name}.yaml"
     module = name in sys.stdlib_module_names or name in packages_distributions()
     return keyword.iskeyword(name) or name in TAKEN or option.is_file() or (bool(TEMPLATES[kind].code) and module)

@@ -69,12 +69,14 @@ def _several_trackers(text: str) -> list[str]:
 
 def _literal(text: str) -> str:
     key, _, word = text.partition("=")
+    # An empty folder would be the current one.
     if key in FOLDERS and not word.strip(" '\""):
         raise UserError(
             f"{key}= names no folder, as where a shell's variable is empty; give {key}=DIR, or leave {key}= out."
         )
     if key != "run" and not word.isascii() and re.fullmatch(r"[\w.+/-]+", word):
         return f"{key}={quoted(word)}"  # the grammar takes no letters beyond ASCII without quotes
+    # Only run= takes its value as it stands; other values are Hydra's grammar.
     value = text.removeprefix("run=")
     if value == text or value == "null":
         return text
@@ -101,6 +103,7 @@ def read_request(command: str, argv: Sequence[str]) -> Request:
     parser.error = refuse  # type: ignore[method-assign, assignment]
     flags = parser.parse_intermixed_args(list(argv))
     _require_harmony(command, flags)
+    # Flags are handed to Hydra as they were typed.
     arguments = list(argv)
     for text in flags.overrides:
         arguments.remove(text)
@@ -114,6 +117,7 @@ def _require_harmony(command: str, flags: argparse.Namespace) -> None:
     ):
         if getattr(flags, name) is not None:
             raise UserError(f"deqrun {command} has no --{name.replace('_', '-')}: {instead}.")
+    # Each of these does something else with the configuration.
     modes = [flag for flag in ("run", "multirun", "cfg", "info", "shell_completion") if getattr(flags, flag)]
     if len(modes) > 1:
         names = " and ".join(f"--{mode.replace('_', '-')}" for mode in modes)

@@ -52,9 +52,11 @@ def run_runs(arguments: Sequence[str]) -> int:
     parser.add_argument("--state", metavar="STATES")
     parser.add_argument("--yes", action="store_true")
     given = parser.read(arguments)
+    # What goes together, and which states, before any folder is read.
     if given.yes and not given.clean:
         raise UserError("--yes goes with --clean: it deletes without asking.")
     states = _states(given.state, given.clean)
+    # Nothing found is told as deqrun compare tells it.
     found = find_folders(given.folders or [OUTPUTS], sweeps=True)
     listed = _listed(found) or _listed(found_or_refused("runs", given.folders, sweeps=True))
     runs = [run for run in listed if run.state in states]
@@ -86,6 +88,7 @@ def _listed(found: FoundFolders) -> list[ListedRun]:
 
 def _read(folder: Path) -> ListedRun:
     written, reason, accuracy, epoch = "", "", None, None
+    # A folder that can't be read is listed with its reason.
     try:
         status, summary = read_status(folder), read_summary(folder)
         state, written, reason = state_of(folder, status), status.status, status.reason
@@ -118,6 +121,7 @@ def _print(runs: Sequence[ListedRun]) -> None:
     from deqrun.report import numbers
     from deqrun.report.compare.keys import printable
 
+    # The folder takes the room that is left; a reason stands below it.
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("state", no_wrap=True)
     for heading in ("test %", "age", "size"):
@@ -155,6 +159,7 @@ def _size(size: int) -> str:
 
 def _may_go(run: ListedRun) -> bool:
     """Whether a folder is a run of deqrun's that can be deleted: no link, and not around the current folder."""
+    # A link's target is somewhere else, and the current folder is in use.
     if run.folder.is_symlink() or Path.cwd().resolve().is_relative_to(run.folder.resolve()):
         return False
     if run.state is RunState.EMPTY and holds_only_traces(run.folder):
@@ -196,6 +201,7 @@ def _delete(runs: Iterable[ListedRun]) -> int:
     for run in runs:
         try:
             with claimed(run.folder, of_a_run=False):
+                # Between the list and this moment the run may have gone on.
                 if _read(run.folder).status != run.status:
                     raise UserError(f"{run.folder} has changed meanwhile, and was kept.")
                 shutil.rmtree(run.folder)

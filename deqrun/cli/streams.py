@@ -16,6 +16,7 @@ def open_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
+            # The lowest free number is the closed stream's own, as a rule.
             opened = os.open(os.devnull, os.O_RDWR)
             if opened != number:
                 os.dup2(opened, number)
@@ -67,6 +68,7 @@ def outlived_streams() -> Iterator[None]:
     def told(message: Warning | str, category: type[Warning], *where: Any, **named: Any) -> str:
         return f"deqrun: {message}\n" if category is UserWarning else form(message, category, *where, **named)
 
+    # Both streams: progress goes to one, sentences to the other.
     sys.stdout, sys.stderr = cast(TextIO, _Outlived(out)), cast(TextIO, _Outlived(err))
     warnings.formatwarning = told
     try:

@@ -48,14 +48,17 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
     """
     run = RunFolder(folder)
     with claimed(folder), recorded(run, resume_command(folder, command)):
+        # Device, data and model; the seed is set last before weights are drawn.
         device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
         _require_data(dataset)
         torch.manual_seed(settings.seed)
         deq = build_deq(settings, dataset).to(device)
+        # The config is written once: a run that goes on keeps what it began with.
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
         run.write_status("running", epoch=_epoch(run))
+        # Train, then test, sweep and report; the trackers close whatever ends the run.
         with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
             _say_what_begins(settings, dataset, device)
@@ -74,6 +77,7 @@ def _objective(record: RunRecord, name: str) -> float:
 
 def resume_command(folder: Path, command: str) -> str:
     """The command that goes on in a folder that was begun with another, as a shell takes it: it needs the same code."""
+    # Code of the user's is needed again: its folder, and the word that lets it in.
     words, again = shlex.split(command), ["deqrun", "train", f"run={folder}", "resume=true"]
     again += [word for word in words if word == "allow_foreign_targets=true"]
     for flag, value in pairwise(words):
@@ -94,6 +98,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
             dataset = build_dataset(settings)
             _require_data(dataset)
             deq = build_deq(settings, dataset).to(device)
+            # The weights that validation chose; the run's own folder is only read.
             done = load_best(deq, run)
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
@@ -149,6 +154,7 @@ def run_describe(settings: Settings) -> None:
 
 def prepare(device: str, threads: int | None) -> torch.device:
     """Set up PyTorch's threads and the allocator, and say which device is meant; UserError where it isn't there."""
+    # PyTorch's own choice where none is given.
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda" and not torch.cuda.is_available():
@@ -160,6 +166,7 @@ def prepare(device: str, threads: int | None) -> torch.device:
 
 
 def _require_data(dataset: Dataset) -> None:
+    # Here, so that missing files are told before a folder says that it runs.
     try:
         dataset.load("train")
     except DataUnavailable as error:
@@ -175,6 +182,7 @@ def recorded(run: RunFolder, resume: str) -> Iterator[None]:
     try:
         with ending_as_interrupted():
             yield
+    # Stopped before anything was written: nothing to go on with.
     except KeyboardInterrupt as stop:
         if holds_only_traces(run.path):
             raise
@@ -235,6 +243,7 @@ def _finish(
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
+    # The record is read once, for page, tracker and table.
     page = write_report(run.path, record) if settings.report else None
     tracker.log_results(record)
     tracker.finish(summary)

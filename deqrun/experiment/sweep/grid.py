@@ -105,6 +105,7 @@ def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
 
 def sweep_budget(settings: Settings) -> Budget:
     """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
+    # Every smaller budget and larger tolerance is read off this solve.
     iterations, tolerances = swept_grid(settings)
     return Budget(
         max_iter=iterations[-1],
@@ -128,6 +129,7 @@ def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory
 
 def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[HaltingRow]:
     """Every halting rule at every threshold, of trajectories that have both splits; validation chooses."""
+    # Rules are chosen on validation and told of test: both must be there.
     both = [
         (key, trajectory, trajectories[key._replace(split="test")])
         for key, trajectory in trajectories.items()
@@ -154,6 +156,7 @@ class Variants:
     def model(self, precision: str, difficulty: int | None) -> DEQ:
         """The same weights, in a cell of the difficulty's input shape and in the precision."""
         if self._last is None or self._last[0] != (precision, difficulty):
+            # Another difficulty may need other buffers; the weights are the same.
             deq = self.deq
             if difficulty is not None:
                 deq = build_deq(self.settings, self.dataset(difficulty)).to(next(deq.parameters()).device)
@@ -172,6 +175,7 @@ def _solve(
     key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
 ) -> Trajectory:
     """One trajectory, kept in parts; from zeros with the solutions that `other` begins with, if it is asked for."""
+    # The states that solves end with are kept only where another start needs them.
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
     ends: list[Tensor] = []
     wanted = key.start == "zeros" and "other" in grid.starts

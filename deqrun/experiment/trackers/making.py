@@ -31,6 +31,7 @@ def require_trackers(settings: TrackerSettings) -> None:
 
 def make_tracker(settings: TrackerSettings, run: TrackedRun) -> Tracker:
     """The trackers that the settings name, each made safe. They are made while the run begins, except W&B online."""
+    # One that fails ends neither the run nor the others: each is safe by itself.
     trackers = [_MAKERS[name](settings, run) for name in settings.names]
     if len(trackers) > 1:
         return Several(trackers)
@@ -38,6 +39,7 @@ def make_tracker(settings: TrackerSettings, run: TrackedRun) -> Tracker:
 
 
 def _wandb(settings: TrackerSettings, run: TrackedRun) -> Tracker:
+    # A run must not wait for a server: without one it is recorded offline.
     if settings.mode == "online" and (reason := unreachable(wandb_url())) is not None:
         warnings.warn(
             f"W&B can't be reached ({reason}); the run is recorded offline. Upload it later with: "
@@ -107,6 +109,7 @@ def wandb_url() -> str:
 
 def unreachable(url: str, seconds: float = 4.0) -> str | None:
     """Why the server at `url` can't be reached; None where it can be, or where a proxy has to know."""
+    # Behind a proxy the name need not be known here.
     parts = urlsplit(url)
     if getproxies().get(parts.scheme) or parts.hostname is None:
         return None
@@ -124,6 +127,7 @@ def unreachable(url: str, seconds: float = 4.0) -> str | None:
 
 def end_wandb_service() -> None:
     """End W&B's own process, a child of this one, where it hangs: this process would wait for it at its end."""
+    # Only children of this process, and only W&B's own.
     for child in _children():
         with suppress(OSError):
             if "wandb-core" in Path(f"/proc/{child}/cmdline").read_text(errors="replace"):

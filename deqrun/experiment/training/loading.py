@@ -32,6 +32,7 @@ def loaded(
 
     Whatever the options, the numbers are the same, and no random number is drawn.
     """
+    # Page-locked memory pays only where a GPU copies from it by itself.
     pinned = pin_memory and device.type == "cuda"
     source = DataLoader(
         _Batches(split),
