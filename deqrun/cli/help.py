@@ -54,6 +54,7 @@ Common keys, as in train.epochs=10
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled
+  hydra/launcher, hydra/sweeper     with -m: parallel, processes, slurm; search
   run=DIR, resume=true              the run's folder; resume the run in DIR
 
 Examples
