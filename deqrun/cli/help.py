@@ -59,6 +59,7 @@ Common keys, as in train.epochs=10
   seed, device, threads, name       device is auto, cpu or cuda
   tracker.mode                      offline, online or disabled
   report                            false: no page; deqrun report makes it later
+  hydra/launcher, hydra/sweeper     with -m: parallel, processes, slurm; search
   run=DIR, resume=true              the run's folder; resume the run in DIR
 
 Examples

@@ -20,6 +20,7 @@ SWEEP = ROOT / "scripts" / "wandb_sweep.yaml"
 CHOSEN = {"model": "mlp", "train.epochs": 10, "solver": "picard", "optimizer.lr": 0.0123, "train.jacobian_weight": 0.5}
 
 
+@pytest.mark.filterwarnings("ignore")  # W&B leaves the file open
 @pytest.mark.skipif(find_spec("sweeps") is None, reason="sweeps, which has W&B's schema, is not installed")
 def test_the_sweep_agrees_with_the_schema_of_wandb() -> None:
     from sweeps.config import schema_violations_from_proposed_config
@@ -27,6 +28,7 @@ def test_the_sweep_agrees_with_the_schema_of_wandb() -> None:
     assert schema_violations_from_proposed_config(load_sweep_config(str(SWEEP))) == []
 
 
+@pytest.mark.filterwarnings("ignore")  # W&B leaves the file open
 def test_the_command_of_the_sweep_is_one_that_deqrun_takes(capsys: pytest.CaptureFixture[str]) -> None:
     """The words that an agent would run, as W&B's own code makes them, through deqrun's checks and composition."""
     sweep = load_sweep_config(str(SWEEP))
