@@ -51,6 +51,7 @@ def solve(
     _check_rows(budget, len(z0))
     _check_layers(f, solver)
 
+    # Iterate 0 is evaluated as the batch is made: its scale decides how the whole solve is scaled.
     batch = Batch(solver.adapt(f, z0), z0, solver)
     judge, kept, trace = Judge(batch, budget), Kept(batch, budget.keep == "best"), Trace(depth=depth_of(f))
     for k in range(budget.max_iter + 1):
@@ -97,6 +98,7 @@ def _drop_finished(batch: Batch, judge: Judge, kept: Kept) -> None:
     parted = batch.leaving(judge.active)
     if parted is None:
         return
+    # Kept iterates of the rows that leave are written out before anybody's rows are renumbered.
     leaving, staying = parted
     kept.leave(batch, leaving, staying)
     judge.take(staying)
