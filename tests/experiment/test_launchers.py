@@ -35,14 +35,15 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(not there, reason=f"{package.replace('_', '-')} is not installed")
 
 
+NIGHTLY = pytest.mark.nightly
 LAUNCHERS = [
     pytest.param("parallel", ["hydra.launcher.n_jobs=2"], id="joblib", marks=needs("hydra_joblib_launcher")),
-    pytest.param("processes", [], id="submitit", marks=needs("hydra_submitit_launcher")),
+    pytest.param("processes", [], id="submitit", marks=[needs("hydra_submitit_launcher"), NIGHTLY]),
     pytest.param(
         "ray_local",
         ["hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.object_store_memory=100000000"],
         id="ray",
-        marks=needs("hydra_ray_launcher"),
+        marks=[needs("hydra_ray_launcher"), NIGHTLY],
     ),
 ]
 
@@ -100,6 +101,7 @@ def test_a_failing_job_costs_no_other(
         assert told == [epoch.loss for epoch in read_run(path).epochs]
 
 
+@NIGHTLY
 @needs("hydra_submitit_launcher")
 def test_a_job_out_of_time_is_resumed_from_its_checkpoint(tmp_path: Path) -> None:
     """SIGUSR2, which SLURM sends before the time limit: submitit queues the job again, and it goes on where it was."""
