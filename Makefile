@@ -18,10 +18,10 @@ demo: setup  ## train an MDEQ on real digits, sweep its test-time budget, write 
 	$(BIN)/deqrun train study=demo
 
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-all: setup  ## the tests that take long, too: for every night
-	$(BIN)/python -m pytest -n $(WORKERS) -m ""
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m ""
 
 lint: setup
 	$(BIN)/ruff check .
