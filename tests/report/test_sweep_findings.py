@@ -88,17 +88,16 @@ def drawn(spec: Any) -> list[dict[str, Any]]:
 
 def test_the_halting_chart_has_a_line_a_rule_and_marks_what_was_chosen(tiny_record: RunRecord) -> None:
     record = replace(tiny_record, halting=HALTING)
-    figure = accuracy_by_halting([record])
+    figure = accuracy_by_halting(record)
     assert figure is not None
     spec = specification(figure.chart)
     lines, marks = spec["layer"][0], spec["layer"][2]
     assert {row["rule"] for row in spec["datasets"][lines["data"]["name"]]} == {"kl", "residual", "budget"}
     assert [row["threshold"] for row in spec["datasets"][marks["data"]["name"]]] == ["0.01 nats", "0.1", "6 iterations"]
-    close = accuracy_by_halting([record], close=True)
+    close = accuracy_by_halting(record, close=True)
     assert close is not None
     assert close.name == "halting_close"
-    assert accuracy_by_halting([tiny_record]) is None
-    assert accuracy_by_halting([record, record]) is None
+    assert accuracy_by_halting(tiny_record) is None
 
 
 BREADTH = tuple(
@@ -132,14 +131,14 @@ def test_breadth_is_chosen_on_validation_and_read_on_test(tiny_record: RunRecord
 
 
 def test_maps_share_a_scale_and_join_what_costs_the_same(tiny_record: RunRecord) -> None:
-    figures = breadth_figures([replace(tiny_record, breadth=BREADTH)])
+    figures = breadth_figures(replace(tiny_record, breadth=BREADTH))
     assert [figure.name for figure in figures] == ["breadth_mean", "breadth_vote", "breadth_spread"]
     for figure in figures[:2]:
         spec = specification(figure.chart)
         assert spec["layer"][0]["encoding"]["color"]["scale"]["domain"] == [0.6, 0.96]
         joined = [row for row in drawn(spec) if "compute" in row]
         assert [(row["compute"], row["breadth"], row["max_iter"]) for row in joined] == [(4, 1, 4), (4, 2, 2)]
-    assert breadth_figures([tiny_record]) == []
+    assert breadth_figures(tiny_record) == []
 
 
 def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(tiny_record: RunRecord) -> None:
@@ -164,7 +163,7 @@ def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(t
     assert (anderson[0][-8:], anderson[4]) == ("anderson", "falls")
     others_of = {row[0]: row[1] for row in rows(record, "Difficulty")}
     assert others_of["test accuracy difficulty 64, 1 iteration of anderson"] == "0.0 %"
-    figure = accuracy_by_difficulty([record])
+    figure = accuracy_by_difficulty(record)
     assert figure is not None
     assert {row["of"] for row in drawn(specification(figure.chart))} == {"as trained", "64"}
     headings = [column.heading for column in sweep_columns(record)]
