@@ -14,7 +14,7 @@ from torch import Tensor
 from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
-from deqrun.experiment.trackers import make_tracker
+from deqrun.experiment.trackers import TrackedRun, make_tracker
 from deqrun.experiment.training import train as training
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.starts import Starts
@@ -29,7 +29,7 @@ def train(settings: Settings, folder: Path) -> Checkpoint:
     dataset = build_dataset(settings)
     torch.manual_seed(settings.seed)
     deq = build_deq(settings, dataset)
-    tracker = make_tracker(settings.tracker, folder, settings.name, settings.sections())
+    tracker = make_tracker(settings.tracker, TrackedRun(folder, settings.name, settings.sections()))
     optimizer = build_optimizer(settings, deq.parameters())
     return training.train(deq, dataset, optimizer, settings.train, settings.seed, RunFolder(folder), tracker)
 
