@@ -18,7 +18,7 @@ from deqrun.experiment.trained import load_best
 from deqrun.models import DEQ
 from deqrun.records.safe_reading import is_there, read_json
 from deqrun.settings import Settings
-from deqrun.solvers import Budget, Solution, Solver, Status
+from deqrun.solvers import Solution, Solver, Status
 
 __all__ = ["Answer", "RunModel", "load_model"]
 
@@ -131,14 +131,8 @@ class RunModel:
         """
         given = torch.as_tensor(x).to(self.device) if encoded else self.encode(x)
         inputs = self._of_the_weights_kind(given)
-        own = self.deq.budget
-        budget = Budget(
-            max_iter=own.max_iter if max_iter is None else max_iter,
-            tol=own.tol if tol is None else tol,
-            norm=own.norm,
-            keep=own.keep,
-            patience=own.patience,
-        )
+        given_limits = {name: value for name, value in (("max_iter", max_iter), ("tol", tol)) if value is not None}
+        budget = self.deq.budget.with_(**given_limits)
         with torch.no_grad(), self.deq.cell.fixed_weights():
             f = self.deq.bind(inputs)
             z, solution = self.deq.settle(f, self.deq.start(f), solver=self._solver(solver), budget=budget)

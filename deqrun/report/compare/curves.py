@@ -26,10 +26,10 @@ Curves = dict[str, Any]
 def curves_of(record: RunRecord) -> Curves:
     """What the page draws of a run; empty parts are left out.
 
-    sweep     {split: {solver: {k, tol, acc, nfe, conv}}}, a place a cell
+    sweep     {split: {solver: {k, tol, acc, nfe}}}, one place for each cell
     residual  {solver: {x: evaluations, y: log10 of the median residual}}, of the test split
     training  {column: values}, with `epoch`
-    halting   {rule, acc, nfe, solver}: the threshold that validation chose, on test
+    halting   {rule, acc, nfe}: the threshold that validation chose, on test
     breadth   {agg, breadth, k, acc, nfe}: on test
     hard      {difficulty, k, acc}: on test, at the smallest tolerance
     """

@@ -13,7 +13,18 @@ __all__ = ["Key", "differing_keys", "flattened", "printable", "short_texts", "va
 SEED = "seed"
 
 NO_NUMBER = frozenset(
-    {"name", "run", "resume", "device", "threads", "data_changed", "report", "train.workers", "train.pin_memory"}
+    {
+        "name",
+        "run",
+        "resume",
+        "device",
+        "threads",
+        "data_changed",
+        "report",
+        "objective",
+        "train.workers",
+        "train.pin_memory",
+    }
 )
 """Settings that change no number of a run, as the fingerprint of its settings has them."""
 

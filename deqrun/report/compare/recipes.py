@@ -26,7 +26,7 @@ class Folded:
     """A metric over the seeds of a recipe.
 
     mean       of the seeds' values; of residuals their median, whose scale a single seed can't move
-    low, high  ends of Student's 95 % interval of the mean; None of one seed, and of residuals
+    low, high  ends of Student's 95 % interval of the mean; None of one seed, of equal seeds, and of residuals
     n          seeds
     """
 
@@ -142,8 +142,8 @@ def folded(values: Sequence[float | None], metric: Metric) -> Folded | None:
         return None
     if metric.unit == "residual":
         return Folded(float(np.median(known)), None, None, len(known))
-    if len(known) == 1:
-        return Folded(known[0], None, None, 1)
+    if len(set(known)) == 1:  # equal values say nothing of how far other seeds lie
+        return Folded(known[0], None, None, len(known))
     interval = mean_interval(known)
     return Folded(interval.mean, interval.low, interval.high, len(known))
 

@@ -13,8 +13,10 @@ from rich.console import Console
 from rich.progress import track
 
 from deqrun.errors import one_line
+from deqrun.records.claims import CLAIM
 from deqrun.records.folders import LeftOut
 from deqrun.records.reading import read_run
+from deqrun.records.rows import ROW_KINDS
 from deqrun.records.run import RunRecord
 from deqrun.records.states import RunState, state_of
 from deqrun.report.compare.curves import curves_of
@@ -69,7 +71,7 @@ class ComparedRun:
     n_test    samples of the test split
     trained   the solver of training
     curves    for the page, see `curves_of`
-    age       seconds since the epoch of the newest file that says how the run goes
+    changed   time of the newest file that says how the run goes, in seconds since 1970
     """
 
     folder: Path
@@ -125,8 +127,8 @@ def read_one(folder: Path) -> ComparedRun | LeftOut:
 MANY = 40
 """Runs whose reading takes so long that a bar is shown."""
 
-FILES = ("config.yaml", "status.json", "summary.json", "train.jsonl", "sweep.jsonl", "halting.jsonl", "breadth.jsonl",
-         "trajectories.npz", ".claim", "report.html")  # fmt: skip
+ROW_FILES = tuple(kind.file for kind in ROW_KINDS.values())
+FILES = ("config.yaml", "status.json", "summary.json", *ROW_FILES, "trajectories.npz", CLAIM, "report.html")
 """Files whose change makes a run's row another."""
 
 
@@ -167,9 +169,8 @@ def _compared(record: RunRecord) -> ComparedRun:
 
 
 def _changed(folder: Path) -> float:
-    times = [path.stat().st_mtime for name in ("status.json", "train.jsonl", "config.yaml")
-             if (path := folder / name).is_file()]  # fmt: skip
-    return max(times, default=0.0)
+    paths = [folder / name for name in ("status.json", "train.jsonl", "config.yaml")]
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
 
 
 def _values(record: RunRecord, state: RunState) -> dict[str, float | None]:

@@ -96,8 +96,7 @@ def sentences(recipes: Sequence[Recipe], gone: Sequence[str] = ()) -> list[str]:
     found = ["Accuracies, evaluations and residuals are at the training budget; evaluations and residuals on test."]
     if most > 1:
         found.append("Mean ± half of Student's 95 % interval over the seeds; of residuals the median.")
-        if any(len(recipe.runs) == 1 for recipe in recipes):
-            found.append("A single seed has no ±.")
+        found.append("A single seed has no ±, nor have seeds of one value: they tell no spread.")
     if any(recipe.best for recipe in recipes):
         found.append(
             "* highest mean validation accuracy on its data. It is no test: where intervals overlap, the order is open."

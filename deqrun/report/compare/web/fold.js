@@ -19,7 +19,8 @@ function folded(curves) {
 function interval(values) {
   const n = values.length;
   const mean = values.reduce((sum, value) => sum + value, 0) / n;
-  if (n < 2) return { y: mean, low: null, high: null, n };
+  // Equal values say nothing of how far other seeds lie.
+  if (values.every((value) => value === values[0])) return { y: mean, low: null, high: null, n };
   const spread = Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1));
   const half = data.student[Math.min(n, data.student.length + 1) - 2] * spread / Math.sqrt(n);
   return { y: mean, low: mean - half, high: mean + half, n };
