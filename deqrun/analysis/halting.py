@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.inference import one_error_below
+from deqrun.records.frontier import non_dominated
 from deqrun.records.halting_rules import BOUNDS, HALTING_RULES, RULES
 
 __all__ = [
@@ -204,15 +205,9 @@ def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.
 def frontier(points: Sequence[HaltingPoint]) -> list[HaltingPoint]:
     """The points that no other beats, by rising cost.
 
-    A point beats another if its mean evaluations are no more and its accuracy no less, and one of the two is better.
-    Of points equal in both the first is kept.
+    Cost is mean evaluations, gain is accuracy; see `deqrun.records.frontier`.
     """
-    best, kept = -np.inf, []
-    for point in sorted(points, key=lambda point: (point.nfe_mean, -point.accuracy)):
-        if point.accuracy > best:
-            best = point.accuracy
-            kept.append(point)
-    return kept
+    return [points[place] for place in non_dominated([(point.nfe_mean, point.accuracy) for point in points])]
 
 
 def choose(points: Sequence[HaltingPoint], target: float | None = None) -> HaltingPoint | None:

@@ -32,7 +32,6 @@ from deqrun.cli.launchers import batches, threads_of_jobs
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
-from deqrun.cli.search import begin_search, searched
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
@@ -93,6 +92,9 @@ def _run_jobs(plan: Plan) -> int:
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
         if not plan.multirun:
             return _in_hydra(plan.request, [place], every_job[0])
+        # A sweeper that searches: its module reads records, with NumPy.
+        from deqrun.cli.search import begin_search, searched
+
         assert plan.unswept is not None
         begin_search(own, plan.shape)
         threads = threads_of_jobs(plan.unswept, plan.overrides)

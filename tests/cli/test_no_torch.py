@@ -1,4 +1,4 @@
-"""Help, completion and --cfg answer at once: they import no torch. Each is asked in a process of its own."""
+"""Help, completion and --cfg answer at once: they import nothing slow. Each is asked in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ PROGRAM = """
 import sys
 from deqrun.cli import main
 code = main(sys.argv[1:])
-print("\\nimported:", *sorted({"torch", "torchvision", "wandb", "sklearn", "altair"} & set(sys.modules)))
+slow = {"torch", "torchvision", "wandb", "sklearn", "altair", "numpy", "scipy"}
+print("\\nimported:", *sorted(slow & set(sys.modules)))
 sys.exit(code)
 """
 
@@ -46,6 +47,13 @@ def imported(*arguments: str, line: str = "") -> tuple[int, str]:
 )
 def test_nothing_slow_is_imported(arguments: list[str]) -> None:
     assert imported(*arguments, line="deqrun train model=") == (0, "")
+
+
+@pytest.mark.parametrize("arguments", ["", "'--version'", "'--help'"])
+def test_the_first_page_needs_no_hydra(arguments: str) -> None:
+    program = f"import sys; from deqrun.cli import main; code = main([{arguments}]); sys.exit('hydra' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0
 
 
 def test_a_misspelling_is_told_without_it_too() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from deqrun.records.frontier import non_dominated
 from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -82,11 +83,10 @@ def frontier_rows(cells: Iterable[SweepCell]) -> list[Row]:
     by_key = sorted((cell for cell in cells if math.isfinite(cell.nfe_mean)), key=lambda cell: cell.key.path)
     rows = []
     for path, group in groupby(by_key, key=lambda cell: cell.key.path):
-        best = -math.inf
-        for cell in sorted(group, key=lambda cell: (cell.nfe_mean, -cell.accuracy)):
-            if cell.accuracy > best:
-                best = cell.accuracy
-                rows.append({"frontier/evaluations": cell.nfe_mean, f"frontier/{path}": best})
+        cells_of = list(group)
+        for place in non_dominated([(cell.nfe_mean, cell.accuracy) for cell in cells_of]):
+            cell = cells_of[place]
+            rows.append({"frontier/evaluations": cell.nfe_mean, f"frontier/{path}": cell.accuracy})
     return sorted(rows, key=lambda row: row["frontier/evaluations"])
 
 

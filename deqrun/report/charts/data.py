@@ -1,12 +1,12 @@
 """The numbers that the charts draw, each as a typed row: everything that can be checked without drawing."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deqrun.records.frontier import non_dominated
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory
@@ -107,7 +107,7 @@ def budget_points(record: RunRecord, split: str = "test") -> list[BudgetPoint]:
 def frontier_points(record: RunRecord, split: str = "test") -> list[FrontierPoint]:
     """Every cell of a split as a point of cost and accuracy; cells whose cost isn't known are left out."""
     cells = [c for c in record.cells(split) if math.isfinite(c.nfe_mean)]
-    joined = non_dominated([(c.nfe_mean, c.accuracy) for c in cells])
+    joined = set(non_dominated([(c.nfe_mean, c.accuracy) for c in cells]))
     return [_frontier_point(c, index in joined) for index, c in enumerate(cells)]
 
 
@@ -128,20 +128,6 @@ def _frontier_point(cell: SweepCell, frontier: bool) -> FrontierPoint:
         cell.seconds,
         frontier,
     )
-
-
-def non_dominated(points: Sequence[tuple[float, float]]) -> set[int]:
-    """Indices of the (cost, gain) points that no other beats: none has cost <= and gain >=, one of them strictly.
-
-    Of points that coincide, the first stands for all.
-    """
-    chosen: set[int] = set()
-    best = -math.inf
-    for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i)):
-        if points[index][1] > best:
-            chosen.add(index)
-            best = points[index][1]
-    return chosen
 
 
 def residual_points(record: RunRecord, split: str = "test") -> list[ResidualPoint]:

@@ -5,8 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deqrun.records.run import RunRecord, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -15,7 +13,6 @@ from deqrun.report.charts.data import (
     budget_points,
     evaluation_grid,
     frontier_points,
-    non_dominated,
     residual_after,
     residual_points,
     training_points,
@@ -59,17 +56,6 @@ def test_long_trajectories_are_thinned_between_their_ends() -> None:
     nfe = np.arange(1, steps + 1, dtype=np.int32)[:, None]
     grid = evaluation_grid(Trajectory(residual, nfe, np.ones((steps, 1), dtype=bool), np.arange(float(steps))))
     assert (len(grid), grid[0], grid[-1]) == (MAX_POINTS, 1, steps)
-
-
-@given(st.lists(st.tuples(st.integers(1, 8).map(float), st.integers(0, 8).map(float)), min_size=1, max_size=30))
-def test_frontier_is_the_non_dominated_set(points: list[tuple[float, float]]) -> None:
-    """By definition: q beats p where q costs no more and gains no less, one of them strictly; equals stand once."""
-
-    def beaten(p: tuple[float, float]) -> bool:
-        return any(q[0] <= p[0] and q[1] >= p[1] and q != p for q in points)
-
-    chosen = [points[index] for index in non_dominated(points)]
-    assert sorted(chosen) == sorted({p for p in points if not beaten(p)})
 
 
 def test_frontier_of_the_sweep_rises(record: RunRecord) -> None:
