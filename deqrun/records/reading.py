@@ -177,5 +177,7 @@ def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
     if any(signal.shape != nfe.shape for signal in signals.values()):
         shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")
-    min_iter = int(arrays[f"{stem}/min_iter"]) if f"{stem}/min_iter" in arrays else 0
-    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals, min_iter=min_iter)
+    min_iter = np.asarray(arrays[f"{stem}/min_iter"]) if f"{stem}/min_iter" in arrays else np.zeros((), dtype=np.int64)
+    if min_iter.shape != () or min_iter.dtype.kind not in "iu" or min_iter < 0:
+        raise ValueError(f"'{path}' holds {stem} with a min_iter that is no whole number from 0.")
+    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals, min_iter=int(min_iter))

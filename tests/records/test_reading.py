@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from deqrun.records.reading import read_run
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import TrajectoryKey
+from deqrun.records.writing import RunFolder
 from tests.records.synthetic_run import ITERATIONS, TOLERANCES
 
 
@@ -106,3 +108,17 @@ def test_arrays_that_do_not_fit_are_refused(folder: Path) -> None:
     np.savez(folder / "trajectories.npz", **{f"picard/zeros/test/{k}": np.zeros(s) for k, s in shapes.items()})
     with pytest.raises(ValueError, match=r"picard/zeros/test with shapes residual \(3, 4\)"):
         read_run(folder)
+
+
+@pytest.mark.parametrize("min_iter", [-1, 1.5, [1, 2], np.nan])
+def test_a_least_number_of_iterations_that_is_none_is_refused(folder: Path, min_iter: object) -> None:
+    arrays = {"residual": np.zeros((3, 4)), "nfe": np.ones((3, 4)), "correct": np.zeros((3, 4)), "min_iter": min_iter}
+    np.savez(folder / "trajectories.npz", **{f"picard/zeros/test/{name}": value for name, value in arrays.items()})
+    with pytest.raises(ValueError, match="picard/zeros/test with a min_iter that is no whole number from 0"):
+        read_run(folder)
+
+
+def test_a_least_number_of_iterations_comes_back(folder: Path, record: RunRecord) -> None:
+    late = {key: replace(trajectory, min_iter=3) for key, trajectory in record.trajectories.items()}
+    RunFolder(folder).write_trajectories(late)
+    assert {trajectory.min_iter for trajectory in read_run(folder).trajectories.values()} == {3}

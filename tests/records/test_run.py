@@ -1,5 +1,7 @@
 """What a trajectory says of every budget and tolerance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,12 @@ def test_where_rows_end(trajectory: Trajectory) -> None:
     assert trajectory.diverged.tolist() == [False, False, True, False]
     assert trajectory.stop(3, tol=0.2).tolist() == [2, 1, 2, 3]
     assert trajectory.stop(1, tol=0.01).tolist() == [1, 1, 1, 1]
+
+
+def test_where_rows_end_that_must_not_stop_early(trajectory: Trajectory) -> None:
+    late = replace(trajectory, min_iter=2)
+    assert late.stop(3, tol=0.2).tolist() == [2, 3, 2, 3]  # the second was below at 1 alone
+    assert late.stop(1, tol=0.2).tolist() == [1, 1, 1, 1]
 
 
 def test_which_iterate_is_returned(trajectory: Trajectory) -> None:

@@ -30,6 +30,7 @@ __all__ = ["compare_html", "page_data", "policy"]
 
 WEB = Path(__file__).parent / "web"
 VENDORED = Path(__file__).parents[1] / "vendor"
+BASE = Path(__file__).parents[1] / "templates" / "base.css"
 SCRIPTS = ("state.js", "fold.js", "charts.js", "table.js", "page.js")
 
 MOST_SEEDS = 40
@@ -87,9 +88,8 @@ def _scripts() -> tuple[str, ...]:
 
 @cache
 def _styles() -> tuple[str, ...]:
-    return tuple(
-        path.read_text(encoding="utf-8") for path in (VENDORED / "tabulator" / "tabulator.min.css", WEB / "page.css")
-    )
+    files = (VENDORED / "tabulator" / "tabulator.min.css", BASE, WEB / "page.css")
+    return tuple(path.read_text(encoding="utf-8") for path in files)
 
 
 def page_data(comparison: Comparison, home: Path | None) -> dict[str, Any]:

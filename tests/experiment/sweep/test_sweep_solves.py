@@ -27,10 +27,12 @@ from deqrun.solvers import (
     Anderson,
     Broyden,
     Budget,
+    Damped,
     ForwardBackward,
     NewtonKrylov,
     PeacemanRachford,
     Picard,
+    Secant,
     Solution,
     Solver,
     solve,
@@ -39,7 +41,9 @@ from deqrun.solvers import (
 SOLVERS: dict[str, tuple[str, Solver]] = {
     "picard": ("conv", Picard()),
     "anderson": ("conv", Anderson(memory=3)),
+    "damped": ("conv", Damped(patience=1)),
     "broyden": ("conv", Broyden()),
+    "secant": ("conv", Secant(memory=4)),
     "newton": ("conv", NewtonKrylov(krylov=4)),
     "forward_backward": ("monotone", ForwardBackward()),
     "peaceman_rachford": ("monotone", PeacemanRachford()),
@@ -131,6 +135,26 @@ def test_cells(name: str, start: str, traced: Callable[[str, str], Case], split:
         assert cell.accuracy == float((logits.argmax(1) == split.targets).double().mean())
         assert cell.nfe_mean == pytest.approx(float(solution.nfe.double().mean()), rel=1e-12)
         assert cell.jvps_mean == pytest.approx(float(solution.jvps.double().mean()), rel=1e-12)
+        assert cell.converged == float(solution.converged.double().mean())
+        assert cell.residual_median == pytest.approx(float(np.median(solution.residual)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("least", "norm"), [(0, "max"), (3, "relative"), (7, "max")])
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.parametrize("name", ["picard", "anderson"])
+def test_cells_of_a_least_number_of_iterations(name: str, keep: str, least: int, norm: str, split: Split) -> None:
+    """No sample stops by a tolerance before min_iter, in a sweep as in a solve; each budget ends it all the same."""
+    kind, solver = SOLVERS[name]
+    deq, start = model(kind), SweepStart()
+    budget = Budget(T, min(TOLERANCES), norm=norm, min_iter=least)
+    trajectory = trace(deq, Digits(), split, solver, budget, 10, start=start, precision="float64")
+    derived = cells(trajectory, ITERATIONS, TOLERANCES, key=TrajectoryKey(name, "zeros", "test", "float64"), keep=keep)
+    for cell in derived:
+        own = Budget(cell.max_iter, cell.tol, norm=norm, keep=keep, min_iter=least)
+        solution, logits = alone((deq, solver, start, trajectory), split, own)
+        assert (solution.steps >= min(least, cell.max_iter)).all()
+        assert cell.accuracy == float((logits.argmax(1) == split.targets).double().mean())
+        assert cell.nfe_mean == pytest.approx(float(solution.nfe.double().mean()), rel=1e-12)
         assert cell.converged == float(solution.converged.double().mean())
         assert cell.residual_median == pytest.approx(float(np.median(solution.residual)), rel=1e-6)
 
