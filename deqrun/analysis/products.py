@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deqrun.solvers.linearization import Linearization
 
-__all__ = ["Jacobian", "Map", "full_precision"]
+__all__ = ["Jacobian", "Map"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -70,11 +69,6 @@ class Jacobian:
     def _flat(self, product: Tensor) -> Tensor:
         product_BD = product.detach().reshape(self.batch, self.size).to(self.dtype)
         return product_BD.masked_fill(~self._finite_B1, torch.nan)
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast is for f: sums over its products stay in their own dtype."""
-    return torch.autocast(device.type, enabled=False) if torch.is_autocast_enabled(device.type) else nullcontext()
 
 
 def _finite(x: Tensor) -> Tensor:

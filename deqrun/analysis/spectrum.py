@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from deqrun.analysis.krylov import arnoldi, bidiagonal, leading_singular_value, normalise, ritz_pairs
-from deqrun.analysis.products import Jacobian, Map, full_precision
+from deqrun.analysis.products import Jacobian, Map
+from deqrun.solvers.precision import full_precision
 
 __all__ = ["Estimate", "SpectralRadius", "jacobian_frobenius", "spectral_norm", "spectral_radius"]
 
@@ -68,7 +69,7 @@ def jacobian_frobenius(f: Map, z: Tensor, *, probes: int = 16, generator: torch.
     """
     _require_at_least("probes", probes, 2, "the standard error needs two")
     jacobian, generator = Jacobian(f, z), _seeded(generator)
-    with full_precision(z.device):
+    with full_precision(z.device.type):
         squares = [jacobian.vjp(_signs(jacobian, generator)).double().square().sum(1) for _ in range(probes)]
     squares_PB = torch.stack(squares).cpu()
     mean_B = squares_PB.mean(dim=0)
@@ -116,7 +117,7 @@ def spectral_radius(
     _require_at_least("leading", leading, 1, "the largest is the answer")
     jacobian = Jacobian(f, z)
     start_BD = _start(jacobian, _seeded(generator))
-    with full_precision(z.device):
+    with full_precision(z.device.type):
         if method == "growth":
             return _growth(jacobian, start_BD, iterations)
         _, hessenberg = arnoldi(jacobian.vjp, start_BD, min(iterations, jacobian.size))
@@ -146,7 +147,7 @@ def spectral_norm(f: Map, z: Tensor, *, iterations: int = 20, generator: torch.G
     _require_at_least("iterations", iterations, 1, "each is one product with J and one with its transpose")
     jacobian = Jacobian(f, z)
     start_BD = _start(jacobian, _seeded(generator))
-    with full_precision(z.device):
+    with full_precision(z.device.type):
         small, beta_B = bidiagonal(jacobian.jvp, jacobian.vjp, start_BD, min(iterations, jacobian.size))
     value_B, error_B = leading_singular_value(small, beta_B)
     return Estimate(value_B, error_B, **_spent(jacobian))

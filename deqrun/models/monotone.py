@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_image, require_odd, require_pool, require_positive
 from deqrun.models.cell import BoundCell, Cell
-from deqrun.models.monotone_operators import MonotoneConvolution, MonotoneMatrix, MonotoneOperator, full_precision
+from deqrun.models.monotone_operators import MonotoneConvolution, MonotoneMatrix, MonotoneOperator
 from deqrun.solvers import Constants
+from deqrun.solvers.precision import full_precision
 
 __all__ = ["BoundMonotoneCell", "MonotoneAdjoint", "MonotoneCell", "MonotoneConvCell", "MonotoneMap"]
 

@@ -7,20 +7,15 @@ property has this form (Winston & Kolter 2020, arXiv 2006.08591, Proposition 1).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deqrun.solvers import Constants
+from deqrun.solvers.precision import full_precision
 
-__all__ = ["MonotoneConvolution", "MonotoneMatrix", "MonotoneOperator", "full_precision"]
-
-
-def full_precision(device: str) -> AbstractContextManager[object]:
-    """No autocast within: AᵀA and the resolvent would lose the digits that convergence and its rate stand on."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+__all__ = ["MonotoneConvolution", "MonotoneMatrix", "MonotoneOperator"]
 
 
 class MonotoneOperator(ABC):

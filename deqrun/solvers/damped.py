@@ -21,11 +21,11 @@ class Damped(Solver["DampedState", FlatMap]):
     λ_0 = damping. A step makes progress where it brings the residual below `progress` times the lowest before. After
     `patience` steps in a row without progress λ becomes max(shrink · λ, least), and the count begins anew.
 
-    Where plain iteration contracts by `progress` in `patience` steps this is plain iteration. Where it circles or
-    cycles, ∂f/∂z having eigenvalues with real part below 1 outside of the unit disc, some λ contracts (Krasnoselskii
-    1955; Mann 1953), and the row comes to it. An eigenvalue above 1 is out of its reach. Damping by patience is
-    how fixed-point reasoning models end oscillations at test time (Movahedi et al. 2026, arXiv 2606.18206); the rule
-    and its constants here are this module's own.
+    Where plain iteration contracts by `progress` in `patience` steps this is plain iteration. Plain iteration circles
+    or cycles where ∂f/∂z has eigenvalues outside of the unit disc. If their real parts are below 1, every small enough
+    λ contracts (Krasnoselskii 1955; Mann 1953), and λ shrinks until it does. No λ helps against an eigenvalue above 1.
+    Fixed-point reasoning models end oscillations at test time by patience, too (Movahedi et al. 2026, arXiv
+    2606.18206); the rule and its constants here are this module's own.
 
     damping   λ_0, in (0, 1].
     shrink    in (0, 1).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from deqrun.solvers.judge import Judge
 from deqrun.solvers.kept import Kept
 from deqrun.solvers.layers import Layers, depth_of
 from deqrun.solvers.picard import Picard
-from deqrun.solvers.precision import warn_if_unreachable
+from deqrun.solvers.precision import full_precision, warn_if_unreachable
 from deqrun.solvers.solution import Budget, Solution
 from deqrun.solvers.solver import Solver
 from deqrun.solvers.trace import Trace
@@ -73,7 +72,7 @@ def solve(
         # With memory a step costs more than the copy that drops rows, so they go before it; without, after it.
         if batch.state is not None:
             _drop_finished(batch, judge, kept)
-        with _full_precision(z0.device.type):
+        with full_precision(z0.device.type):
             batch.step(k, judge.residual, judge.active)
         if batch.state is None:
             _drop_finished(batch, judge, kept)
@@ -103,11 +102,6 @@ def _drop_finished(batch: Batch, judge: Judge, kept: Kept) -> None:
     kept.leave(batch, leaving, staying)
     judge.take(staying)
     batch.take(staying)
-
-
-def _full_precision(device: str) -> AbstractContextManager[object]:
-    """Autocast is for the cell: the solver's own products stay in the state's dtype."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _check_rows(budget: Budget, batch: int) -> None:

@@ -1,8 +1,9 @@
-"""Which residuals a dtype can tell from rounding."""
+"""Rounding: the residuals that a dtype can tell from it, and products that autocast must not round."""
 
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -11,6 +12,11 @@ _told: set[tuple[float, torch.dtype]] = set()
 
 class PrecisionWarning(UserWarning):
     """A tolerance lies below the reliable precision of f's dtype."""
+
+
+def full_precision(device: str) -> AbstractContextManager[object]:
+    """Within: autocast is off on a type of device. Autocast is for the cell; other products stay in their own dtype."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def warn_if_unreachable(tol: float, dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ import altair as alt
 
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
-from deqrun.report.charts.axes import LogAxis
+from deqrun.report.charts.axes import EDGE, LogAxis
 from deqrun.report.charts.data import ResidualPoint, residual_points
 from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
@@ -37,7 +37,10 @@ def residual_against_evaluations(record: RunRecord, split: str = "test") -> Figu
 def _residual_layers(keys: Keys, points: list[ResidualPoint], log: LogAxis, title: str) -> list[alt.Chart]:
     """Band, line and points of every solver."""
     x = alt.X(
-        "nfe:Q", title="evaluations of the cell, per sample", axis=alt.Axis(format="d", grid=False, tickMinStep=1)
+        "nfe:Q",
+        title="evaluations of the cell, per sample",
+        scale=alt.Scale(nice=False, padding=EDGE),
+        axis=alt.Axis(format="d", grid=False, tickMinStep=1),
     )
     base = alt.Chart(data([_row(point, log) for point in points]))
     band = base.mark_area(clip=True).encode(
