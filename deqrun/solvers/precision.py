@@ -16,7 +16,8 @@ class PrecisionWarning(UserWarning):
 
 def full_precision(device: str) -> AbstractContextManager[object]:
     """Within: autocast is off on a type of device. Autocast is for the cell; other products stay in their own dtype."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta tensors have none
+    return torch.autocast(device, enabled=False) if on else nullcontext()
 
 
 def warn_if_unreachable(tol: float, dtype: torch.dtype) -> None:
