@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deqrun.experiment.sweep.trace import cells as cells_of
 from deqrun.inference import wilson
 from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, SweepCell
 from deqrun.records.run import Summary
@@ -57,11 +58,13 @@ def write_run(
         for name in RATES
         for split, n in SAMPLES.items()
     }
-    cells = [cell for key, known in trajectories.items() for cell in _cells(key, known)]
+    swept = dict(trajectories)
     for difficulty in difficulties:
         key = TrajectoryKey(solver, "zeros", "test", difficulty=difficulty)
-        harder = _trajectory(RATES[solver], SAMPLES["test"], reached - 0.002 * difficulty, generator)
-        cells += _cells(key, harder)
+        swept[key] = _trajectory(RATES[solver], SAMPLES["test"], reached - 0.002 * difficulty, generator)
+    cells = [
+        cell for key, known in swept.items() for cell in cells_of(known, ITERATIONS, TOLERANCES, key=key, keep="last")
+    ]
     run.write_config(write_yaml(_config(model, solver, max_iter, lr, seed)))
     run.write_rows("epochs", _epochs(reached, lr, generator))
     run.write_rows("sweep", cells)
@@ -88,32 +91,6 @@ def _trajectory(rate: float, n: int, reached: float, generator: np.random.Genera
     return Trajectory(
         residual, np.broadcast_to(k + 1, residual.shape).astype(np.int32), correct, 1e-3 * np.arange(1.0, len(k) + 1)
     )
-
-
-def _cells(key: TrajectoryKey, trajectory: Trajectory) -> Iterator[SweepCell]:
-    columns = np.arange(trajectory.n)
-    for max_iter, tol in itertools.product(ITERATIONS, TOLERANCES):
-        at = trajectory.stop(max_iter, tol)
-        accuracy = float(trajectory.correct[at, columns].mean())
-        residual = trajectory.residual[at, columns]
-        nfe = trajectory.nfe[at, columns]
-        yield SweepCell(
-            key.solver,
-            key.start,
-            key.split,
-            max_iter,
-            tol,
-            trajectory.n,
-            accuracy,
-            *wilson(accuracy, trajectory.n),
-            nfe_mean=float(nfe.mean()),
-            nfe_p95=float(np.quantile(nfe, 0.95)),
-            seconds=1e-3 * max_iter,
-            converged=float((residual <= tol).mean()),
-            diverged=0.0,
-            residual_median=float(np.median(residual)),
-            difficulty=key.difficulty,
-        )
 
 
 def _epochs(reached: float, lr: float, generator: np.random.Generator) -> list[Epoch]:

@@ -58,7 +58,8 @@ def _tell(folder: Path) -> int:
     console = Console()
     console.print(
         grid_table(
-            [(number, _differs(record), _state(record), record.summary.test_accuracy) for number, record in records]
+            [(number, _differs(record), _state(record), record.summary.val_accuracy) for number, record in records],
+            "validation",  # trials are compared: by test accuracies nobody is to choose
         )
     )
     for number, record in records:

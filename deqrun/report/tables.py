@@ -175,13 +175,13 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def grid_table(jobs: Sequence[tuple[int, str, str, float | None]]) -> Table:
-    """The jobs of a multirun: number, the values that differ, state, and test accuracy."""
+def grid_table(jobs: Sequence[tuple[int, str, str, float | None]], heading: str = "accuracy") -> Table:
+    """The jobs of a multirun: number, the values that differ, state, and an accuracy: the test's, or as the heading."""
     table = _table(None)
     table.add_column("job", justify="right")
     table.add_column("differs in", overflow="fold")
     table.add_column("state")
-    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column(heading, justify="right", no_wrap=True)
     for number, differs, state, accuracy in jobs:
         table.add_row(str(number), differs or numbers.UNKNOWN, state, numbers.percent(accuracy))
     return table
