@@ -332,8 +332,8 @@ def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> float
             return run_train(settings, folder, _command("train"))
 
 
-def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
-    """One sweep of a trained run; called by Hydra."""
+def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> float | None:
+    """One sweep of a trained run; called by Hydra. Returns the objective, as `train_job`."""
     with _ends():
         settings, folder = _settings_and_folder("sweep", cfg, checked)
         assert settings.run is not None
@@ -341,7 +341,7 @@ def sweep_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
             print(f"sweep   {folder}", flush=True)
             from deqrun.experiment.launch import run_sweep
 
-            run_sweep(settings, settings.run, folder, _command("sweep"))
+            return run_sweep(settings, settings.run, folder, _command("sweep"))
 
 
 def ask_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import shlex
@@ -26,6 +27,7 @@ from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
+from deqrun.experiment.sweep.spectrum import LocalStability, local_stability
 from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.train import train
@@ -85,10 +87,11 @@ def resume_command(folder: Path, command: str) -> str:
     return shlex.join(again)
 
 
-def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None:
+def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> float:
     """Ask a trained run again, with the budgets, tolerances and solvers of `settings`; nothing is retrained.
 
-    In a folder where the same sweep was interrupted it goes on. Raises UserError where another one is there.
+    Returns the value of `settings.objective`. In a folder where the same sweep was interrupted it goes on.
+    Raises UserError where another sweep is there, or where the objective has no value.
     """
     out = RunFolder(folder)
     with claimed(folder):
@@ -103,7 +106,8 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
             with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
-                _finish(settings, out, deq, dataset, done, tracker, command)
+                record = _finish(settings, out, deq, dataset, done, tracker, command)
+            return _objective(record, settings.objective)
 
 
 def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
@@ -240,6 +244,8 @@ def _finish(
         sweep_seconds=swept.seconds,
         status="completed",
     )
+    if settings.sweep.spectrum and not settings.baseline.explicit:
+        summary = _with_spectrum(summary, local_stability(deq, dataset, dataset.load("test"), settings.sweep.spectrum))
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
@@ -257,6 +263,21 @@ def _finish(
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
     return record
+
+
+def _with_spectrum(summary: Summary, found: LocalStability) -> Summary:
+    def known(value: float) -> float | None:
+        return value if math.isfinite(value) else None
+
+    return replace(
+        summary,
+        spectral_radius=known(found.median),
+        spectral_radius_low=known(found.low),
+        spectral_radius_high=known(found.high),
+        spectral_radius_largest=known(found.largest),
+        spectral_radius_below_one=known(found.below_one),
+        spectral_radius_n=found.n,
+    )
 
 
 FAR = 10

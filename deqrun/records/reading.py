@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -109,35 +109,52 @@ def _from_mapping(kind: type[Row], content: Any, where: str) -> Row:
     if not isinstance(content, dict):
         raise ValueError(f"{where} holds a {type(content).__name__}; an object with named values is expected.")
     content = with_present_names(content)
-    hints = _hints(kind)  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
     values: dict[str, Any] = {}
-    for field in fields(kind):  # type: ignore[arg-type]  # the kinds are dataclasses
+    for field in _fields(kind):  # type: ignore[arg-type]  # mypy takes the hash of the class for its instances'
         if field.name in content:
-            values[field.name] = _convert(content[field.name], hints[field.name], f"{where}: {field.name}")
-        elif field.default is MISSING and field.default_factory is MISSING:
+            value = content[field.name]
+            plain = type(value) is field.type and field.type is not dict
+            values[field.name] = value if plain else _convert(value, field, f"{where}: {field.name}")
+        elif field.required:
             raise ValueError(f"{where} has no '{field.name}'; it has {', '.join(sorted(map(str, content)))}.")
     return kind(**values)
 
 
+class _Field(NamedTuple):
+    """A dataclass's field as JSON fills it; type is int, float, str, bool or dict."""
+
+    name: str
+    type: Any
+    optional: bool
+    required: bool
+
+
 @cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _fields(kind: type) -> tuple[_Field, ...]:
+    """The fields of a dataclass, with their annotations resolved once."""
+    hints, found = get_type_hints(kind), []
+    for field in fields(kind):
+        hint = hints[field.name]
+        optional = get_origin(hint) in (types.UnionType, Union)
+        if optional:
+            hint = next(option for option in get_args(hint) if option is not type(None))
+        required = field.default is MISSING and field.default_factory is MISSING
+        found.append(_Field(field.name, get_origin(hint) or hint, optional, required))
+    return tuple(found)
 
 
-def _convert(value: Any, hint: Any, where: str) -> Any:
+def _convert(value: Any, field: _Field, where: str) -> Any:
     """`value` as the annotated type; null stands for None, or for NaN where a number is due."""
-    if get_origin(hint) in (types.UnionType, Union):
-        if value is None:
-            return None
-        hint = next(option for option in get_args(hint) if option is not type(None))
-    if get_origin(hint) is dict:
+    if value is None and field.optional:
+        return None
+    if field.type is dict:
         return {str(key): str(entry) for key, entry in value.items()} if isinstance(value, dict) else {}
-    if value is None and hint is float:
+    if value is None and field.type is float:
         return math.nan
     try:
-        return hint(value)
+        return field.type(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{where} is {value!r}, which is not {hint.__name__}.") from error
+        raise ValueError(f"{where} is {value!r}, which is not {field.type.__name__}.") from error
 
 
 def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:

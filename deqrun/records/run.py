@@ -21,6 +21,8 @@ class Summary:
 
     multiply_adds count one evaluation. baseline is none, tied or untied. An explicit
     baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
+    spectral_radius is the median of ρ(∂f/∂z) at the returned states of spectral_radius_n test samples, with its 95 %
+    interval, the largest, and the share below 1.
     """
 
     name: str | None = None
@@ -49,6 +51,12 @@ class Summary:
     test_accuracy: float | None = None
     test_accuracy_low: float | None = None
     test_accuracy_high: float | None = None
+    spectral_radius: float | None = None
+    spectral_radius_low: float | None = None
+    spectral_radius_high: float | None = None
+    spectral_radius_largest: float | None = None
+    spectral_radius_below_one: float | None = None
+    spectral_radius_n: int | None = None
     train_seconds: float | None = None
     sweep_seconds: float | None = None
     status: str | None = None

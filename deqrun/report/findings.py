@@ -27,6 +27,7 @@ def findings(record: RunRecord) -> list[Finding]:
         [
             *accuracy_at_training_budget(record),
             *training_solves(record),
+            *local_stability(record),
             *enough_iterations(record),
             *longer_thinking(record),
             *overthinking(record),
@@ -81,6 +82,28 @@ def training_solves(record: RunRecord) -> Iterator[Finding]:
         parts += [] if nfe is None else [f"{numbers.mean(nfe)} evaluations on average"]
         label = f"median residual of the {what} solves, epoch {last.epoch}"
         yield Finding("Solves in training", label, numbers.residual(residual), how="; ".join(parts))
+
+
+def local_stability(record: RunRecord) -> Iterator[Finding]:
+    """The spectral radius of the Jacobian at the returned states of some test samples."""
+    s = record.summary
+    if s.spectral_radius is None:
+        return
+    interval = ""
+    if s.spectral_radius_low is not None and s.spectral_radius_high is not None:
+        interval = f"{s.spectral_radius_low:.3g} to {s.spectral_radius_high:.3g}"
+    below = s.spectral_radius_below_one
+    parts = [] if below is None else [f"below 1 for {numbers.percent(below)}"]
+    parts += [] if s.spectral_radius_largest is None else [f"largest {s.spectral_radius_largest:.3g}"]
+    parts.append("below 1 plain iteration comes back after a small push")
+    yield Finding(
+        "Local stability",
+        "median spectral radius of ∂f/∂z where the solve ends",
+        f"{s.spectral_radius:.3g}",
+        interval,
+        s.spectral_radius_n,
+        "; ".join(parts),
+    )
 
 
 def enough_iterations(record: RunRecord) -> Iterator[Finding]:

@@ -108,6 +108,7 @@ class SweepSettings(_Section):
     difficulties: tuple[PositiveCount, ...] = ()
     halting: tuple[HaltingRule, ...] = ()  # type: ignore[valid-type]
     breadth: tuple[PositiveCount, ...] = ()
+    spectrum: Count = 0
 
     @field_validator("difficulties", "halting", "breadth", mode="before")
     @classmethod
