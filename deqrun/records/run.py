@@ -227,7 +227,7 @@ class RunRecord:
         """Every number of the run by name: of the last epoch, of the summary, and evaluations to the tolerance.
 
         evaluations_to_tolerance: half of the test samples need at most so many to the training tolerance, with the
-        training solver; reached_tolerance: the share that gets there.
+        run's own solver, if it was swept; reached_tolerance: the share that gets there.
         """
         rows = [asdict(self.epochs[-1])] if self.epochs else []
         found = {
@@ -236,7 +236,7 @@ class RunRecord:
             for key, value in row.items()
             if type(value) in (int, float)
         }
-        solver, tol = self.main_solver, self.train_tol
+        solver, tol = self.choice("solver"), self.train_tol
         trajectory = self.trajectory(solver) if solver is not None else None
         if trajectory is not None and tol:
             needed = trajectory.nfe_to(tol)

@@ -75,3 +75,13 @@ def test_cells_are_narrowed_and_ordered(record: RunRecord) -> None:
     training = record.training_cell()
     assert training is not None
     assert (training.solver, training.max_iter, training.tol) == ("anderson", 12, 1e-3)
+
+
+def test_figures_are_of_the_runs_own_solver_alone(tiny_record: RunRecord) -> None:
+    """To 1e-2 Anderson needs 3 evaluations on three of four samples, Picard 4."""
+    for solver, needed in (("anderson", 3), ("picard", 4)):
+        own = replace(tiny_record, summary=replace(tiny_record.summary, solver=solver))
+        assert own.figures()["evaluations_to_tolerance"] == needed
+        assert own.figures()["reached_tolerance"] == 0.75
+    other = replace(tiny_record, summary=replace(tiny_record.summary, solver="broyden"))
+    assert "evaluations_to_tolerance" not in other.figures()
