@@ -39,6 +39,7 @@ __all__ = [
     "equal_compute",
     "evaluations",
     "spread",
+    "total_evaluations",
 ]
 
 NO_ANSWER = -1
@@ -168,12 +169,18 @@ def evaluations(nfe: NDArray[Any], residual_chooses: bool = False) -> NDArray[np
     nfe[k] counts what iterate k's residual needs, one more than iterate k itself; `residual_chooses` says whether that
     was needed, as it was for a sample that its own tolerance had stopped before k.
     """
-    spent = np.asarray(nfe, dtype=np.float64)
+    return np.cumsum(total_evaluations(nfe, residual_chooses) / np.shape(nfe)[2], axis=0)
+
+
+def total_evaluations(nfe: NDArray[Any], residual_chooses: bool = False) -> NDArray[np.int64]:
+    """Evaluations of each single start to each depth, (B, T+1), summed over the samples; otherwise as `evaluations`."""
+    spent = np.asarray(nfe, dtype=np.int64)
     if not residual_chooses:
         going = np.ones(spent.shape, dtype=bool)
         going[:, 1:] = spent[:, 1:] > spent[:, :-1]
         spent = spent - going
-    return np.cumsum(spent.mean(axis=2), axis=0)
+    found: NDArray[np.int64] = spent.sum(axis=2)
+    return found
 
 
 def equal_compute(breadths: Sequence[int], depths: Sequence[int]) -> dict[int, list[tuple[int, int]]]:

@@ -25,9 +25,10 @@ of solvers that take Jacobian products besides count evaluations alone, unless `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ __all__ = [
     "BOUNDS",
     "RULES",
     "HaltingPoint",
+    "InParts",
     "Recording",
     "Stops",
     "choose",
@@ -81,6 +83,10 @@ class Recording:
     def n(self) -> int:
         """Number of samples."""
         return int(self.residual.shape[1])
+
+    def parts(self) -> Iterator[Recording]:
+        """The recording itself, as its only part."""
+        yield self
 
     def last(self) -> NDArray[np.intp]:
         """(n,) index of the last iterate of each sample."""
@@ -137,13 +143,31 @@ class HaltingPoint:
     fired: float
 
 
-def stops(recording: Recording, rule: str, threshold: float = np.nan) -> Stops:
+class InParts(Protocol):
+    """Recordings of a split, of some samples each; a `Recording` is the only part of itself."""
+
+    def parts(self) -> Iterable[Recording]:
+        """The parts in order."""
+        ...
+
+    def rules(self) -> tuple[str, ...]:
+        """As `Recording.rules`."""
+        ...
+
+
+def stops(recording: InParts, rule: str, threshold: float = np.nan) -> Stops:
     """Where each sample stops; the oracle takes no threshold. Raises ValueError for a rule that is not recorded."""
-    return _stops(recording, rule, threshold, np.minimum.accumulate(recording.urge(rule), axis=0))
+    found = [_stops(part, rule, threshold, _lowest(part, rule)) for part in recording.parts()]
+    return Stops(*(np.concatenate([getattr(one, column.name) for one in found]) for column in fields(Stops)))
+
+
+def _lowest(recording: Recording, rule: str) -> NDArray[Any]:
+    """(T+1, n) the running minimum of the rule's urge: it crosses a threshold once."""
+    found: NDArray[Any] = np.minimum.accumulate(recording.urge(rule), axis=0)
+    return found
 
 
 def _stops(recording: Recording, rule: str, threshold: float, lowest: NDArray[Any]) -> Stops:
-    """`lowest` (T+1, n) is the running minimum of the rule's urge: it crosses the threshold once."""
     turned = 0.0 if rule == "oracle" else -threshold if HALTING_RULES[rule].counts else threshold
     above = np.count_nonzero(~(lowest <= turned), axis=0)
     fired, last, columns = above < len(lowest), recording.last(), np.arange(recording.n)
@@ -153,30 +177,53 @@ def _stops(recording: Recording, rule: str, threshold: float, lowest: NDArray[An
     return Stops(iterate, known - np.where(checked, 0, 1), recording.correct[iterate, columns], fired)
 
 
-def evaluate(recording: Recording, rule: str, threshold: float = np.nan) -> HaltingPoint:
+def evaluate(recording: InParts, rule: str, threshold: float = np.nan) -> HaltingPoint:
     """The rule at this threshold. A threshold chosen on validation is reported so on test."""
     return curve(recording, rule, [threshold])[0]
 
 
-def curve(recording: Recording, rule: str, grid: Sequence[float] | NDArray[Any]) -> list[HaltingPoint]:
+def curve(recording: InParts, rule: str, grid: Sequence[float] | NDArray[Any]) -> list[HaltingPoint]:
     """The rule at every threshold of the grid, in its order."""
-    lowest = np.minimum.accumulate(recording.urge(rule), axis=0)
-    return [_point(rule, float(value), _stops(recording, rule, float(value), lowest)) for value in grid]
+    tallies = [_Tally() for _ in grid]
+    for part in recording.parts():
+        lowest = _lowest(part, rule)
+        for value, tally in zip(grid, tallies, strict=True):
+            tally.add(_stops(part, rule, float(value), lowest))
+    return [tally.point(rule, float(value)) for value, tally in zip(grid, tallies, strict=True)]
 
 
-def _point(rule: str, threshold: float, at: Stops) -> HaltingPoint:
-    return HaltingPoint(
-        rule,
-        threshold,
-        len(at.nfe),
-        float(at.correct.mean()),
-        float(at.nfe.mean()),
-        float(np.quantile(at.nfe, 0.95)),
-        float(at.fired.mean()),
-    )
+class _Tally:
+    """Counts over the samples of several parts, from which their means and quantiles follow exactly."""
+
+    def __init__(self) -> None:
+        self.n = self.correct = self.fired = 0
+        self.by_nfe = np.zeros(1, dtype=np.int64)
+
+    def add(self, at: Stops) -> None:
+        """Take in the samples of one part."""
+        self.n += len(at.nfe)
+        self.correct += int(at.correct.sum())
+        self.fired += int(at.fired.sum())
+        counts = np.bincount(at.nfe, minlength=len(self.by_nfe))
+        counts[: len(self.by_nfe)] += self.by_nfe
+        self.by_nfe = counts
+
+    def point(self, rule: str, threshold: float) -> HaltingPoint:
+        """The rule at this threshold over all samples."""
+        total = int(self.by_nfe @ np.arange(len(self.by_nfe)))
+        return HaltingPoint(
+            rule, threshold, self.n, self.correct / self.n, total / self.n, self._quantile(0.95), self.fired / self.n
+        )
+
+    def _quantile(self, q: float) -> float:
+        """Of the evaluations, linear between order statistics: as `numpy.quantile` of all of them."""
+        place = q * (self.n - 1)
+        low = math.floor(place)
+        below = np.searchsorted(self.by_nfe.cumsum(), [low, min(low + 1, self.n - 1)], side="right")
+        return float(np.quantile(below, place - low))
 
 
-def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.float64]:
+def thresholds(validation: InParts, rule: str, count: int = 50) -> NDArray[np.float64]:
     """Thresholds worth trying, from validation, in ascending order; each stops some sample somewhere.
 
     The counts take every whole number, budgets 0 … T and runs 1 … the longest, however many they are: neighbours are
@@ -191,13 +238,18 @@ def thresholds(validation: Recording, rule: str, count: int = 50) -> NDArray[np.
         raise ValueError(f"count must be at least 1 threshold, got {count}.")
     if rule == "oracle":
         return np.array([np.nan])
-    urge = validation.urge(rule)
-    values = np.minimum.accumulate(urge, axis=0)[np.isfinite(urge)]
-    if HALTING_RULES[rule].counts:
-        counts = np.unique(-values) + 0.0  # no negative zero
+    counted = HALTING_RULES[rule].counts if rule in HALTING_RULES else False
+    values = []
+    for part in validation.parts():
+        urge = part.urge(rule)
+        found = np.minimum.accumulate(urge, axis=0)[np.isfinite(urge)]
+        values.append(np.unique(found) if counted else found)
+    if counted:
+        counts = np.unique(-np.concatenate(values)) + 0.0  # no negative zero
         return np.asarray(counts[counts >= (1 if rule == "stable" else 0)], dtype=np.float64)
     # Of the samples' values, not of the distinct ones: thresholds lie close where many samples stop.
-    ordered = np.sort(values)
+    ordered = np.concatenate(values)
+    ordered.sort()
     places = np.rint(np.linspace(0, len(ordered) - 1, min(count, len(ordered)))).astype(int)
     return np.asarray(np.unique(ordered[places]), dtype=np.float64)
 

@@ -230,7 +230,8 @@ def _finish(
     # Sweep. Finished trajectories lie in sweep_parts/ until every row is written, so that a kill costs one at most.
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
-    run.write_trajectories(swept.trajectories)
+    if settings.sweep.keep == "samples":
+        run.write_trajectories(swept.trajectories)
     for kind, rows in swept.rows.items():
         run.write_rows(kind, rows)
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from deqrun.errors import UserError, one_line, unknown
 from deqrun.loading.frames import pandas_frame, polars_frame, require_kind
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.reading import read_run
 from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.states import RunState, state_of
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import TrajectoryKey
 
 if TYPE_CHECKING:
     import altair as alt
@@ -126,7 +127,7 @@ class LoadedRun:
         return self.record.breadth
 
     @property
-    def trajectories(self) -> Mapping[TrajectoryKey, Trajectory]:
+    def trajectories(self) -> Mapping[TrajectoryKey, AnyTrajectory]:
         return self.record.trajectories
 
     @cached_property

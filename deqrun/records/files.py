@@ -2,23 +2,32 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(path: Path, content: bytes | str) -> Path:
-    """Write `content` to `path` so that a reader sees the old file or the new one, never a part.
+    """Write `content` to `path` as `writing_whole` does; text is encoded as UTF-8. Returns `path`."""
+    with writing_whole(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+    return Path(path)
 
-    The content goes to a file beside `path`, reaches the disk (fsync), and takes the name in one rename.
-    Text is encoded as UTF-8. The folder is made where it is missing. Returns `path`; raises OSError,
-    after which `path` is as it was.
+
+@contextmanager
+def writing_whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which becomes `path` at the end: a reader sees the old file or the new one, never a part.
+
+    The content goes to a file beside `path`, reaches the disk (fsync), and takes the name in one rename. The folder is
+    made where it is missing. Raises OSError, after which, as after any error within, `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         with open(aside, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -26,7 +35,6 @@ def write_whole(path: Path, content: bytes | str) -> Path:
         aside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
-    return path
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_ty
 import numpy as np
 
 from deqrun.records.former_names import with_present_names
+from deqrun.records.long_trajectory import HELD, AnyTrajectory, ArraysInArchive, LongTrajectory
 from deqrun.records.rows import ROW_KINDS, Epoch, RowKind
 from deqrun.records.run import RunRecord, RunStatus, Summary
-from deqrun.records.safe_reading import NotReadable, is_there, open_npz, parse_json, read_json, read_text
+from deqrun.records.safe_reading import Arrays, NotReadable, is_there, open_npz, parse_json, read_json, read_text
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
@@ -157,44 +158,78 @@ def _convert(value: Any, field: _Field, where: str) -> Any:
         raise ValueError(f"{where} is {value!r}, which is not {field.type.__name__}.") from error
 
 
-def read_trajectories(path: Path) -> dict[TrajectoryKey, Trajectory]:
-    """Trajectories by their keys; one whose arrays are not all there is left out."""
+def read_trajectories(path: Path) -> dict[TrajectoryKey, AnyTrajectory]:
+    """Trajectories by their keys; one whose arrays are not all there is left out.
+
+    The first, up to `HELD` bytes, are in memory; the others are read part by part when they are used.
+    """
     if not is_there(path):
         return {}
     try:
-        with open_npz(path) as arrays:
+        with open_npz(path, by_parts=True) as arrays:
             stems = sorted({name.rpartition("/")[0] for name in arrays if name.count("/") in (3, 5)})
-            return {
-                TrajectoryKey.from_path(stem): _trajectory(arrays, stem, path)
-                for stem in stems
-                if all(f"{stem}/{part}" in arrays for part in ("residual", "nfe", "correct"))
-            }
+            found: dict[TrajectoryKey, AnyTrajectory] = {}
+            left = HELD
+            for stem in stems:
+                if all(f"{stem}/{part}" in arrays for part in ("residual", "nfe", "correct")):
+                    left -= sum(arrays.size(f"{stem}/{name}") for name in _names(arrays, stem))
+                    read = _trajectory if left >= 0 else _long_trajectory
+                    found[TrajectoryKey.from_path(stem)] = read(arrays, stem, path)
+            return found
     except NotReadable as error:
         raise ValueError(f"'{path}' is not an npz file, or is damaged: {error}.") from error
 
 
-def _trajectory(arrays: Any, stem: str, path: Path) -> Trajectory:
-    residual = np.asarray(arrays[f"{stem}/residual"])
-    residual = residual if residual.dtype == np.float64 else residual.astype(np.float32)
-    nfe = np.asarray(arrays[f"{stem}/nfe"], dtype=np.int32)
-    correct = np.asarray(arrays[f"{stem}/correct"], dtype=np.bool_)
-    if residual.ndim != 2 or not residual.shape == nfe.shape == correct.shape:
+def _names(arrays: Arrays, stem: str) -> list[str]:
+    known = ("residual", "nfe", "correct", "seconds", "status", "jvps", *SIGNALS, "min_iter")
+    return [name for name in known if f"{stem}/{name}" in arrays]
+
+
+def _long_trajectory(arrays: Arrays, stem: str, path: Path) -> AnyTrajectory:
+    """A trajectory that stays in its file; one that an earlier version wrote iterate by iterate is read whole."""
+    headers = {name: arrays.header(f"{stem}/{name}") for name in _names(arrays, stem)}
+    expected = {"residual": "f", "nfe": "i", "correct": "b", "jvps": "i"}
+    by_sample = all(headers[name].fortran for name in headers if len(headers[name].shape) == 2)
+    if not by_sample or "seconds" not in headers:
+        return _trajectory(arrays, stem, path)
+    odd = [name for name, kind in expected.items() if name in headers and headers[name].dtype.kind != kind]
+    if odd:
+        raise ValueError(f"'{path}' holds {stem} with {odd[0]} of type {headers[odd[0]].dtype}.")
+    _require_shapes(path, stem, {name: header.shape for name, header in headers.items()})
+    return LongTrajectory(ArraysInArchive(path, stem, headers))
+
+
+def _require_shapes(path: Path, stem: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """ValueError where residual, nfe and correct, or jvps, or the signals are not all (T+1, n)."""
+    shape = shapes["residual"]
+    if len(shape) != 2 or not shape == shapes["nfe"] == shapes["correct"]:
         raise ValueError(
-            f"'{path}' holds {stem} with shapes residual {residual.shape}, nfe {nfe.shape}, correct "
-            f"{correct.shape}; "
-            "all three are (T+1, n)."
+            f"'{path}' holds {stem} with shapes residual {shape}, nfe {shapes['nfe']}, correct "
+            f"{shapes['correct']}; all three are (T+1, n)."
         )
-    timed = f"{stem}/seconds" in arrays
-    seconds = np.asarray(arrays[f"{stem}/seconds"], dtype=np.float64) if timed else np.full(len(residual), np.nan)
-    status = np.asarray(arrays[f"{stem}/status"], dtype=np.uint8) if f"{stem}/status" in arrays else None
-    jvps = np.asarray(arrays[f"{stem}/jvps"], dtype=np.int32) if f"{stem}/jvps" in arrays else None
-    if jvps is not None and jvps.shape != nfe.shape:
-        raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, jvps {jvps.shape}; both are (T+1, n).")
-    signals = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in SIGNALS if f"{stem}/{name}" in arrays}
-    if any(signal.shape != nfe.shape for signal in signals.values()):
-        shapes = ", ".join(f"{name} {signal.shape}" for name, signal in signals.items())
-        raise ValueError(f"'{path}' holds {stem} with shapes nfe {nfe.shape}, {shapes}; all are (T+1, n).")
-    min_iter = np.asarray(arrays[f"{stem}/min_iter"]) if f"{stem}/min_iter" in arrays else np.zeros((), dtype=np.int64)
+    if shapes.get("jvps", shape) != shape:
+        raise ValueError(f"'{path}' holds {stem} with shapes nfe {shape}, jvps {shapes['jvps']}; both are (T+1, n).")
+    signals = {name: shapes[name] for name in SIGNALS if name in shapes}
+    if any(other != shape for other in signals.values()):
+        told = ", ".join(f"{name} {other}" for name, other in signals.items())
+        raise ValueError(f"'{path}' holds {stem} with shapes nfe {shape}, {told}; all are (T+1, n).")
+
+
+def _trajectory(arrays: Arrays, stem: str, path: Path) -> Trajectory:
+    read = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in _names(arrays, stem)}
+    _require_shapes(path, stem, {name: array.shape for name, array in read.items()})
+    residual = read["residual"] if read["residual"].dtype == np.float64 else read["residual"].astype(np.float32)
+    timed, known = "seconds" in read, {name: read[name] for name in SIGNALS if name in read}
+    min_iter = read.get("min_iter", np.zeros((), dtype=np.int64))
     if min_iter.shape != () or min_iter.dtype.kind not in "iu" or min_iter < 0:
         raise ValueError(f"'{path}' holds {stem} with a min_iter that is no whole number from 0.")
-    return Trajectory(residual, nfe, correct, seconds, status, jvps, **signals, min_iter=int(min_iter))
+    return Trajectory(
+        residual,
+        np.asarray(read["nfe"], dtype=np.int32),
+        np.asarray(read["correct"], dtype=np.bool_),
+        np.asarray(read["seconds"], dtype=np.float64) if timed else np.full(len(residual), np.nan),
+        np.asarray(read["status"], dtype=np.uint8) if "status" in read else None,
+        np.asarray(read["jvps"], dtype=np.int32) if "jvps" in read else None,
+        **known,
+        min_iter=int(min_iter),
+    )

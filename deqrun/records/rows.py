@@ -127,6 +127,22 @@ class HaltingRow(_OfTrajectory):
 
 
 @dataclass(frozen=True)
+class CurveRow(_OfTrajectory):
+    """One row of curves.jsonl: residuals after `nfe` evaluations, over the n samples of a split.
+
+    median, low and high are the 50, 10 and 90 % quantiles, each the residual of some sample; one that stopped keeps
+    its last residual. running: how many samples still iterate.
+    """
+
+    nfe: int
+    median: float
+    low: float
+    high: float
+    running: int
+    n: int
+
+
+@dataclass(frozen=True)
 class BreadthRow:
     """One row of breadth.jsonl: the answers of `breadth` normal starts after max_iter steps each, put together.
 
@@ -182,6 +198,7 @@ ROW_KINDS = {
         RowKind("steps", "steps.jsonl", Step, once=lambda row: row.step),
         RowKind("sweep", "sweep.jsonl", SweepCell, once=lambda row: (row.key, row.max_iter, row.tol)),
         RowKind("halting", "halting.jsonl", HaltingRow),
+        RowKind("curves", "curves.jsonl", CurveRow),
         RowKind("breadth", "breadth.jsonl", BreadthRow),
     )
 }

@@ -5,14 +5,16 @@ are seconds.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.long_trajectory import AnyTrajectory
+from deqrun.records.rows import BreadthRow, CurveRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.trajectory import TrajectoryKey
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,11 @@ class RunRecord:
     summary: Summary = Summary()
     epochs: tuple[Epoch, ...] = ()
     sweep: tuple[SweepCell, ...] = ()
-    trajectories: dict[TrajectoryKey, Trajectory] = field(default_factory=dict)
+    trajectories: Mapping[TrajectoryKey, AnyTrajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
     steps: tuple[Step, ...] = ()
+    curves: tuple[CurveRow, ...] = ()
 
     @property
     def name(self) -> str:
@@ -216,12 +219,12 @@ class RunRecord:
         wanted = (solver, split, self.main_precision, self.main_difficulty)
         return [row for row in self.breadth if (row.solver, row.split, row.precision, row.difficulty) == wanted]
 
-    def trajectory(self, solver: str, split: str = "test") -> Trajectory | None:
+    def trajectory(self, solver: str, split: str = "test") -> AnyTrajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is
         missing or empty."""
         key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
         found = self.trajectories.get(key)
-        return found if found is not None and found.residual.size else None
+        return found if found is not None and found.iterates * found.n else None
 
     def figures(self) -> dict[str, float]:
         """Every number of the run by name: of the last epoch, of the summary, and evaluations to the tolerance.

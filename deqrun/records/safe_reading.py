@@ -10,17 +10,20 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "Arrays",
+    "Header",
     "NotReadable",
     "available_memory",
     "is_there",
     "open_npz",
     "parse_json",
+    "read_header",
     "read_json",
     "read_text",
     "require_honest_zip",
@@ -28,6 +31,9 @@ __all__ = [
 
 MOST_TEXT = 512 * 2**20
 """Bytes of a text file; a record of a million epochs has half of them."""
+
+MOST_BY_PARTS = 2**36
+"""Bytes that an archive read part by part may unpack to: a limit to the time that a hostile one takes."""
 
 MOST_MEMBERS = 100_000
 """Files in an archive; a sweep of a thousand trajectories has ten thousand."""
@@ -122,8 +128,10 @@ def require_honest_zip(archive: zipfile.ZipFile, most: int) -> None:
 
 
 @contextmanager
-def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+def open_npz(path: Path, *, by_parts: bool = False) -> Iterator[Arrays]:
     """The arrays of an npz file by their names, read when they are asked for; no pickle is opened.
+
+    by_parts  whether the arrays are never all in memory at once, so that more may be in the file than memory holds
 
     Raises OSError, or `NotReadable` where the file is none, is damaged, or would not fit into half of the memory.
     """
@@ -134,28 +142,55 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
         raise NotReadable(str(error)) from error
     with archive:
-        require_honest_zip(archive, available_memory() // 2)
-        yield _Arrays(archive)
+        require_honest_zip(archive, MOST_BY_PARTS if by_parts else available_memory() // 2)
+        yield Arrays(archive)
 
 
 class NotReadable(ValueError):  # noqa: N818  (it names what is the case)
     """A file of the wrong kind or content; the message is a clause that says why."""
 
 
-class _Arrays(Mapping[str, NDArray[Any]]):
+class Header(NamedTuple):
+    """Of an npy file: shape, whether the first axis is the fastest (Fortran), and the type of its numbers."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+class Arrays(Mapping[str, NDArray[Any]]):
     """Arrays of an archive whose headers say no more than their files hold."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
         self.names = {name.removesuffix(".npy"): name for name in archive.namelist() if name.endswith(".npy")}
+        self._most = available_memory() // 2
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         member = self.names[name]
-        try:
+        if self.archive.getinfo(member).file_size > self._most:
+            raise NotReadable(f"{name} would not fit into half of the memory")
+        with _damage_told(name):
             content = self.archive.read(member)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
-            raise NotReadable(f"{name} can't be unpacked ({error})") from error
         return _array(name, content)
+
+    def size(self, name: str) -> int:
+        """Bytes of an array."""
+        return self.archive.getinfo(self.names[name]).file_size
+
+    def header(self, name: str) -> Header:
+        """The header of an array whose file holds what it says; all of the file is read, and nothing of it is kept."""
+        member = self.archive.getinfo(self.names[name])
+        with _damage_told(name), self.archive.open(member) as file:
+            try:
+                found = read_header(file)
+            except (ValueError, KeyError, TypeError, SyntaxError, OverflowError) as error:
+                raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error
+            rest = 0
+            while block := file.read(2**20):
+                rest += len(block)
+        _require_content(name, found, rest)
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -164,20 +199,40 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         return len(self.names)
 
 
+@contextmanager
+def _damage_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
+        raise NotReadable(f"{name} can't be unpacked ({error})") from error
+
+
+def read_header(file: IO[bytes]) -> Header:
+    """The header of an npy file, after which its content follows. Raises ValueError or KeyError where there is none."""
+    version = np.lib.format.read_magic(file)
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return Header(*read[version](file))
+
+
+def _require_content(name: str, header: Header, size: int) -> None:
+    count = int(np.prod(header.shape, dtype=object)) if header.shape else 1
+    why = "it holds no numbers" if header.dtype.kind not in "biuf" else ""
+    if count < 0 or count * header.dtype.itemsize != size:
+        why = why or "its header does not fit its content"
+    if why:
+        raise NotReadable(f"{name} is no array ({why})")
+
+
 def _array(name: str, content: bytes) -> NDArray[Any]:
     """The array of an npy file's bytes, whose header is known to say as many as there are."""
     file = io.BytesIO(content)
     try:
-        version = np.lib.format.read_magic(file)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, _, dtype = read_header[version](file)
-        count = int(np.prod(shape, dtype=object)) if shape else 1
-        if dtype.kind not in "biuf":
-            raise ValueError("it holds no numbers")
-        if count < 0 or count * dtype.itemsize != len(content) - file.tell():
-            raise ValueError("its header does not fit its content")
+        header = read_header(file)
+        _require_content(name, header, len(content) - file.tell())
         file.seek(0)
         array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
         return array
+    except NotReadable:
+        raise
     except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
         raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error

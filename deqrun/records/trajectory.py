@@ -3,6 +3,7 @@
 Shapes: T iterations, n samples.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,6 +90,20 @@ class Trajectory:
         """Number of samples."""
         return int(self.residual.shape[1])
 
+    @property
+    def iterates(self) -> int:
+        """T + 1."""
+        return len(self.residual)
+
+    def parts(self, signals: bool = False) -> Iterator["Trajectory"]:
+        """The trajectory itself, as its only part: `LongTrajectory` has several."""
+        yield self
+
+    def at(self, name: str, iterate: NDArray[np.intp]) -> NDArray[Any]:
+        """(n,) of each sample the value of the array `name` at its own iterate (n,)."""
+        values: NDArray[Any] = np.take_along_axis(getattr(self, name), iterate[None], axis=0)[0]
+        return values
+
     def last(self) -> NDArray[np.intp]:
         """Index of the last iterate of each row, (n,): the number of iterates that have a residual, less one."""
         return np.maximum(np.count_nonzero(~np.isnan(self.residual), axis=0) - 1, 0)
@@ -134,3 +149,19 @@ class Trajectory:
         reached = (self.residual <= tol) & np.isfinite(self.residual)
         first = np.argmax(reached, axis=0)
         return np.where(reached.any(axis=0), self.nfe[first, np.arange(self.n)], np.nan)
+
+
+def joined(parts: Sequence[Trajectory]) -> Trajectory:
+    """Trajectories of neighbouring samples as one; seconds add up."""
+    first = parts[0]
+
+    def whole(name: str) -> Any:
+        if getattr(first, name) is None:
+            return None
+        return np.concatenate([getattr(part, name) for part in parts], axis=-1)
+
+    seconds = np.zeros(first.iterates)
+    for part in parts:
+        seconds += part.seconds
+    arrays = {name: whole(name) for name in ("residual", "nfe", "correct", "status", "jvps", *SIGNALS)}
+    return Trajectory(**arrays, seconds=seconds, min_iter=first.min_iter)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from deqrun.records.files import write_whole
+from deqrun.records.files import write_whole, writing_whole
+from deqrun.records.long_trajectory import AnyTrajectory, write_trajectory
 from deqrun.records.rows import ROW_KINDS
 from deqrun.records.run import RunStatus, Summary
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import TrajectoryKey
 
 
 class RunFolder:
@@ -42,14 +41,14 @@ class RunFolder:
     def write_summary(self, summary: Summary) -> None:
         self._write_json("summary.json", summary)
 
-    def write_trajectories(self, trajectories: Mapping[TrajectoryKey, Trajectory]) -> None:
-        """`trajectories.npz` with keys `TrajectoryKey.path`/array."""
-        arrays: dict[str, np.ndarray] = {}
-        for key, trajectory in trajectories.items():
-            arrays |= trajectory_arrays(key, trajectory)
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-        write_whole(self.path / "trajectories.npz", buffer.getvalue())
+    def write_trajectories(self, trajectories: Mapping[TrajectoryKey, AnyTrajectory]) -> None:
+        """`trajectories.npz` with keys `TrajectoryKey.path`/array, written part by part."""
+        with (
+            writing_whole(self.path / "trajectories.npz") as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for key, trajectory in trajectories.items():
+                write_trajectory(archive, key.path, trajectory)
 
     def _write_json(self, name: str, content: Any) -> None:
         write_whole(self.path / name, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
@@ -71,9 +70,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def trajectory_arrays(key: TrajectoryKey, trajectory: Trajectory) -> dict[str, np.ndarray]:
-    """The arrays of a trajectory by their names in an npz file: `TrajectoryKey.path`/array."""
-    named = vars(trajectory).items()
-    return {f"{key.path}/{name}": np.asarray(array) for name, array in named if array is not None}

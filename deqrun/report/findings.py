@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, wilson
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.records.trajectory import Trajectory
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, enough_cell, judged, of_accuracy, of_change, of_saving
 from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
@@ -154,7 +154,7 @@ def overthinking(record: RunRecord) -> Iterator[Finding]:
         yield of_change("Overthinking", what, change, how)
 
 
-def accuracy_change(trajectory: Trajectory, shorter: int, longer: int, keep: str = "best") -> Estimate:
+def accuracy_change(trajectory: AnyTrajectory, shorter: int, longer: int, keep: str = "best") -> Estimate:
     """Mean over samples of correct(longer) − correct(shorter), with its interval."""
     after = trajectory.correct_at(longer, keep).astype(np.int8)
     return mean_interval(after - trajectory.correct_at(shorter, keep).astype(np.int8), DIFFERENCE)

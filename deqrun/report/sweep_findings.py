@@ -119,7 +119,7 @@ def precisions(record: RunRecord) -> Iterator[Finding]:
             change = mean_interval(
                 other.correct_at(budget, record.keep).astype(np.int8) - main.correct_at(budget, record.keep), DIFFERENCE
             )
-            residual = np.median(other.residual[other.returned(budget, record.keep), np.arange(other.n)])
+            residual = np.median(other.at("residual", other.returned(budget, record.keep)))
             what = (
                 f"test accuracy from {record.main_precision} to {precision}, {numbers.iterations(budget)} of {solver}"
             )

@@ -113,9 +113,8 @@ def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None,
         return None, None
     if budget > max(cell.max_iter for cell in record.sweep):
         return None, None
-    columns = np.arange(trajectory.n)
-    nfe = trajectory.nfe[trajectory.stop(budget, tol), columns]
-    residual = trajectory.residual[trajectory.returned(budget, record.keep, tol), columns]
+    nfe = trajectory.at("nfe", trajectory.stop(budget, tol))
+    residual = trajectory.at("residual", trajectory.returned(budget, record.keep, tol))
     return float(nfe.mean()), float(np.median(residual))
 
 

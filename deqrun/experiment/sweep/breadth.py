@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, evaluations, spread
+from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, spread, total_evaluations
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
 from deqrun.experiment.sweep.precision import autocast, cast
@@ -32,12 +32,12 @@ class Starts:
 
     correct     by aggregation, (B, D, n): entry b − 1 of the first b starts
     singles     (B, D, n) each start by itself
-    nfe         (B, T+1, n) as trajectories have it
+    spent       by aggregation, (B, T+1): evaluations of each start to each iterate, summed over the samples
     """
 
     correct: dict[str, NDArray[np.bool_]]
     singles: NDArray[np.bool_]
-    nfe: NDArray[np.int64]
+    spent: dict[str, NDArray[np.int64]]
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def solve_starts(
     return Starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},
         np.concatenate([part.singles for part in parts], axis=2),
-        np.concatenate([part.nfe for part in parts], axis=2),
+        {name: np.sum([part.spent[name] for part in parts], axis=0) for name in AGGREGATIONS},
     )
 
 
@@ -151,7 +151,10 @@ class _Batch:
             "vote": chosen(singles, by_vote(np.stack(self._codes))),
             "residual": chosen(singles, of_residual),
         }
-        return Starts(correct, singles, np.stack(self._nfe).astype(np.int64))
+        # To choose by residual costs one evaluation more a start where the residual is not known yet.
+        nfe = np.stack(self._nfe)
+        spent = {name: total_evaluations(nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
+        return Starts(correct, singles, spent)
 
 
 def breadth_rows(
@@ -161,8 +164,8 @@ def breadth_rows(
 
     key  of the solves; its start is left out of the rows, which have several
     """
-    # To choose by residual costs one evaluation more a start where the residual is not known yet.
-    costs = {name: evaluations(starts.nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
+    samples = starts.singles.shape[2]
+    costs = {name: np.cumsum(spent / samples, axis=0) for name, spent in starts.spent.items()}
     spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
     return [
         BreadthRow(

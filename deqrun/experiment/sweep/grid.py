@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from deqrun.datasets import Dataset
@@ -19,12 +18,14 @@ from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
 from deqrun.experiment.sweep.precision import in_precision
 from deqrun.experiment.sweep.starts import StartKind, SweepStart
-from deqrun.experiment.sweep.trace import cells, trace
+from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.models import DEQ
+from deqrun.records.long_trajectory import AnyTrajectory
+from deqrun.records.residual_curve import residual_curve
 from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
-from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
+from deqrun.records.trajectory import SIGNALS, TrajectoryKey
 from deqrun.settings import Settings
-from deqrun.solvers import Budget, Solution
+from deqrun.solvers import Budget
 
 __all__ = ["SweepResult", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
 
@@ -56,9 +57,9 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """All that a sweep yields: a trajectory for each key, and of each kind of `ROW_KINDS` its rows, if asked for."""
+    """All that a sweep yields: the trajectories that are to be kept, and of each kind of `ROW_KINDS` its rows."""
 
-    trajectories: dict[TrajectoryKey, Trajectory]
+    trajectories: dict[TrajectoryKey, AnyTrajectory]
     rows: dict[str, list[Any]]
     seconds: float
 
@@ -90,7 +91,11 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
         made["halting"] = sweep_halting(settings, found)
     if settings.sweep.breadth:
         made["breadth"] = rows
-    return SweepResult(found, made, time.perf_counter() - began)
+    if settings.sweep.keep == "curves":
+        layers = settings.baseline.layers if settings.baseline.kind == "untied" else None
+        made["curves"] = [row for key, trajectory in found.items() for row in residual_curve(key, trajectory, layers)]
+    kept = found if settings.sweep.keep == "samples" else {}
+    return SweepResult(kept, made, time.perf_counter() - began)
 
 
 def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
@@ -117,7 +122,7 @@ def sweep_budget(settings: Settings) -> Budget:
     )
 
 
-def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[SweepCell]:
+def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, AnyTrajectory]) -> list[SweepCell]:
     """The grid's rows from its trajectories."""
     iterations, tolerances = swept_grid(settings)
     return [
@@ -127,7 +132,7 @@ def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory
     ]
 
 
-def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, Trajectory]) -> list[HaltingRow]:
+def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, AnyTrajectory]) -> list[HaltingRow]:
     """Every halting rule at every threshold, of trajectories that have both splits; validation chooses."""
     # Rules are chosen on validation and told of test: both must be there.
     both = [
@@ -173,34 +178,35 @@ class Variants:
 
 def _solve(
     key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
-) -> Trajectory:
+) -> AnyTrajectory:
     """One trajectory, kept in parts; from zeros with the solutions that `other` begins with, if it is asked for."""
-    # The states that solves end with are kept only where another start needs them.
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
-    ends: list[Tensor] = []
+    split = dataset.load(key.split)
+    # The states that solves end with are kept only where another start needs them.
     wanted = key.start == "zeros" and "other" in grid.starts
-
-    def solved(place: slice, solution: Solution) -> None:
-        if wanted:
-            ends.append(solution.z.cpu())
-        advance(place.stop - place.start)
-
-    trajectory = trace(
+    traced = trace_parts(
         variants.model(key.precision, key.difficulty),
         dataset,
-        dataset.load(key.split),
+        split,
         variants.solvers[key.solver],
         sweep_budget(settings),
         grid.batch_size,
         start=_start(key, settings, parts),
         precision=key.precision,
         signals=bool(set(SIGNALS) & set(grid.halting)),
-        solved=solved,
     )
-    if wanted:  # before the trajectory, which says that all is done
-        parts.write_solutions(key, torch.cat(ends))
-    parts.write(key, trajectory)
-    return trajectory
+    with ExitStack() as stack:
+        # The trajectory is entered first, and so ends last: its file says that all is done.
+        writer = stack.enter_context(parts.writing(key))
+        ended = stack.enter_context(parts.writing_solutions(key, len(split))) if wanted else None
+        for part, solution in traced:
+            writer.add(part)
+            if ended is not None:
+                ended(solution.z)
+            advance(part.n)
+    found = parts.read(key)
+    assert found is not None
+    return found
 
 
 def _solve_starts(

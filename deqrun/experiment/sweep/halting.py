@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deqrun.analysis.halting import BOUNDS, HaltingPoint, Recording, Stops, choose, curve, stops, thresholds
+from deqrun.analysis.halting import BOUNDS, HaltingPoint, InParts, Recording, Stops, choose, curve, stops, thresholds
 from deqrun.inference import DIFFERENCE, mean_interval, one_error_below, wilson
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import HaltingRow
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import TrajectoryKey
 
 __all__ = ["halting_rows"]
 
@@ -20,7 +21,7 @@ standard error."""
 
 
 def halting_rows(
-    key: TrajectoryKey, validation: Trajectory, test: Trajectory, rules: Sequence[str]
+    key: TrajectoryKey, validation: AnyTrajectory, test: AnyTrajectory, rules: Sequence[str]
 ) -> list[HaltingRow]:
     """Rows of both splits for every rule and threshold.
 
@@ -33,7 +34,7 @@ def halting_rows(
     rules  of `deqrun.analysis.halting`; those whose signals were not recorded are left out
     """
     # Curves of both splits, at thresholds that occur on validation.
-    recordings = {"validation": _recording(validation), "test": _recording(test)}
+    recordings = {"validation": _Recordings(validation), "test": _Recordings(test)}
     known = recordings["validation"].rules()
     grids = {rule: thresholds(recordings["validation"], rule, THRESHOLDS) for rule in rules if rule in known}
     curves = {
@@ -50,8 +51,18 @@ def halting_rows(
     ]
 
 
-def _recording(trajectory: Trajectory) -> Recording:
-    return Recording(trajectory.residual, trajectory.nfe, trajectory.correct, trajectory.signals)
+@dataclass(frozen=True)
+class _Recordings:
+    """A trajectory as halting sees it, part by part."""
+
+    trajectory: AnyTrajectory
+
+    def parts(self) -> Iterator[Recording]:
+        for part in self.trajectory.parts(signals=True):
+            yield Recording(part.residual, part.nfe, part.correct, part.signals)
+
+    def rules(self) -> tuple[str, ...]:
+        return next(self.parts()).rules()
 
 
 def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
@@ -65,7 +76,7 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
     return {rule: point.threshold for rule, point in found.items() if point is not None}
 
 
-def _row(key: TrajectoryKey, recording: Recording, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
+def _row(key: TrajectoryKey, recording: InParts, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
     low, high = wilson(point.accuracy, point.n)
     row = HaltingRow(
         key.solver,

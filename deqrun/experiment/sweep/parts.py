@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deqrun.errors import UserError
-from deqrun.records.files import write_whole
-from deqrun.records.reading import read_rows, read_trajectories
+from deqrun.records.files import write_whole, writing_whole
+from deqrun.records.long_trajectory import HELD, AnyTrajectory, LongTrajectory, PartsInArchive, PartsWriter
+from deqrun.records.reading import read_rows
 from deqrun.records.rows import BreadthRow
-from deqrun.records.safe_reading import available_memory, require_honest_zip
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
-from deqrun.records.writing import json_lines, trajectory_arrays
+from deqrun.records.trajectory import TrajectoryKey
+from deqrun.records.writing import json_lines
 
 __all__ = ["SweepParts", "fingerprint_of"]
 
@@ -35,6 +37,7 @@ class SweepParts:
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / "sweep_parts"
+        self._left = HELD
         # Parts of other weights would be mixed with new ones: they go.
         of = self.folder / "of.txt"
         if of.is_file() and of.read_text(encoding="utf-8").strip() != fingerprint:
@@ -42,41 +45,50 @@ class SweepParts:
         if not of.is_file():
             write_whole(of, fingerprint + "\n")
 
-    def read(self, key: TrajectoryKey) -> Trajectory | None:
-        """The trajectory, if it is finished."""
+    def read(self, key: TrajectoryKey) -> AnyTrajectory | None:
+        """The trajectory, if it is finished: in memory, or in its file once `HELD` bytes are in memory."""
         path = self._path(key, "npz")
         if not path.is_file():
             return None
         try:
-            return read_trajectories(path)[key]
+            found = LongTrajectory(PartsInArchive(path))
+            size = path.stat().st_size
+            if size > self._left:
+                return found
+            self._left -= size
+            return found.in_memory()
         except (ValueError, KeyError) as error:
             raise UserError(self._damaged(path)) from error
 
-    def write(self, key: TrajectoryKey, trajectory: Trajectory) -> None:
-        """Keep a finished trajectory."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **trajectory_arrays(key, trajectory))  # type: ignore[arg-type]
-        write_whole(self._path(key, "npz"), buffer.getvalue())
+    def writing(self, key: TrajectoryKey) -> PartsWriter:
+        """A writer of a trajectory, which is kept when it is complete."""
+        return PartsWriter(self._path(key, "npz"))
 
-    def read_solutions(self, key: TrajectoryKey) -> Tensor | None:
-        """The states (n, *state_shape) that the solves ended with, if they were kept."""
-        path = self._path(key, "pt")
+    def read_solutions(self, key: TrajectoryKey) -> NDArray[Any] | None:
+        """The states (n, *state_shape) that the solves ended with, if they were kept; they stay in their file."""
+        path = self._path(key, "npy")
         if not path.is_file():
             return None
         try:
-            # As with a checkpoint: sizes before contents, and tensors alone.
-            with zipfile.ZipFile(path) as archive:
-                require_honest_zip(archive, available_memory() // 2)
-            found: Tensor = torch.load(path, weights_only=True)
+            found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:
             raise UserError(self._damaged(path)) from error
         return found
 
-    def write_solutions(self, key: TrajectoryKey, solutions: Tensor) -> None:
-        """Keep the states, with which other solves of this sweep begin."""
-        buffer = io.BytesIO()
-        torch.save(solutions, buffer)
-        write_whole(self._path(key, "pt"), buffer.getvalue())
+    @contextmanager
+    def writing_solutions(self, key: TrajectoryKey, n: int) -> Iterator[Callable[[Tensor], None]]:
+        """A function that takes the states of each batch, with which other solves of this sweep begin."""
+        with writing_whole(self._path(key, "npy")) as file:
+
+            def add(states: Tensor) -> None:
+                array = states.cpu().contiguous().numpy()
+                if not file.tell():
+                    descr = np.lib.format.dtype_to_descr(array.dtype)
+                    header = {"descr": descr, "fortran_order": False, "shape": (n, *array.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.tobytes())
+
+            yield add
 
     def read_breadth(self, key: TrajectoryKey) -> list[BreadthRow] | None:
         """The rows of finished solves from several starts."""

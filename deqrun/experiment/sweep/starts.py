@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.datasets.dataset import SPLITS
@@ -33,7 +34,7 @@ class SweepStart:
     split      its name
     seed       of ε and π
     scale      standard deviation of normal starts
-    solutions  (n, *state_shape) of the whole split on the host, which `other` needs
+    solutions  (n, *state_shape) of the whole split on the host or in a file, which `other` needs
     draw       number of the draw of ε; another number, another start
     """
 
@@ -44,24 +45,24 @@ class SweepStart:
         split: str = "test",
         seed: int = 0,
         scale: float = 1.0,
-        solutions: Tensor | None = None,
+        solutions: Tensor | NDArray[Any] | None = None,
         draw: int = 0,
     ) -> None:
         self.kind, self.split, self.seed, self.scale, self.draw = kind, split, seed, scale, draw
-        self._others = None
+        self._solutions = solutions
         if kind == "other":
             if solutions is None:
                 raise ValueError("Starting at another sample's solution needs the solutions of the split.")
-            self._others = solutions[derangement(len(solutions), seed, split)]
+            self._other = derangement(len(solutions), seed, split).numpy()
 
     def begin(self, own: Tensor, place: slice) -> Tensor:
         """z_0 (batch, *state_shape) of the samples at `place` in the split."""
         if self.kind == "normal":
             return normal_start(own, place, seed=self.seed, split=self.split, scale=self.scale, draw=self.draw)
-        if self._others is None:
+        if self.kind != "other" or self._solutions is None:
             return own
         # A solve that was lost gives no start.
-        other = self._others[place].to(own)
+        other = torch.as_tensor(self._solutions[self._other[place]]).to(own)
         finite = other.flatten(1).isfinite().all(1).view(-1, *[1] * (own.dim() - 1))
         return torch.where(finite, other, own)
 

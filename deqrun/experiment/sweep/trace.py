@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,13 @@ from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
-from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
+from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
 from deqrun.solvers import Budget, Solution, Solver, solve
 from deqrun.solvers.precision import warn_if_unreachable
 
 
-@torch.no_grad()
 def trace(
     deq: DEQ,
     dataset: Dataset,
@@ -37,9 +36,28 @@ def trace(
     start: SweepStart | None = None,
     precision: str = "float32",
     signals: bool = False,
-    solved: Callable[[slice, Solution], object] | None = None,
 ) -> Trajectory:
-    """Solve every sample of `split` once, reading the head out at every iterate.
+    """Solve every sample of `split` once, reading the head out at every iterate: `trace_parts`, put together."""
+    parts = trace_parts(
+        deq, dataset, split, solver, budget, batch_size, start=start, precision=precision, signals=signals
+    )
+    return joined([part for part, _ in parts])
+
+
+@torch.no_grad()
+def trace_parts(
+    deq: DEQ,
+    dataset: Dataset,
+    split: Split,
+    solver: Solver,
+    budget: Budget,
+    batch_size: int,
+    *,
+    start: SweepStart | None = None,
+    precision: str = "float32",
+    signals: bool = False,
+) -> Iterator[tuple[Trajectory, Solution]]:
+    """The trajectory of each batch of `split`, and its solution; the head is read out at every iterate.
 
     Iterates depend on neither budget nor tolerance, so one trajectory holds the answer to every smaller budget and
     larger tolerance.
@@ -48,16 +66,14 @@ def trace(
     start      where solves begin; None: the cell's own start
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
     signals    whether to record the signals of halting rules, too
-    solved     called as solved(place, solution) when the samples at `place` in the split have been solved
     """
-    # In evaluation mode, with a recorder that has room for every iterate of every sample.
+    # In evaluation mode.
     device = next(deq.parameters()).device
     was_training = deq.training
     deq.eval()
     start = start or SweepStart()
     if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
         warn_if_unreachable(budget.tol, torch.bfloat16)
-    recorder = _Recorder.empty(budget.max_iter + 1, len(split), precision, signals)
     # One solve a batch. The reader sees each iterate as the solve comes by it; nothing is solved twice for a read-out.
     for x, y, place in batches(dataset, split, batch_size, device):
         with autocast(precision, device), deq.cell.fixed_weights():
@@ -65,11 +81,8 @@ def trace(
             f = deq.bind(cast(x, precision))
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
-        recorder.add(place, solution, reader)
-        if solved is not None:
-            solved(place, solution)
+        yield _recorded(solution, reader, precision, budget.min_iter), solution
     deq.train(was_training)
-    return recorder.trajectory(budget.min_iter)
 
 
 class _Reader:
@@ -91,54 +104,27 @@ class _Reader:
                 self.signals(k, z, logits, rows)
 
 
-@dataclass
-class _Recorder:
-    """Arrays of a whole split, filled batch by batch."""
-
-    residual: NDArray[np.floating]
-    nfe: NDArray[np.int32]
-    jvps: NDArray[np.int32]
-    correct: NDArray[np.bool_]
-    status: NDArray[np.uint8]
-    seconds: NDArray[np.float64]
-    signals: dict[str, list[NDArray[Any]]] | None  # of each batch, in order
-
-    @classmethod
-    def empty(cls, iterates: int, n: int, precision: str, signals: bool) -> _Recorder:
-        return cls(
-            residual=np.full((iterates, n), np.nan, dtype=np.float64 if precision == "float64" else np.float32),
-            nfe=np.zeros((iterates, n), dtype=np.int32),
-            jvps=np.zeros((iterates, n), dtype=np.int32),
-            correct=np.zeros((iterates, n), dtype=np.bool_),
-            status=np.zeros(n, dtype=np.uint8),
-            seconds=np.zeros(iterates),
-            signals={name: [] for name in SIGNALS} if signals else None,
-        )
-
-    def add(self, place: slice, solution: Solution, reader: _Reader) -> None:
-        known = len(solution.residuals)
-        self.residual[:known, place] = solution.residuals.cpu().numpy()
-        self.nfe[:known, place] = solution.nfes.cpu().numpy()
-        self.nfe[known:, place] = self.nfe[known - 1, place]
-        self.jvps[:known, place] = solution.products.cpu().numpy()
-        self.jvps[known:, place] = self.jvps[known - 1, place]
-        self.correct[:known, place] = reader.correct[:known].cpu().numpy()
-        self.correct[known:, place] = self.correct[known - 1, place]
-        self.status[place] = solution.status.cpu().numpy()
-        if self.signals is not None and reader.signals is not None:
-            for name, array in reader.signals.arrays().items():
-                self.signals[name].append(array)
-        self.seconds += reader.clock.seconds()
-
-    def trajectory(self, min_iter: int) -> Trajectory:
-        signals = {name: np.concatenate(parts, axis=1) for name, parts in (self.signals or {}).items()}
-        return Trajectory(
-            self.residual, self.nfe, self.correct, self.seconds, self.status, self.jvps, **signals, min_iter=min_iter
-        )
+def _recorded(solution: Solution, reader: _Reader, precision: str, min_iter: int) -> Trajectory:
+    """One batch on the host, as long as the budget: behind the last iterate NaN, or the last value."""
+    known, iterates = len(solution.residuals), len(reader.correct)
+    residual = np.full((iterates, len(solution.z)), np.nan, dtype=np.float64 if precision == "float64" else np.float32)
+    residual[:known] = solution.residuals.cpu().numpy()
+    held = np.minimum(np.arange(iterates), known - 1)
+    signals: dict[str, Any] = dict(reader.signals.arrays()) if reader.signals is not None else {}
+    return Trajectory(
+        residual,
+        solution.nfes.cpu().numpy().astype(np.int32)[held],
+        reader.correct.cpu().numpy()[held],
+        reader.clock.seconds(),
+        solution.status.cpu().numpy().astype(np.uint8),
+        solution.products.cpu().numpy().astype(np.int32)[held],
+        **signals,
+        min_iter=min_iter,
+    )
 
 
 def cells(
-    trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float], *, key: TrajectoryKey, keep: str
+    trajectory: AnyTrajectory, iterations: Sequence[int], tolerances: Sequence[float], *, key: TrajectoryKey, keep: str
 ) -> list[SweepCell]:
     """The row of every (budget, tolerance), each equal to a separate solve's with that budget and tolerance.
 
@@ -147,24 +133,19 @@ def cells(
     iterated.
     """
     grid = [(max_iter, tol) for tol in tolerances for max_iter in iterations]
-    stop_CN = _stops(trajectory, iterations, tolerances)
-    kept_CN = stop_CN if keep == "last" else _at(trajectory.lowest(), stop_CN)
-    # In the residual's dtype, as the solver and `Trajectory.stop` compare them.
-    tol_C1 = np.array([[tol] for _, tol in grid], dtype=trajectory.residual.dtype)
-    residual_CN = _at(trajectory.residual, stop_CN)
-    converged_CN = (residual_CN <= tol_C1) & np.isfinite(residual_CN)
-    diverged_CN = trajectory.diverged & (stop_CN == trajectory.last()) & ~converged_CN
-    nfe_CN = _at(trajectory.nfe, stop_CN)
+    # Of each part the values at the cells, (cells, n): they are few beside its iterates.
+    parts = [_at_cells(part, iterations, tolerances, keep) for part in trajectory.parts()]
+    at = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
     columns = zip(
         grid,
-        _at(trajectory.correct, kept_CN),
-        nfe_CN.mean(axis=1),
-        np.quantile(nfe_CN, 0.95, axis=1),
-        _prorated_seconds(trajectory, stop_CN),
-        converged_CN.mean(axis=1),
-        diverged_CN.mean(axis=1),
-        np.median(_at(trajectory.residual, kept_CN), axis=1),
-        _mean_products(trajectory, stop_CN),
+        at["correct"],
+        at["nfe"].mean(axis=1),
+        np.quantile(at["nfe"], 0.95, axis=1),
+        _prorated_seconds(trajectory.seconds, at["last"], at["stop"]),
+        at["converged"].mean(axis=1),
+        at["diverged"].mean(axis=1),
+        np.median(at["residual"], axis=1),
+        at["jvps"].mean(axis=1) if "jvps" in at else np.full(len(grid), np.nan),
         strict=True,
     )
     return [
@@ -187,11 +168,34 @@ def cells(
     ]
 
 
-def _stops(trajectory: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:
+def _at_cells(
+    part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float], keep: str
+) -> dict[str, NDArray[Any]]:
+    """Arrays (cells, n) at the iterate where each cell stops, or that it keeps; `last` is (n,)."""
+    last = part.last()
+    stop = _stops(part, iterations, tolerances)
+    kept = stop if keep == "last" else _at(part.lowest(), stop)
+    # In the residual's dtype, as the solver and `Trajectory.stop` compare them.
+    tol_C1 = np.repeat(np.array(tolerances, dtype=part.residual.dtype), len(iterations))[:, None]
+    residual = _at(part.residual, stop)
+    converged = (residual <= tol_C1) & np.isfinite(residual)
+    found = {
+        "last": last,
+        "stop": stop,
+        "correct": _at(part.correct, kept),
+        "nfe": _at(part.nfe, stop),
+        "converged": converged,
+        "diverged": part.diverged & (stop == last) & ~converged,
+        "residual": _at(part.residual, kept),
+    }
+    return found if part.jvps is None else found | {"jvps": _at(part.jvps, stop)}
+
+
+def _stops(part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:
     """(tolerances · iterations, n): `Trajectory.stop` of every cell; the first iterate at most min(max_iter, …)."""
-    reached_KN = np.stack([trajectory.stop(len(trajectory.residual), tol) for tol in tolerances])
+    reached_KN = np.stack([part.stop(part.iterates, tol) for tol in tolerances])
     ends_I11 = np.array(iterations, dtype=np.intp)[:, None, None]
-    return np.minimum(reached_KN, ends_I11).transpose(1, 0, 2).reshape(-1, trajectory.n)
+    return np.minimum(reached_KN, ends_I11).transpose(1, 0, 2).reshape(-1, part.n)
 
 
 def _at(values_TN: NDArray[Any], index_CN: NDArray[np.intp]) -> NDArray[Any]:
@@ -199,15 +203,10 @@ def _at(values_TN: NDArray[Any], index_CN: NDArray[np.intp]) -> NDArray[Any]:
     return np.take_along_axis(values_TN, index_CN, axis=0)
 
 
-def _mean_products(trajectory: Trajectory, stop_CN: NDArray[np.intp]) -> NDArray[np.float64]:
-    """(cells,) mean Jacobian products; NaN where they weren't recorded."""
-    if trajectory.jvps is None:
-        return np.full(len(stop_CN), np.nan)
-    return _at(trajectory.jvps, stop_CN).mean(axis=1)
-
-
-def _prorated_seconds(trajectory: Trajectory, stop_CN: NDArray[np.intp]) -> NDArray[np.float64]:
+def _prorated_seconds(
+    seconds_T: NDArray[np.float64], last_N: NDArray[np.intp], stop_CN: NDArray[np.intp]
+) -> NDArray[np.float64]:
     """(cells,) seconds: Σ_k (time of iterate k) · (rows a cell iterates at k) / (rows that were iterating at k)."""
-    spent_T = np.diff(trajectory.seconds, prepend=0.0)
-    share_T = spent_T / np.maximum(np.bincount(trajectory.last(), minlength=len(spent_T))[::-1].cumsum()[::-1], 1)
+    spent_T = np.diff(seconds_T, prepend=0.0)
+    share_T = spent_T / np.maximum(np.bincount(last_N, minlength=len(spent_T))[::-1].cumsum()[::-1], 1)
     return np.take(share_T.cumsum(), stop_CN).sum(axis=1)

@@ -6,15 +6,17 @@ A row is a point of one axis, with a value for each curve, so that the curves of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deqrun.records.frontier import non_dominated
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -53,20 +55,25 @@ def curve_rows(record: RunRecord) -> list[Row]:
     ]
 
 
-def residual_rows(trajectories: dict[TrajectoryKey, Trajectory]) -> list[Row]:
+def residual_rows(trajectories: Mapping[TrajectoryKey, AnyTrajectory]) -> list[Row]:
     """A row per iterate: quantiles of the residual over the samples; a stopped sample keeps its last residual."""
     rows: dict[int, Row] = {}
     for key, trajectory in trajectories.items():
-        if not trajectory.residual.size:
+        if not trajectory.iterates * trajectory.n:
             continue
-        latest = np.minimum(np.arange(len(trajectory.residual))[:, None], trajectory.last())
-        kept = np.take_along_axis(trajectory.residual, latest, axis=0)
+        kept = np.concatenate([_held_residual(part) for part in trajectory.parts()], axis=1)
         # A quantile that is one of the values: between a number and infinity there is none.
         values = np.quantile(kept, list(QUANTILES.values()), axis=1, method="inverted_cdf")
         for name, curve in zip(QUANTILES, values, strict=True):
             for k, value in enumerate(curve):
                 rows.setdefault(k, {"residual/iter": k})[f"residual/{key.path}/{name}"] = float(value)
     return [rows[k] for k in sorted(rows)]
+
+
+def _held_residual(part: Trajectory) -> NDArray[np.floating]:
+    """(T+1, n) residuals, the last one held behind where a sample stopped."""
+    latest = np.minimum(np.arange(part.iterates)[:, None], part.last())
+    return np.take_along_axis(part.residual, latest, axis=0)
 
 
 def accuracy_rows(cells: Iterable[SweepCell]) -> list[Row]:

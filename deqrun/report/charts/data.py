@@ -1,18 +1,12 @@
 """The numbers that the charts draw, each as a typed row: everything that can be checked without drawing."""
 
 import math
-from dataclasses import dataclass, replace
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
 
 from deqrun.records.frontier import non_dominated
-from deqrun.records.rows import SweepCell
+from deqrun.records.residual_curve import residual_curve
+from deqrun.records.rows import CurveRow, SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.records.trajectory import Trajectory
-
-MAX_POINTS = 160
-"""A residual curve has at most this many points: beyond it the eye sees no more, and the page only grows."""
 
 # Panel of the training charts: which columns of train.jsonl it draws, and under which names.
 PANELS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -39,20 +33,6 @@ class BudgetPoint:
     accuracy_high: float
     nfe_mean: float
     converged: float
-
-
-@dataclass(frozen=True)
-class ResidualPoint:
-    """Quantiles over the samples of the residual known after some number of evaluations."""
-
-    solver: str
-    start: str
-    nfe: int
-    median: float
-    low: float
-    high: float
-    running: int
-    n: int
 
 
 @dataclass(frozen=True)
@@ -130,63 +110,22 @@ def _frontier_point(cell: SweepCell, frontier: bool) -> FrontierPoint:
     )
 
 
-def residual_points(record: RunRecord, split: str = "test") -> list[ResidualPoint]:
-    """Residual against evaluations from the trajectories of a split: median, 10 % and 90 % quantile.
+def residual_points(record: RunRecord, split: str = "test") -> list[CurveRow]:
+    """Residual against evaluations on a split, in the main precision and difficulty.
 
-    Of untied layers the curve ends with the change that the last layer makes, and leaves out that none follows it.
+    From curves.jsonl where the run kept curves, else from its trajectories. Of untied layers the curve ends with the
+    change that the last layer makes, and leaves out that none follows it.
     """
-    return [
-        point
-        for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
-        if key[2:] == (split, record.main_precision, record.main_difficulty)
-        if trajectory.residual.size
-        for point in _trajectory_points(_layers(record, trajectory), key.solver, key.start)
-    ]
-
-
-def _layers(record: RunRecord, trajectory: Trajectory) -> Trajectory:
-    """The trajectory; of untied layers without the iterates behind the last of them."""
+    shown = (split, record.main_precision, record.main_difficulty)
+    if record.curves:
+        return [row for row in record.curves if row.key[2:] == shown]
     kind, layers = record.baseline
-    if kind != "untied" or layers is None:
-        return trajectory
-    return replace(trajectory, residual=trajectory.residual[:layers], nfe=trajectory.nfe[:layers])
-
-
-def _trajectory_points(trajectory: Trajectory, solver: str, start: str) -> list[ResidualPoint]:
-    spent = evaluation_grid(trajectory)
-    known, running = residual_after(trajectory, spent)
-    # A quantile is the residual of some sample: interpolating between a finite one and inf has no meaning.
-    low, median, high = np.quantile(known, [0.1, 0.5, 0.9], axis=1, method="inverted_cdf")
     return [
-        ResidualPoint(solver, start, int(e), float(m), float(lo), float(hi), int(r), trajectory.n)
-        for e, m, lo, hi, r in zip(spent, median, low, high, running, strict=True)
+        row
+        for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
+        if key[2:] == shown
+        for row in residual_curve(key, trajectory, layers if kind == "untied" else None)
     ]
-
-
-def evaluation_grid(trajectory: Trajectory) -> NDArray[np.int64]:
-    """Numbers of evaluations at which some sample's residual became known, from where all samples have one."""
-    iterate = ~np.isnan(trajectory.residual)
-    spent = np.unique(trajectory.nfe[iterate])
-    spent = spent[spent >= trajectory.nfe[0].max()]
-    if len(spent) > MAX_POINTS:
-        picks = np.unique(np.linspace(0, len(spent) - 1, MAX_POINTS).round().astype(np.int64))
-        spent = spent[picks]
-    return spent.astype(np.int64)
-
-
-def residual_after(trajectory: Trajectory, spent: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The residual of each sample's latest iterate after `spent` (E,) evaluations, (E, n), and how many still run.
-
-    A sample that stopped keeps its last residual.
-    """
-    last = trajectory.last()
-    columns = np.arange(trajectory.n)
-    steps = np.arange(trajectory.residual.shape[0])[:, None]
-    # Beyond its last iterate a row spends nothing more, whatever stands in the record.
-    nfe = np.where(steps <= last, trajectory.nfe.astype(np.int64), np.iinfo(np.int64).max)
-    latest = np.stack([np.count_nonzero(nfe <= e, axis=0) - 1 for e in spent])
-    known = trajectory.residual[np.maximum(latest, 0), columns].astype(np.float64)
-    return known, np.count_nonzero(latest < last, axis=1)
 
 
 def training_points(record: RunRecord) -> list[TrainingPoint]:

@@ -5,10 +5,11 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.rows import CurveRow
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import EDGE, LogAxis
-from deqrun.report.charts.data import ResidualPoint, residual_points
+from deqrun.report.charts.data import residual_points
 from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
 
@@ -34,7 +35,7 @@ def residual_against_evaluations(record: RunRecord, split: str = "test") -> Figu
     return Figure("residual_evaluations", title, caption, chart)
 
 
-def _residual_layers(keys: Keys, points: list[ResidualPoint], log: LogAxis, title: str) -> list[alt.Chart]:
+def _residual_layers(keys: Keys, points: list[CurveRow], log: LogAxis, title: str) -> list[alt.Chart]:
     """Band, line and points of every solver."""
     x = alt.X(
         "nfe:Q",
@@ -59,7 +60,7 @@ def _residual_layers(keys: Keys, points: list[ResidualPoint], log: LogAxis, titl
     return [*([band] if keys.banded else []), line, dots.add_params(keys.pick)]
 
 
-def _row(point: ResidualPoint, log: LogAxis) -> dict[str, Any]:
+def _row(point: CurveRow, log: LogAxis) -> dict[str, Any]:
     """A point as drawn: zero stands at the axis's floor; inf ends the line, and the band at the ceiling."""
     finite = math.isfinite(point.median)
     in_band = math.isfinite(point.low)

@@ -16,12 +16,14 @@ from deqrun.experiment import launch
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
 from deqrun.experiment.launch import run_sweep
 from deqrun.experiment.sweep import grid as sweep_grid
+from deqrun.experiment.sweep import parts
 from deqrun.experiment.sweep.grid import SweepResult, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.sweep.precision import in_precision
+from deqrun.records.residual_curve import residual_curve
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Settings
-from deqrun.solvers import Budget, Picard, solve
+from deqrun.solvers import Budget, Picard, Solution, solve
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -131,15 +133,17 @@ def test_a_stopped_sweep_goes_on_where_it_stopped(
     settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = sequences(settings_of, "sweep.starts=[zeros,normal,other]", "sweep.halting=[kl,oracle,budget]")
-    whole, solved, real = swept(settings, tmp_path / "whole"), [], sweep_grid.trace
+    whole, solved, real = swept(settings, tmp_path / "whole"), [], sweep_grid.trace_parts
 
-    def counted(*arguments: Any, **named: Any) -> Trajectory:
+    def counted(*arguments: Any, **named: Any) -> Iterator[tuple[Trajectory, Solution]]:
+        traced = real(*arguments, **named)
         if len(solved) == 2 and not resumed:
+            yield next(traced)  # in the midst of a trajectory
             raise KeyboardInterrupt
         solved.append(named["start"].kind)
-        return real(*arguments, **named)
+        yield from traced
 
-    monkeypatch.setattr(sweep_grid, "trace", counted)
+    monkeypatch.setattr(sweep_grid, "trace_parts", counted)
     resumed = False
     with pytest.raises(KeyboardInterrupt):
         swept(settings, tmp_path / "cut")
@@ -157,6 +161,45 @@ def test_a_stopped_sweep_goes_on_where_it_stopped(
     ]
     np.testing.assert_equal(*times)
     np.testing.assert_equal(*([vars(row) for row in sweep_halting(settings, of)] for of in (found, whole)))
+
+
+ALL = [
+    "sweep.starts=[zeros,normal,other]",
+    "sweep.halting=[residual,change,kl,entropy,stable,oracle,budget]",
+    "sweep.breadth=[1,2]",
+    "sweep.keep=curves",
+]
+
+
+def test_what_is_read_from_files_part_by_part_gives_equal_rows(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same sweep, with its trajectories in memory, and with each left in its file."""
+    settings = sequences(settings_of, *ALL)
+    held = everything(settings, tmp_path / "held")
+    monkeypatch.setattr(parts, "HELD", 0)
+    stored = everything(settings, tmp_path / "stored")
+    assert held.trajectories == stored.trajectories == {}
+    assert list(held.rows) == list(stored.rows) == ["sweep", "halting", "breadth", "curves"]
+    for kind, rows in held.rows.items():
+        assert len(rows) == len(stored.rows[kind]) > 0
+        for row, other in zip(rows, stored.rows[kind], strict=True):
+            np.testing.assert_equal(vars(other) | {"seconds": 0}, vars(row) | {"seconds": 0})
+
+
+@pytest.mark.parametrize("keep", ["samples", "curves", "grid"])
+def test_what_is_kept(settings_of: SettingsOf, tmp_path: Path, keep: str) -> None:
+    """Cells do not depend on it; the curves are the curves of the trajectories."""
+    settings = sequences(settings_of, f"sweep.keep={keep}", "sweep.splits=[test]")
+    found = everything(settings, tmp_path / keep)
+    whole = everything(sequences(settings_of, "sweep.splits=[test]"), tmp_path / "whole")
+    assert len(found.trajectories) == (len(whole.trajectories) if keep == "samples" else 0)
+    assert ("curves" in found.rows) == (keep == "curves")
+    for row, other in zip(found.rows["sweep"], whole.rows["sweep"], strict=True):
+        np.testing.assert_equal(vars(other) | {"seconds": 0}, vars(row) | {"seconds": 0})
+    if keep == "curves":
+        wanted = [row for key, one in whole.trajectories.items() for row in residual_curve(key, one)]
+        np.testing.assert_equal([vars(row) for row in found.rows["curves"]], [vars(row) for row in wanted])
 
 
 def test_parts_of_other_weights_or_settings_are_not_taken_up(settings_of: SettingsOf, tmp_path: Path) -> None:

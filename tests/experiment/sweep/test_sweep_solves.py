@@ -19,10 +19,10 @@ from deqrun.analysis.halting import Recording, stops
 from deqrun.datasets import Digits, Split
 from deqrun.experiment.sweep.precision import in_precision
 from deqrun.experiment.sweep.starts import SweepStart
-from deqrun.experiment.sweep.trace import cells, trace
+from deqrun.experiment.sweep.trace import cells, trace, trace_parts
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, Cell, ConvCell, MonotoneCell
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
 from deqrun.solvers import (
     Anderson,
     Broyden,
@@ -92,24 +92,16 @@ def traced(split: Split) -> Callable[[str, str], Case]:
         (cell, solver), ends = SOLVERS[name], []
         budget = Budget(T, min(TOLERANCES))
 
-        def run(start: SweepStart, solved: Callable[[slice, Solution], object] | None = None) -> Trajectory:
-            return trace(
-                model(cell),
-                Digits(),
-                split,
-                solver,
-                budget,
-                10,
-                start=start,
-                precision="float64",
-                signals=True,
-                solved=solved,
+        def run(start: SweepStart) -> list[tuple[Trajectory, Solution]]:
+            deq, data = model(cell), Digits()
+            return list(
+                trace_parts(deq, data, split, solver, budget, 10, start=start, precision="float64", signals=True)
             )
 
         if kind == "other":
-            run(SweepStart(), lambda place, solution: ends.append(solution.z))
+            ends = [solution.z for _, solution in run(SweepStart())]
         start = SweepStart(kind, seed=4, solutions=torch.cat(ends) if ends else None)  # type: ignore[arg-type]
-        return model(cell), solver, start, run(start)
+        return model(cell), solver, start, joined([part for part, _ in run(start)])
 
     return make
 

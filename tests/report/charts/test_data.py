@@ -8,15 +8,7 @@ import pytest
 
 from deqrun.records.run import RunRecord, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
-from deqrun.report.charts.data import (
-    MAX_POINTS,
-    budget_points,
-    evaluation_grid,
-    frontier_points,
-    residual_after,
-    residual_points,
-    training_points,
-)
+from deqrun.report.charts.data import budget_points, frontier_points, residual_points, training_points
 
 
 def known_after(trajectory: Trajectory, column: int, spent: int) -> float:
@@ -37,25 +29,6 @@ def test_residual_curve_is_the_quantiles_of_what_each_sample_knows(record: RunRe
         # The q-quantile of 360 sorted values is the first with at least 360 q values up to it.
         assert (point.low, point.median, point.high) == (values[35], values[179], values[323])
     assert [point.nfe for point in points] == list(range(1, len(trajectory.residual) + 1))
-
-
-def test_rows_that_stopped_keep_their_last_residual_whatever_each_step_costs() -> None:
-    """Two samples whose iterates cost 2 and 3 evaluations; the first stops after one step."""
-    residual = np.array([[1.0, 1.0], [0.1, 0.5], [np.nan, 0.2]], dtype=np.float32)
-    nfe = np.array([[1, 1], [3, 4], [3, 7]], dtype=np.int32)
-    trajectory = Trajectory(residual, nfe, np.ones((3, 2), dtype=bool), np.arange(3.0))
-    assert evaluation_grid(trajectory).tolist() == [1, 3, 4, 7]
-    known, running = residual_after(trajectory, evaluation_grid(trajectory))
-    np.testing.assert_allclose(known, [[1, 1], [0.1, 1], [0.1, 0.5], [0.1, 0.2]], rtol=1e-6)
-    assert running.tolist() == [2, 1, 1, 0]
-
-
-def test_long_trajectories_are_thinned_between_their_ends() -> None:
-    steps = 1000
-    residual = np.geomspace(1, 1e-6, steps, dtype=np.float32)[:, None]
-    nfe = np.arange(1, steps + 1, dtype=np.int32)[:, None]
-    grid = evaluation_grid(Trajectory(residual, nfe, np.ones((steps, 1), dtype=bool), np.arange(float(steps))))
-    assert (len(grid), grid[0], grid[-1]) == (MAX_POINTS, 1, steps)
 
 
 def test_frontier_of_the_sweep_rises(record: RunRecord) -> None:
