@@ -3,8 +3,8 @@
     python scripts/large_sweep.py [--samples 2000 20000] [--iterations 256]
 
 Each run is a process of its own: a small recall cell trained for one epoch on 500 strings, then swept on both splits
-with two solvers, four budgets, two tolerances and every halting rule. Prints peak resident memory, the size of the report,
-the size of the kept trajectories, and seconds. Seed 0, one thread.
+with two solvers, four budgets, two tolerances and every halting rule. Prints peak resident memory, the size of the
+report, the size of the kept trajectories, and seconds. Seed 0, one thread.
 """
 
 from __future__ import annotations
