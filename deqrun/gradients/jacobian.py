@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deqrun.gradients.attention import twice_differentiable
 from deqrun.gradients.gradient import Map, recording, rooted
+from deqrun.gradients.twice import twice_differentiable
 
 
 def jacobian_penalty(f: Map, z: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_divisor, require_image, require_odd, require_pool
 from deqrun.models.cell import Cell
+from deqrun.models.second_derivatives import Conv2d, GroupNorm
 
 __all__ = ["ConvCell"]
 
@@ -63,11 +64,11 @@ class ConvCell(Cell):
 
         encode = nn.Conv2d(image_channels, channels, kernel_size, stride=stride, padding=padding)
         self.encoder = nn.Sequential(encode, nn.BatchNorm2d(channels))
-        self.widen = nn.Conv2d(channels, inner_channels, kernel_size, padding=padding, bias=False)
-        self.narrow = nn.Conv2d(inner_channels, channels, kernel_size, padding=padding, bias=False)
-        self.inner_norm = nn.GroupNorm(groups, inner_channels)
-        self.sum_norm = nn.GroupNorm(groups, channels)
-        self.output_norm = nn.GroupNorm(groups, channels)
+        self.widen = Conv2d(channels, inner_channels, kernel_size, padding=padding, bias=False)
+        self.narrow = Conv2d(inner_channels, channels, kernel_size, padding=padding, bias=False)
+        self.inner_norm = GroupNorm(groups, inner_channels)
+        self.sum_norm = GroupNorm(groups, channels)
+        self.output_norm = GroupNorm(groups, channels)
         self.head_norm = nn.BatchNorm2d(channels)
         self.classifier = nn.Linear(channels * self.pool**2, num_classes)
         for convolution in (self.widen, self.narrow):

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.models.second_derivatives import Conv2d, GroupNorm
 from deqrun.models.weight_norm import WeightNormConv2d
 
 __all__ = ["Bottleneck", "Fusion", "Head", "ResidualBlock", "Resolution", "Stem"]
@@ -54,10 +55,10 @@ class ResidualBlock(nn.Module):
         super().__init__()
         inner = expansion * channels
         self.widen = _convolution(channels, inner, 3, weight_norm)
-        self.widen_norm = nn.GroupNorm(groups, inner)
+        self.widen_norm = GroupNorm(groups, inner)
         self.narrow = _convolution(inner, channels, 3, weight_norm)
-        self.narrow_norm = nn.GroupNorm(groups, channels)
-        self.output_norm = nn.GroupNorm(groups, channels)
+        self.narrow_norm = GroupNorm(groups, channels)
+        self.output_norm = GroupNorm(groups, channels)
 
     def forward(self, z: Tensor, features: Tensor | None, mask: Tensor | None) -> Tensor:
         """z (batch, channels, H, W), features of that shape or None, mask (batch, channels, 1, 1) or None."""
@@ -88,7 +89,7 @@ class Fusion(nn.Module):
             for target in branches
         )
         self.mix = nn.ModuleList(_convolution(width, width, 1, weight_norm) for width in channels)
-        self.norms = nn.ModuleList(nn.GroupNorm(half(groups), width, affine=False) for width in channels)
+        self.norms = nn.ModuleList(GroupNorm(half(groups), width, affine=False) for width in channels)
 
     def forward(self, branches: Sequence[Tensor]) -> list[Tensor]:
         """Branch tensors (batch, channels_i, H_i, W_i), in and out."""
@@ -187,7 +188,7 @@ def half(groups: int) -> int:
 def _convolution(in_channels: int, out_channels: int, kernel_size: int, weight_norm: bool) -> nn.Module:
     if weight_norm:
         return WeightNormConv2d(in_channels, out_channels, kernel_size)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+    return Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
 
 
 def _path(
@@ -196,11 +197,11 @@ def _path(
     if source == target:
         return nn.Identity()
     if source > target:
-        pointwise = nn.Conv2d(channels[source], channels[target], 1, bias=False)
-        return nn.Sequential(pointwise, nn.GroupNorm(groups, channels[target]), Enlarge(resolutions[target]))
+        pointwise = Conv2d(channels[source], channels[target], 1, bias=False)
+        return nn.Sequential(pointwise, GroupNorm(groups, channels[target]), Enlarge(resolutions[target]))
     layers: list[nn.Module] = []
     for step in range(source + 1, target + 1):
         width = channels[target] if step == target else channels[source]
-        convolution = nn.Conv2d(channels[source], width, 3, stride=2, padding=1, bias=False)
-        layers += [convolution, nn.GroupNorm(groups, width), nn.ReLU(inplace=True)]
+        convolution = Conv2d(channels[source], width, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, GroupNorm(groups, width), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])

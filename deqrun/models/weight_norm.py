@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.models.second_derivatives import convolve
+
 __all__ = ["WeightNorm", "WeightNormConv2d", "WeightNormLinear", "weight_norm_fixed"]
 
 
@@ -58,7 +60,7 @@ class WeightNormConv2d(WeightNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, H, W) -> (batch, out_channels, H, W)."""
-        return F.conv2d(x, self.present_weight(), padding=self.padding)
+        return convolve(x, self.present_weight(), padding=self.padding)
 
 
 class WeightNormLinear(WeightNorm):

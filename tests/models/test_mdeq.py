@@ -110,7 +110,8 @@ def test_split_is_the_inverse_of_concatenation() -> None:
     z = torch.arange(2.0 * cell.state_size).view(2, -1)
     branches = cell.split(z)
     assert [tuple(branch.shape[1:]) for branch in branches] == [(8, 8, 8), (12, 4, 4)]
-    assert torch.equal(torch.cat([branch.flatten(1) for branch in branches], dim=1), z)
+    pixel_by_pixel = [branch.permute(0, 2, 3, 1).flatten(1) for branch in branches]
+    assert torch.equal(torch.cat(pixel_by_pixel, dim=1), z)
 
 
 def test_initialisation_is_the_published_codes_in_effect() -> None:

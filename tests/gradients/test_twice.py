@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from deqrun.gradients import jacobian_penalty
-from deqrun.gradients.attention import twice_differentiable
+from deqrun.gradients.twice import twice_differentiable
 
 
 def test_the_gradient_of_the_penalty_is_its_difference_quotient() -> None:
