@@ -80,7 +80,7 @@ def step(settings: Settings, dataset: Dataset, device: torch.device) -> Callable
     deq = build_deq(settings, dataset).to(device).train()
     optimizer = build_optimizer(settings, deq.parameters())
     split, starts = pictures(STEP_BATCH), Starts("zeros", 1.0, STEP_BATCH)
-    batch = Batch(dataset.encode(split.inputs.to(device)), split.targets.to(device), torch.arange(STEP_BATCH))
+    batch = Batch(dataset.encode(split.inputs[:].to(device)), split.targets.to(device), torch.arange(STEP_BATCH))
 
     def run() -> None:
         optimizer.zero_grad(set_to_none=True)

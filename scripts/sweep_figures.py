@@ -133,7 +133,7 @@ def cell_seconds(model: DEQ, dataset: Dataset, label: str, name: str, solver: So
     model.eval()
     model.solver, model.budget = solver, Budget(LARGEST.max_iter, 0.0)
     split = dataset.load("validation")
-    x, key, ratios = dataset.encode(split.inputs), TrajectoryKey(name, "zeros", "validation"), []
+    x, key, ratios = dataset.encode(split.inputs[:]), TrajectoryKey(name, "zeros", "validation"), []
     for repeat in range(repeats + 1):
         found = trace(model, dataset, split, solver, model.budget, len(split), signals=True)
         (cell,) = cells(found, [LARGEST.max_iter], [0.0], key=key, keep="best")

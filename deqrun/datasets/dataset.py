@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from deqrun.datasets.pictures import Pictures
+
 SPLITS = ("train", "validation", "test")
 
 IGNORED = -100
@@ -25,11 +27,12 @@ class DataUnavailable(RuntimeError):  # noqa: N818  (it names what is the case)
 class Split:
     """Samples of one split, on the host.
 
-    inputs   (n, …) as they are stored: float32, or whatever smaller form the data set's `encode` takes
+    inputs   (n, …) as they are stored: float32, or whatever smaller form the data set's `encode` takes. Pictures that
+             are decoded when they are indexed look like the tensor of all
     targets  (n, *output_shape) long; IGNORED where nothing is asked
     """
 
-    inputs: Tensor
+    inputs: Tensor | Pictures
     targets: Tensor
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.datasets.dataset import Split
+from deqrun.datasets.pictures import Pictures
 
 __all__ = ["MOST_BYTES", "MOST_ROWS", "digest_of", "places", "row_digests"]
 
@@ -20,15 +21,15 @@ MOST_BYTES = 4 * 2**30
 CHUNK = 1024
 
 
-def places(inputs: Tensor) -> NDArray[np.int64]:
+def places(inputs: Tensor | Pictures) -> NDArray[np.int64]:
     """The samples that are read: all of them, or evenly spaced ones where there are too many."""
     n = len(inputs)
     each = max(1, inputs[:1].numel() * inputs.element_size())
-    most = max(1, min(MOST_ROWS, MOST_BYTES // each))
+    most = max(1, min(getattr(inputs, "digested", MOST_ROWS), MOST_BYTES // each))
     return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.int64)
 
 
-def row_digests(inputs: Tensor) -> NDArray[np.uint64]:
+def row_digests(inputs: Tensor | Pictures) -> NDArray[np.uint64]:
     """(k,) 64 bits of the content of each sample that `places` names, its dtype and shape included."""
     chosen = places(inputs)
     form = f"{inputs.dtype} {tuple(inputs.shape[1:])}".encode()

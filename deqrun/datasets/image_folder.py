@@ -6,7 +6,6 @@ import math
 import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
-from deqrun.arguments import require_at_least, require_share
+from deqrun.arguments import require_at_least, require_choice, require_share
 from deqrun.datasets.dataset import DataUnavailable, Split, stratified_split
 from deqrun.datasets.images import Images
+from deqrun.datasets.pictures import Pictures
 from deqrun.datasets.torchvision_import import torchvision_datasets
 
 __all__ = ["ImageFolder", "Layout", "read_layout"]
@@ -28,9 +27,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Those of ImageNet's training pictures, which are used for photographs in general."""
 
 VALIDATION_NAMES = ("val", "valid", "validation")
-
-DECODERS = 8
-"""Threads that decode at most: Pillow lets go of Python's lock while it decodes and resizes."""
 
 
 class ImageFolder(Images):
@@ -43,8 +39,7 @@ class ImageFolder(Images):
     pictures may lie at any depth below.
 
     Of each picture, turned upright as its EXIF entry says and laid on white where it is transparent, the largest
-    square in the middle is scaled to size x size pixels, bilinearly. All pictures are decoded once, at the first load,
-    into n · channels · size² bytes of memory.
+    square in the middle is scaled to size x size pixels, bilinearly.
 
     root              the folder
     size              pixels a side
@@ -54,6 +49,9 @@ class ImageFolder(Images):
     test_share        share of the same that tests, where no folder does
     augment           as in Images
     mean, std         per channel, of intensities in [0, 1]; null: ImageNet's, averaged if there is one channel
+    decode            'once': all pictures at the first load, into n · channels · size² bytes of memory; 'batch': the
+                      pictures of a batch when it is put together, in `train.workers` processes
+    cache_mb          megabytes of decoded pictures that each process keeps with decode='batch'
 
     Raises ValueError for parameters outside of their ranges. `num_classes` and `load` raise DataUnavailable where there
     is no such folder, where it holds fewer than two classes, and where a picture can't be read.
@@ -73,6 +71,8 @@ class ImageFolder(Images):
         augment: str = "none",
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        decode: str = "once",
+        cache_mb: int = 512,
     ) -> None:
         super().__init__(split_seed=split_seed, validation_share=validation_share, augment=augment)
         self.test_share = require_share("test_share", test_share)
@@ -84,6 +84,8 @@ class ImageFolder(Images):
         if channels not in (1, 3):
             raise ValueError(f"channels={channels} is not allowed: 3 is colour, 1 is grey.")
         self.root = root
+        self.decode = require_choice("decode", decode, ("once", "batch"))
+        self.cache_mb = require_at_least("cache_mb", cache_mb, 0)
         self.size = require_at_least("size", size, 1)
         self.input_shape = (channels, self.size, self.size)
         self.mean = _per_channel("mean", mean, IMAGENET_MEAN, channels)
@@ -105,36 +107,36 @@ class ImageFolder(Images):
         return len(self.layout.classes)
 
     def memory(self) -> int:
+        if self.decode == "batch":
+            return self.cache_mb * 10**6
         pictures = sum(len(files) for part in self.layout.parts.values() for _, _, files in os.walk(part))
         return pictures * math.prod(self.input_shape)
 
     def _read(self) -> dict[str, Split]:
-        splits = {name: self._decoded(folder) for name, folder in self.layout.parts.items()}
-        whole = splits["train"]
-        _require_every_class(self.layout, whole.targets)
+        # Files and labels first: the splits need no pixel.
+        listed = {name: self._listed(folder) for name, folder in self.layout.parts.items()}
+        pictures, labels = listed["train"]
+        _require_every_class(self.layout, labels)
         wanted = {"validation": self.validation_share, "test": self.test_share}
-        shares = {name: share for name, share in wanted.items() if name not in splits}
-        indices = stratified_split(whole.targets.numpy(), (*shares.values(), 1 - sum(shares.values())), self.split_seed)
-        taken = {
-            name: Split(whole.inputs[index], whole.targets[index])
-            for name, index in zip((*shares, "train"), indices, strict=True)
-        }
-        return splits | taken if shares else splits
+        shares = {name: share for name, share in wanted.items() if name not in listed}
+        if shares:
+            indices = stratified_split(labels.numpy(), (*shares.values(), 1 - sum(shares.values())), self.split_seed)
+            for name, index in zip((*shares, "train"), indices, strict=True):
+                listed[name] = pictures.only(index), labels[index]
+        return {name: Split(self._inputs(name, part), targets) for name, (part, targets) in listed.items()}
 
-    def _decoded(self, folder: Path) -> Split:
-        """The pictures of one part, in the order of their paths."""
+    def _inputs(self, name: str, pictures: Pictures) -> Tensor | Pictures:
+        return pictures if self.decode == "batch" else pictures.decoded(f"decoding {name}")
+
+    def _listed(self, folder: Path) -> tuple[Pictures, Tensor]:
+        """The pictures of one part, in the order of their paths, and their labels."""
         loaders = torchvision_datasets().folder
         places = {name: place for place, name in enumerate(self.layout.classes) if (folder / name).is_dir()}
         listed = loaders.make_dataset(folder, places, extensions=loaders.IMG_EXTENSIONS, allow_empty=True)
         found = [(path, label) for path, label in listed if not Path(path).name.startswith(".")]
-        images = torch.empty(len(found), *self.input_shape, dtype=torch.uint8)
         decode = partial(read_picture, size=self.size, channels=self.input_shape[0])
-        with ThreadPoolExecutor(min(DECODERS, os.cpu_count() or 1)) as threads:
-            decoded = threads.map(decode, (path for path, _ in found))
-            bar = tqdm(decoded, f"decoding {folder.name}", len(found), leave=False, dynamic_ncols=True, disable=None)
-            for place, image in enumerate(bar):
-                images[place] = image
-        return Split(images, torch.tensor([label for _, label in found], dtype=torch.long))
+        pictures = Pictures([path for path, _ in found], decode, self.input_shape, self.cache_mb * 10**6)
+        return pictures, torch.tensor([label for _, label in found], dtype=torch.long)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,10 @@ from PIL import Image
 from deqrun.cli import main
 from deqrun.datasets import SPLITS, DataUnavailable
 from deqrun.datasets.image_folder import ImageFolder, read_layout
+from deqrun.datasets.pictures import Pictures
 from deqrun.datasets.torchvision_import import torchvision_datasets
+from deqrun.experiment.data.record import record_of
+from deqrun.records.reading import read_run
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -295,3 +298,55 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_intensities_that_are_no_numbers_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=rf"{key}=\[nan\] is not allowed: intensities are finite numbers"):
         ImageFolder(channels=1, **{key: [float("nan")]})
+
+
+@pytest.fixture
+def sorts(tmp_path: Path) -> Path:
+    fill(tmp_path / "train", {"a": range(20), "b": range(40, 70)})
+    fill(tmp_path / "test", {"a": range(100, 108), "b": range(110, 113)})
+    return tmp_path
+
+
+def test_pictures_decoded_by_batch_are_the_pictures_decoded_at_once(sorts: Path) -> None:
+    once, batch = (ImageFolder(root=str(sorts), size=6, decode=decode, cache_mb=1) for decode in ("once", "batch"))
+    for split in SPLITS:
+        whole, lazy = once.load(split), batch.load(split)
+        assert isinstance(lazy.inputs, Pictures)
+        assert torch.equal(whole.targets, lazy.targets)
+        assert (len(lazy.inputs), lazy.inputs.shape) == (len(whole.inputs), whole.inputs.shape)
+        order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))
+        for index in (slice(None), slice(1, 4), slice(0, 0), order, order[:1], torch.empty(0, dtype=torch.long), 0, -1):
+            assert torch.equal(lazy.inputs[index], whole.inputs[index])
+        assert record_of(once).digests == record_of(batch).digests
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 100])
+def test_so_many_decoded_pictures_are_kept(room: int) -> None:
+    """The least recently used go first; the count of decodings is that of a cache of `room` pictures."""
+    decoded: list[str] = []
+
+    def decode(path: str) -> torch.Tensor:
+        decoded.append(path)
+        return torch.full((1, 2, 2), int(path), dtype=torch.uint8)
+
+    pictures = Pictures([str(i) for i in range(5)], decode, (1, 2, 2), 4 * room)
+    asked = [0, 1, 0, 2, 3, 0, 4, 4, 1, 0]
+    kept: list[int] = []
+    expected = []
+    for place in asked:
+        assert (pictures[place] == place).all()
+        if place not in kept:
+            expected.append(str(place))
+        kept = [other for other in kept if other != place] + [place]
+        kept = kept[len(kept) - room :] if room < len(kept) else kept
+    assert decoded == expected
+
+
+def test_a_run_by_batches_has_the_numbers_of_a_run_from_memory(sorts: Path, tmp_path: Path) -> None:
+    """With worker processes, which decode for themselves."""
+    common = ["train", "model=mlp", "dataset=image_folder", f"dataset.root={sorts}", "dataset.size=6", "train.epochs=2"]
+    common += ["train.batch_size=16", "threads=1", "tracker=none", "sweep=none", "report=false"]
+    assert main([*common, f"run={tmp_path / 'once'}"]) == 0
+    assert main([*common, f"run={tmp_path / 'batch'}", "dataset.decode=batch", "train.workers=2"]) == 0
+    rows = [[vars(row) | {"seconds": None} for row in read_run(tmp_path / run).epochs] for run in ("once", "batch")]
+    assert rows[0] == rows[1]
