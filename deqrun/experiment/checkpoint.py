@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,19 @@ from deqrun.errors import UserError
 from deqrun.records.files import write_whole
 from deqrun.records.safe_reading import available_memory, require_honest_zip
 
+WITHIN = {"steps", "seconds", "draws", "meter"}
+"""Entries of `Checkpoint.within` where there are any."""
+
 
 @dataclass
 class Checkpoint:
-    """All that training needs to go on after `epoch` to the same numbers.
+    """All that training needs to go on after `step` to the same numbers.
 
-    All draws come from generators seeded by (seed, epoch, purpose), so no generator's state is kept.
-    starts: the states that `train.start=previous` begins with; empty for other starts, and in best.pt.
+    epoch   the last finished epoch; `step` is its last, or one of the next epoch where `within` says so
+    starts  the states that `train.start=previous` begins with; empty for other starts, and in best.pt
+    within  of a checkpoint within the epoch after `epoch`: the steps done in it, their seconds, the state of every
+            generator, and the epoch's running figures; empty at the end of an epoch, where the next one's generators
+            are seeded anew by (seed, epoch, purpose)
     """
 
     model: dict[str, Any]
@@ -35,6 +41,11 @@ class Checkpoint:
     seconds: float
     epochs: list[dict[str, Any]]
     starts: dict[str, Any] = field(default_factory=dict)
+    within: dict[str, Any] = field(default_factory=dict)
+
+    def best(self) -> Checkpoint:
+        """The content of best.pt: without what only the next step of training needs."""
+        return replace(self, starts={}, within={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -55,7 +66,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             require_honest_zip(archive, available_memory() // 2)
         # weights_only: tensors and plain values; no code of a stranger's file runs.
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=lambda storage, kept: _placed(storage, kept, device), weights_only=True)
         checkpoint = Checkpoint(**content)
         _require_types(checkpoint)
         return checkpoint
@@ -66,11 +77,18 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         ) from error
 
 
+def _placed(storage: Any, kept: str, device: torch.device) -> Any:
+    """Device tensors on `device`; those of the host, such as states of generators, stay there."""
+    return storage if kept == "cpu" else storage.to(device=device)
+
+
 def _require_types(checkpoint: Checkpoint) -> None:
     """ValueError where an entry is of another type than deqrun writes."""
-    for name in ("model", "optimizer", "schedule", "starts"):
+    for name in ("model", "optimizer", "schedule", "starts", "within"):
         if not isinstance(getattr(checkpoint, name), dict):
             raise ValueError(f"{name} is no mapping")
+    if checkpoint.within and checkpoint.within.keys() != WITHIN:
+        raise ValueError("within lacks an entry")
     if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint.model.values()):
         raise ValueError("model holds more than tensors")
     for name in ("epoch", "step", "best_epoch"):

@@ -31,9 +31,10 @@ from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
-from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
+from deqrun.records.claims import claimed, holds_only_traces
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunRecord, RunStatus, Summary
+from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
 from deqrun.report.tables import description_table, end_of_run_table
@@ -62,8 +63,7 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
         with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
             optimizer = build_optimizer(settings, deq.parameters())
             _say_what_begins(settings, dataset, device)
-            log_every = settings.tracker.log_every if settings.tracker.names else None
-            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker, log_every)
+            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             record = _finish(settings, run, deq, dataset, done, tracker, command)
         return _objective(record, settings.objective)
 
@@ -175,7 +175,8 @@ def _require_data(dataset: Dataset) -> None:
 
 @contextmanager
 def recorded(run: RunFolder, resume: str) -> Iterator[None]:
-    """Leave the folder's status true whatever happens inside; SIGTERM and SIGHUP end a run as Ctrl-C does.
+    """Leave the folder's status true whatever happens inside; SIGTERM, SIGHUP and SIGUSR1 end a run as
+    Ctrl-C does.
 
     An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
     """
@@ -278,8 +279,9 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
     """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
-    n, epochs = len(dataset.load("train")), settings.train.epochs
-    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device.type}", flush=True)
+    n, unit = len(dataset.load("train")), "epoch" if settings.train.steps is None else "step"
+    count = settings.train.steps or settings.train.epochs
+    print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device.type}", flush=True)
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
         steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")

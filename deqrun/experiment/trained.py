@@ -57,11 +57,14 @@ def checkpoint_is_there(path: Path) -> bool:
 
 def require_last_is_best(last: Checkpoint, run: Path) -> None:
     """Raise UserError where best.pt is missing and last.pt has other weights than it had."""
-    if last.best_epoch != last.epoch:
+    if last.epoch == 0:
+        raise UserError(_no_checkpoint(run))
+    if last.best_epoch != last.epoch or last.within:
+        place = f"step {last.step}" if last.within else f"epoch {last.epoch}"
         raise UserError(
             f"'{run / 'checkpoints' / 'best.pt'}' is missing, and the weights of epoch {last.best_epoch}, which "
-            f"validation chose, are in no other file (last.pt has those of epoch {last.epoch}); put it back from a "
-            "copy, or train a new run."
+            f"validation chose, are in no other file (last.pt has those of {place}); put it back from a copy, or train "
+            "a new run."
         )
 
 

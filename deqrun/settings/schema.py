@@ -39,7 +39,7 @@ class _Section(BaseModel):
 
 
 class TrainSettings(_Section):
-    """How a model is trained: `train.*`."""
+    """How a model is trained: `train.*`. Where `steps` are given, they decide the length, and not the epochs."""
 
     epochs: PositiveCount
     batch_size: PositiveCount
@@ -63,6 +63,10 @@ class TrainSettings(_Section):
     progressive_weight: Fraction
     corrections: Count
     correction_decay: PositiveFraction
+    # Runs from before these keys go on as they began.
+    steps: PositiveCount | None = None
+    log_every: PositiveCount | None = None
+    checkpoint_minutes: Positive | None = None
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -164,7 +168,6 @@ class TrackerSettings(_Section):
     job_type: str | None
     tags: tuple[str, ...] | None
     # Runs from before these keys go on as they began.
-    log_every: PositiveCount | None = None
     figures: Flag = True
     report: Flag = True
     checkpoint: Flag = True
@@ -278,12 +281,13 @@ class Settings(_Section):
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
 
-        Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
+        Left out are settings that change no number: name, folder, tracker, device, threads, how batches are loaded, and
+        how often training is recorded.
         """
         apart: dict[str, Any] = dict.fromkeys(
             ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
         )
-        apart |= {"train": {"workers", "pin_memory"}}
+        apart |= {"train": {"workers", "pin_memory", "log_every", "checkpoint_minutes"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

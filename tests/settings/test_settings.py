@@ -297,3 +297,20 @@ def test_a_run_of_before_there_were_baselines_is_a_deq(default: Settings, tmp_pa
     del sections["baseline"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
     assert read_settings(tmp_path / "config.yaml") == default
+
+
+@pytest.mark.parametrize(
+    ("tracker", "expected"),
+    [({}, 7), ({"name": "none"}, None), ({"mode": "disabled"}, None), ({"log_every": None}, None)],
+)
+def test_rows_within_epochs_were_once_a_key_of_trackers(
+    default: Settings, tmp_path: Path, tracker: dict[str, Any], expected: int | None
+) -> None:
+    """A config.yaml from then is read as the run was: rows every so many steps where there was a tracker."""
+    sections = default.sections()
+    for key in ("steps", "log_every", "checkpoint_minutes"):
+        del sections["train"][key]
+    sections["tracker"] |= {"log_every": 7} | tracker
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    train = read_settings(tmp_path / "config.yaml").train
+    assert (train.log_every, train.steps, train.checkpoint_minutes) == (expected, None, None)
