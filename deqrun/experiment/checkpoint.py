@@ -56,6 +56,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     write_whole(path, buffer.getvalue())
 
 
+def keep_epoch(folder: Path, checkpoint: Checkpoint, count: int) -> None:
+    """Keep the checkpoint of a finished epoch as epoch-N.pt, and of earlier ones the last `count` − 1; 1: none."""
+    if count > 1:
+        save_checkpoint(folder / f"epoch-{checkpoint.epoch}.pt", checkpoint)
+    for path in folder.glob("epoch-*.pt"):
+        number = path.stem.removeprefix("epoch-")
+        if count > 1 and number.isdecimal() and int(number) <= checkpoint.epoch - count:
+            path.unlink()
+
+
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
     """Read a checkpoint onto `device`; nothing in it is executed, and its size is known before it is read.
 

@@ -67,6 +67,8 @@ class TrainSettings(_Section):
     steps: PositiveCount | None = None
     log_every: PositiveCount | None = None
     checkpoint_minutes: Positive | None = None
+    keep_last: PositiveCount = 1
+    accumulate: PositiveCount = 1
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -77,6 +79,15 @@ class TrainSettings(_Section):
         raise ValueError(
             f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
         )
+
+    @model_validator(mode="after")
+    def _has_samples_for_every_part(self) -> TrainSettings:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate={self.accumulate} is more than batch_size={self.batch_size} has samples; it must be at "
+                f"most {self.batch_size}"
+            )
+        return self
 
 
 class BudgetSettings(_Section):
@@ -287,7 +298,7 @@ class Settings(_Section):
         apart: dict[str, Any] = dict.fromkeys(
             ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
         )
-        apart |= {"train": {"workers", "pin_memory", "log_every", "checkpoint_minutes"}}
+        apart |= {"train": {"workers", "pin_memory", "log_every", "checkpoint_minutes", "keep_last"}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -227,6 +227,23 @@ def test_best_weights_that_are_gone_are_not_replaced_by_weights_within_an_epoch(
         assert "last.pt has those of step 15" in error
 
 
+def test_the_last_epochs_are_kept_as_they_were(settings_of: SettingsOf, whole: Path, tmp_path: Path) -> None:
+    """With keep_last=2 of three epochs the last two; the third's checkpoint is last.pt's, and no number changes."""
+    settings = settings_of(*DRAWN, "train.keep_last=2")
+    assert struck(settings, tmp_path, "forward", 30, signal.SIGTERM) == 130
+    kept = lambda: sorted(path.name for path in (tmp_path / "checkpoints").iterdir())  # noqa: E731
+    assert kept() == ["best.pt", "epoch-1.pt", "epoch-2.pt", "last.pt"]
+    run_train(settings, tmp_path, "deqrun train")
+    assert kept() == ["best.pt", "epoch-2.pt", "epoch-3.pt", "last.pt"]
+    two, three, last = (
+        load_checkpoint(tmp_path / "checkpoints" / f"{name}.pt", torch.device("cpu"))
+        for name in ("epoch-2", "epoch-3", "last")
+    )
+    assert (two.epoch, two.step, two.within) == (2, 22, {})
+    assert_equal(vars(three), vars(last), "epoch-3.pt")
+    assert_same(tmp_path, whole)
+
+
 class TestSteps:
     """`train.steps`: 25 steps of 11 an epoch."""
 

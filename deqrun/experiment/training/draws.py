@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from deqrun.experiment.training.seeding import derived_seed, generator
 
 ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH = range(8)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
+
+AGAIN = ("probes", "starts", "budgets", "paths", "depths")
+"""Fields of `Draws` that a step draws from once for a whole batch, though it may work on the batch in parts."""
 
 ON_HOST = ("order", "budgets", "paths", "depths")
 """Fields of `Draws` whose generators are on the host, whatever the device."""
@@ -83,6 +87,15 @@ class Draws:
         if same and "device_noise" in states:
             torch.cuda.set_rng_state(states["device_noise"].cpu(), self.probes.device)
 
+    def states(self) -> dict[str, Tensor]:
+        """States of the generators that every part of a batch draws from alike; `rewind` goes back there."""
+        return {name: getattr(self, name).get_state() for name in AGAIN}
+
+    def rewind(self, states: dict[str, Tensor]) -> None:
+        """Go back to earlier `states`."""
+        for name, state in states.items():
+            getattr(self, name).set_state(state)
+
     def _named(self) -> Iterator[tuple[str, torch.Generator]]:
         for field in fields(self):
             yield field.name, getattr(self, field.name)
@@ -91,3 +104,28 @@ class Draws:
 def whole_number(low: int, high: int, source: torch.Generator) -> int:
     """One of low … high, each as likely."""
     return int(torch.randint(low, high + 1, (), generator=source))
+
+
+class Part(NamedTuple):
+    """Rows `first` to `end` − 1 of a batch of `size`, which is worked on in parts.
+
+    Every part draws for the whole batch and takes its own rows, so that no number depends on the parts.
+    """
+
+    first: int
+    end: int
+    size: int
+
+    @property
+    def share(self) -> float:
+        """Of the samples of the batch."""
+        return (self.end - self.first) / self.size
+
+    def rows(self, drawn: Tensor) -> Tensor:
+        """This part's rows of a draw (size, …)."""
+        return drawn[self.first : self.end]
+
+
+def parts(size: int, most: int) -> list[Part]:
+    """A batch of `size` in parts of at most `most` rows, in order."""
+    return [Part(first, min(first + most, size), size) for first in range(0, size, most)]

@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.errors import UserError
-from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, put_weights, save_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, as_rows, keep_epoch, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data.changes import keep_record
 from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.trackers import Tracker
 from deqrun.experiment.trained import require_last_is_best, require_state
+from deqrun.experiment.training.accumulation import accumulated
 from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.loading import loaded, shuffled
 from deqrun.experiment.training.meter import EpochMeter
@@ -94,14 +95,12 @@ def train(
                 dynamic_ncols=True,
                 disable=None,
             )
-            # One step a batch: solve, back-propagate, clip, and stop at once where a number is lost.
+            # One step a batch, whole or in parts: solve, back-propagate, clip, and stop at once where a number is lost.
             for x, y, index in bar:
                 step, taken = step + 1, taken + 1
                 optimizer.zero_grad(set_to_none=True)
-                with deq.cell.fixed_weights():  # around the backward pass, too: checkpointed iterations run again in it
-                    x = dataset.augment(dataset.encode(x), draws.augment)
-                    made = forward(deq, dataset, Batch(x, y, index), settings, step, draws, starts)
-                    made.objective.backward()
+                x = dataset.augment(dataset.encode(x), draws.augment)
+                made = accumulated(forward, deq, dataset, Batch(x, y, index), settings, step, draws, starts)
                 norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
                 _stop_unless_finite(made, norm, x, step, epoch)
                 optimizer.step()
@@ -142,6 +141,7 @@ def train(
                 folder.write_rows("steps", steps)
             if better:
                 save_checkpoint(folder.checkpoints / "best.pt", done.best())
+            keep_epoch(folder.checkpoints, done, settings.keep_last)
             save_checkpoint(folder.checkpoints / "last.pt", done)
             saves.restart()
             folder.write_status("running", epoch=epoch)
