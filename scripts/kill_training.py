@@ -41,6 +41,7 @@ TRAINING = [
     "train.random_budget=[2,6]",
     "train.path_noise=0.05",
     "train.progressive_weight=0.3",
+    "train.ema=0.99",
     "threads=1",
     "device=cpu",
     "sweep=none",

@@ -28,6 +28,7 @@ class Checkpoint:
     within  of a checkpoint within the epoch after `epoch`: the steps done in it, their seconds, the state of every
             generator, and the epoch's running figures; empty at the end of an epoch, where the next one's generators
             are seeded anew by (seed, epoch, purpose)
+    ema     with `train.ema`, the averages of `model`, under its names; empty in best.pt, whose `model` they are
     """
 
     model: dict[str, Any]
@@ -42,10 +43,11 @@ class Checkpoint:
     epochs: list[dict[str, Any]]
     starts: dict[str, Any] = field(default_factory=dict)
     within: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
 
     def best(self) -> Checkpoint:
-        """The content of best.pt: without what only the next step of training needs."""
-        return replace(self, starts={}, within={})
+        """The content of best.pt: the weights that are tested, without what only the next step of training needs."""
+        return replace(self, model=self.ema or self.model, starts={}, within={}, ema={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -94,12 +96,12 @@ def _placed(storage: Any, kept: str, device: torch.device) -> Any:
 
 def _require_types(checkpoint: Checkpoint) -> None:
     """ValueError where an entry is of another type than deqrun writes."""
-    for name in ("model", "optimizer", "schedule", "starts", "within"):
+    for name in ("model", "optimizer", "schedule", "starts", "within", "ema"):
         if not isinstance(getattr(checkpoint, name), dict):
             raise ValueError(f"{name} is no mapping")
     if checkpoint.within and checkpoint.within.keys() != WITHIN:
         raise ValueError("within lacks an entry")
-    if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint.model.values()):
+    if not all(isinstance(tensor, torch.Tensor) for tensor in (*checkpoint.model.values(), *checkpoint.ema.values())):
         raise ValueError("model holds more than tensors")
     for name in ("epoch", "step", "best_epoch"):
         if type(getattr(checkpoint, name)) is not int or getattr(checkpoint, name) < 0:

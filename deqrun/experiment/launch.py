@@ -318,6 +318,7 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         n_train=len(dataset.load("train")),
         n_validation=len(dataset.load("validation")),
         n_test=len(dataset.load("test")),
+        ema=settings.train.ema,
         best_epoch=done.best_epoch,
         val_accuracy=done.best_accuracy,
         train_seconds=done.seconds,

@@ -20,7 +20,8 @@ class Summary:
     """summary.json: the run in one row. All None while the run is still training.
 
     multiply_adds count one evaluation. baseline is none, tied or untied. An explicit
-    baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
+    baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample. ema: decay of
+    the average of the weights that was validated, tested and swept; None: the weights of the last step were.
     """
 
     name: str | None = None
@@ -44,6 +45,7 @@ class Summary:
     n_train: int | None = None
     n_validation: int | None = None
     n_test: int | None = None
+    ema: float | None = None
     best_epoch: int | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
@@ -99,6 +101,12 @@ class RunRecord:
         kind = self.summary.baseline or self.setting("baseline", "kind")
         layers = self.summary.baseline_layers or self.setting("baseline", "layers")
         return (str(kind), int(layers)) if kind in ("tied", "untied") and layers else (None, None)
+
+    @property
+    def ema(self) -> float | None:
+        """Decay of the average of the weights that is validated, tested and swept; None where there is none."""
+        value = self.setting("train", "ema") if self.summary.ema is None else self.summary.ema
+        return None if value is None else float(value)
 
     @property
     def train_max_iter(self) -> int | None:

@@ -32,7 +32,9 @@ def end_of_run_table(record: RunRecord) -> Table:
     n = cells[0].n if cells else record.summary.n_test
     title = f"{record.name}: test" + ("" if n is None else f", n = {n:,}")
     title += "" if tol is None else f", tolerance {numbers.tolerance(tol)}"
-    table = _table(title, caption="* training budget and solver" if _has_training_row(record, cells) else None)
+    notes = ["* training budget and solver"] if _has_training_row(record, cells) else []
+    notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
+    table = _table(title, caption="; ".join(notes) or None)
     table.add_column("solver")
     for heading in ("budget", "accuracy [95 %]", "evaluations", "residual", "converged"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -27,6 +27,7 @@ NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Average = Annotated[float, Field(strict=True, gt=0, lt=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 HaltingRule = Literal[tuple(HALTING_RULES)]  # type: ignore[valid-type]
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -69,6 +70,7 @@ class TrainSettings(_Section):
     checkpoint_minutes: Positive | None = None
     keep_last: PositiveCount = 1
     accumulate: PositiveCount = 1
+    ema: Average | None = None
 
     @field_validator("random_budget", mode="before")
     @classmethod

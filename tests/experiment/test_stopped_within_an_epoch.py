@@ -33,6 +33,7 @@ DRAWN = [
     "train.random_budget=[2,6]",
     "train.path_noise=0.05",
     "train.progressive_weight=0.3",
+    "train.ema=0.9",
     "sweep=none",
     "report=false",
 ]
@@ -139,10 +140,17 @@ def test_a_run_that_ends_within_an_epoch_goes_on_to_the_same_numbers(
 def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
     start: str, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
-    overrides = [*DRAWN, f"train.start={start}", "train.random_budget_per=sample", "train.epochs=2"]
+    overrides = [
+        *DRAWN,
+        f"train.start={start}",
+        "train.random_budget_per=sample",
+        "train.epochs=2",
+        "train.accumulate=2",
+    ]
     settings = settings_of(*overrides)
     run_train(settings, tmp_path / "whole", "deqrun train")
-    assert struck(settings, tmp_path / "run", "forward", 15, signal.SIGTERM) == 130
+    # Each step has two parts: the signal comes in the first of step 15.
+    assert struck(settings, tmp_path / "run", "forward", 29, signal.SIGTERM) == 130
     assert load_checkpoint(tmp_path / "run/checkpoints/last.pt", torch.device("cpu")).step == 15
     run_train(settings, tmp_path / "run", "deqrun train")
     assert_same(tmp_path / "run", tmp_path / "whole")

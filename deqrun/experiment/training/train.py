@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.trackers import Tracker
 from deqrun.experiment.trained import require_last_is_best, require_state
 from deqrun.experiment.training.accumulation import accumulated
+from deqrun.experiment.training.averaging import WeightAverage
 from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.loading import loaded, shuffled
 from deqrun.experiment.training.meter import EpochMeter
@@ -64,7 +66,9 @@ def train(
     schedule = LambdaLR(optimizer, _learning_rate_factor(settings, length.steps))
     keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
-    done = _resume(deq, optimizer, schedule, starts, folder)
+    average = None if settings.ema is None else WeightAverage(settings.ema, deq)
+    tested = average.applied if average else nullcontext
+    done = _resume(deq, optimizer, schedule, starts, average, folder)
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
         folder.write_rows("epochs", rows)
@@ -75,7 +79,9 @@ def train(
     def reached(done: Checkpoint, step: int, within: dict[str, Any]) -> Checkpoint:
         """The checkpoint of this very moment."""
         state = replace(done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
-        return replace(state, starts=starts.state_dict(), step=step, within=within)
+        return replace(
+            state, starts=starts.state_dict(), step=step, within=within, ema=average.state_dict() if average else {}
+        )
 
     with held() as stop:  # a signal is noted, and looked for after each step
         for epoch in range(done.epoch + 1, length.epochs + 1):
@@ -105,6 +111,8 @@ def train(
                 _stop_unless_finite(made, norm, x, step, epoch)
                 optimizer.step()
                 schedule.step()
+                if average is not None:
+                    average.update(step)
                 meter.add(made, norm)
                 bar.set_postfix_str(meter.line(), refresh=False)
                 if settings.log_every is not None and step % settings.log_every == 0:
@@ -121,9 +129,10 @@ def train(
                         _keep(folder, steps, reached(done, step, within))
                     stop.check()
 
-            # Validate; a signal meanwhile leaves a checkpoint at the end of the epoch's steps.
+            # Validate, the averages where there are any; a signal leaves a checkpoint at the end of the epoch's steps.
             try:
-                held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device, between=stop.check)
+                with tested():
+                    held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device, between=stop.check)
             except KeyboardInterrupt:
                 within = _state_within(taken, time.perf_counter() - began, draws, meter)
                 _keep(folder, steps, reached(done, step, within))
@@ -228,7 +237,9 @@ def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int]
     return factor
 
 
-def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, folder: RunFolder) -> Checkpoint:
+def _resume(
+    deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, average: WeightAverage | None, folder: RunFolder
+) -> Checkpoint:
     """The folder's last checkpoint, put in place; where there is none, the state before the first epoch."""
     path = folder.checkpoints / "last.pt"
     if not path.exists():
@@ -242,6 +253,8 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
         save_checkpoint(best, done.best())
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
+    if average is not None:
+        average.load_state_dict(done.ema)
     return done
 
 
