@@ -59,6 +59,28 @@ class Step:
 
 
 @dataclass(frozen=True)
+class BudgetEvaluation:
+    """One row of evaluations.jsonl: the validation split at one budget of solver steps, after a step of training.
+
+    With the training solver and tolerance: the result of a separate evaluation with this budget. accuracy_low and
+    accuracy_high bound the 95 % interval over the n samples; loss is the mean, residual the median of the kept
+    iterates, converged the share of the solves that reached their tolerance.
+    """
+
+    step: int
+    epoch: int
+    max_iter: int
+    n: int
+    accuracy: float
+    accuracy_low: float = math.nan
+    accuracy_high: float = math.nan
+    loss: float = math.nan
+    nfe: float = math.nan
+    residual: float = math.nan
+    converged: float = math.nan
+
+
+@dataclass(frozen=True)
 class _OfTrajectory:
     """The key of the trajectory that a row is derived from, see `TrajectoryKey`."""
 
@@ -180,6 +202,7 @@ ROW_KINDS = {
     for kind in (
         RowKind("epochs", "train.jsonl", Epoch, once=lambda row: row.epoch),
         RowKind("steps", "steps.jsonl", Step, once=lambda row: row.step),
+        RowKind("evaluations", "evaluations.jsonl", BudgetEvaluation, once=lambda row: (row.step, row.max_iter)),
         RowKind("sweep", "sweep.jsonl", SweepCell, once=lambda row: (row.key, row.max_iter, row.tol)),
         RowKind("halting", "halting.jsonl", HaltingRow),
         RowKind("breadth", "breadth.jsonl", BreadthRow),

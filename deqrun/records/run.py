@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
 
@@ -79,6 +79,7 @@ class RunRecord:
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
     steps: tuple[Step, ...] = ()
+    evaluations: tuple[BudgetEvaluation, ...] = ()
 
     @property
     def name(self) -> str:

@@ -71,6 +71,8 @@ class TrainSettings(_Section):
     keep_last: PositiveCount = 1
     accumulate: PositiveCount = 1
     ema: Average | None = None
+    eval_every: PositiveCount | None = None
+    eval_iterations: tuple[Iterations, ...] = ()
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -81,6 +83,20 @@ class TrainSettings(_Section):
         raise ValueError(
             f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
         )
+
+    @field_validator("eval_iterations")
+    @classmethod
+    def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(values)))
+
+    @model_validator(mode="after")
+    def _evaluates_something(self) -> TrainSettings:
+        if self.eval_every is not None and not self.eval_iterations:
+            raise ValueError(
+                f"has eval_every={self.eval_every}, but no budgets to evaluate at; give train.eval_iterations, as in "
+                "[1,4,16,64], as well"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_samples_for_every_part(self) -> TrainSettings:
@@ -300,7 +316,8 @@ class Settings(_Section):
         apart: dict[str, Any] = dict.fromkeys(
             ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
         )
-        apart |= {"train": {"workers", "pin_memory", "log_every", "checkpoint_minutes", "keep_last"}}
+        records = {"log_every", "checkpoint_minutes", "keep_last", "eval_every", "eval_iterations"}
+        apart |= {"train": {"workers", "pin_memory", *records}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

@@ -38,9 +38,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+LOOKS = ("train.eval_every=3", "train.eval_iterations=[1,4]")
+
+
 def resumed_run(settings_of: SettingsOf, tracker: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
     """A run of two epochs of five steps, interrupted after its first epoch and resumed."""
-    settings = settings_of(f"tracker={tracker}", "train.epochs=2", "train.log_every=2", "tracker.group=g")
+    settings = settings_of(f"tracker={tracker}", "train.epochs=2", "train.log_every=2", "tracker.group=g", *LOOKS)
     folder = Path("run")
     with monkeypatch.context() as patch:
         patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))

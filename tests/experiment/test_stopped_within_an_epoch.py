@@ -17,6 +17,7 @@ from deqrun.cli import main
 from deqrun.errors import Interrupted
 from deqrun.experiment.checkpoint import load_checkpoint
 from deqrun.experiment.launch import run_train
+from deqrun.experiment.training import evaluations
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
 from deqrun.settings import Settings
@@ -34,6 +35,8 @@ DRAWN = [
     "train.path_noise=0.05",
     "train.progressive_weight=0.3",
     "train.ema=0.9",
+    "train.eval_every=5",
+    "train.eval_iterations=[1,3]",
     "sweep=none",
     "report=false",
 ]
@@ -63,7 +66,8 @@ def struck(settings: Settings, folder: Path, name: str, call: int, sent: signal.
     """Run training in a child that sends itself a signal at the n-th call of a function of the loop."""
 
     def run() -> None:
-        wrapped, left = getattr(training, name), call
+        module = evaluations if hasattr(evaluations, name) else training
+        wrapped, left = getattr(module, name), call
 
         def strike(*arguments: Any, **named: Any) -> Any:
             nonlocal left
@@ -72,7 +76,7 @@ def struck(settings: Settings, folder: Path, name: str, call: int, sent: signal.
                 os.kill(os.getpid(), sent)
             return wrapped(*arguments, **named)
 
-        setattr(training, name, strike)
+        setattr(module, name, strike)
         run_train(settings, folder, "deqrun train")
 
     return exit_code(run)
@@ -85,7 +89,7 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
 
 def assert_same(folder: Path, other: Path) -> None:
     """Rows, weights, optimizer and remembered states are equal to the last bit."""
-    for name in ("train.jsonl", "steps.jsonl"):
+    for name in ("train.jsonl", "steps.jsonl", "evaluations.jsonl"):
         assert lines(folder, name) == lines(other, name)
     for name in ("last.pt", "best.pt"):
         one, two = (load_checkpoint(run / "checkpoints" / name, torch.device("cpu")) for run in (folder, other))
@@ -109,6 +113,7 @@ def whole(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("whole") / "run"
     assert exit_code(lambda: run_train(settings_of(*DRAWN), folder, "deqrun train")) == 0
     assert [row["step"] for row in lines(folder, "steps.jsonl")] == list(range(2, 34, 2))
+    assert [row["step"] for row in lines(folder, "evaluations.jsonl")[::2]] == [5, 10, 15, 20, 25, 30, 33]
     return folder
 
 
@@ -157,11 +162,13 @@ def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
 
 
 @pytest.mark.parametrize("name", ["KILL", "TERM"])
-@pytest.mark.parametrize(("where", "call"), [("evaluate", 2), ("save_checkpoint", 3), ("_epoch_line", 1)])
-def test_the_end_of_an_epoch_is_as_safe_as_a_step(
+@pytest.mark.parametrize(
+    ("where", "call"), [("evaluate", 2), ("save_checkpoint", 3), ("_epoch_line", 1), ("evaluate_budgets", 2)]
+)
+def test_what_lies_between_steps_is_as_safe_as_a_step(
     where: str, call: int, name: str, settings_of: SettingsOf, whole: Path, tmp_path: Path
 ) -> None:
-    """In validation, between two checkpoints, and when all is written."""
+    """In validation, between two checkpoints, when all is written, and in an evaluation within an epoch."""
     sent = getattr(signal, f"SIG{name}")
     code = struck(settings_of(*DRAWN), tmp_path / "run", where, call, sent)
     assert code == (-9 if name == "KILL" else 130)

@@ -249,8 +249,20 @@ def test_a_prefix_is_not_a_package(default: Settings) -> None:
 
 def test_the_fingerprint_tells_numbers_apart_and_nothing_else(default: Settings) -> None:
     apart = {"name": "x", "run": "y", "resume": True, "tracker.mode": "online", "device": "cpu", "threads": 3}
+    apart |= {
+        "train.log_every": 3,
+        "train.checkpoint_minutes": None,
+        "train.keep_last": 4,
+        "train.eval_iterations": [2],
+    }
     assert with_changes(default, apart).fingerprint() == default.fingerprint()
-    for key, value in {"seed": 1, "train.epochs": 7, "solver.memory": 4, "gradient.budget.tol": 0.5}.items():
+    for key, value in {
+        "seed": 1,
+        "train.epochs": 7,
+        "solver.memory": 4,
+        "gradient.budget.tol": 0.5,
+        "train.ema": 0.9,
+    }.items():
         assert with_changes(default, {key: value}).fingerprint() != default.fingerprint()
 
 
