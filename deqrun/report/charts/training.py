@@ -86,7 +86,7 @@ def _budgets(record: RunRecord) -> list[Figure]:
     dots = base.mark_point(filled=True, size=22 if len(set(steps)) <= FEW_EPOCHS else 60)
     dots = dots.encode(opacity=alt.value(1 if len(set(steps)) <= FEW_EPOCHS else 0), tooltip=tip)
     chart = alt.layer(base.mark_line(strokeWidth=1.8), dots).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
-    caption = "validation, a line for each number of solver steps; where more steps answer worse, the model overthinks"
+    caption = "validation, a line for each number of solver steps"
     return [Figure("training_budgets", "Accuracy by budget, while training", caption, chart)]
 
 
