@@ -20,7 +20,7 @@ from deqrun import __version__
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
-from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
+from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
@@ -37,7 +37,7 @@ from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
-from deqrun.report.tables import description_table, end_of_run_table
+from deqrun.report.tables import decay_table, description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 
@@ -61,7 +61,7 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
         run.write_status("running", epoch=_epoch(run))
         # Train, then test, sweep and report; the trackers close whatever ends the run.
         with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
-            optimizer = build_optimizer(settings, deq.parameters())
+            optimizer = build_optimizer(settings, deq)
             _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
             record = _finish(settings, run, deq, dataset, done, tracker, command)
@@ -135,7 +135,7 @@ def _require_same_sweep(folder: Path, settings: Settings) -> None:
 
 
 def run_describe(settings: Settings) -> None:
-    """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
+    """Print size and cost of the model for the data set's shape, and which parameters decay; no data is read."""
     dataset = build_dataset(settings)
     cell = build_cell(settings, dataset)
     try:
@@ -149,7 +149,9 @@ def run_describe(settings: Settings) -> None:
                 "deqrun check model=… says what is wrong with it"
             )
         ) from error
-    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
+    console = Console()
+    console.print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
+    console.print(decay_table(decay_groups(settings, cell)))
 
 
 def prepare(device: str, threads: int | None) -> torch.device:

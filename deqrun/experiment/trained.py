@@ -104,7 +104,7 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
             put_weights(deq, load_checkpoint(best, torch.device("cpu")), best)
         elif checkpoint.epoch:
             require_last_is_best(checkpoint, run)
-        require_state(checkpoint, build_optimizer(settings, deq.parameters()), last)
+        require_state(checkpoint, build_optimizer(settings, deq), last)
 
 
 def require_average(checkpoint: Checkpoint, settings: Settings, path: Path) -> None:

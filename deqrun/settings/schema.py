@@ -73,6 +73,7 @@ class TrainSettings(_Section):
     ema: Average | None = None
     eval_every: PositiveCount | None = None
     eval_iterations: tuple[Iterations, ...] = ()
+    decay: Literal["matrices", "all"] = "all"
 
     @field_validator("random_budget", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.experiment.launch import run_train
+from deqrun.experiment.launch import run_describe, run_train
 from deqrun.experiment.sweep.grid import swept_grid
 from deqrun.records.reading import read_run
 from deqrun.report.tables import training_cost
@@ -56,3 +56,14 @@ def test_the_training_budget_is_part_of_every_grid(settings_of: SettingsOf, tmp_
 def test_a_training_tolerance_of_zero_does_not_enter_a_grid(settings_of: SettingsOf) -> None:
     settings = settings_of("budget.tol=0", "sweep.tolerances=[1e-1,1e-3]")
     assert swept_grid(settings)[1] == [1e-1, 1e-3]
+
+
+def test_describe_tells_which_parameters_decay(settings_of: SettingsOf, capsys: pytest.CaptureFixture[str]) -> None:
+    """The MLP of width 24 on digits: 64·24 + 24·24 + 24·10 numbers in matrices, and 24 + 10 in biases at least."""
+    run_describe(settings_of("optimizer.weight_decay=0.125"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (decays,) = [line for line in lines if line[:1] == ["0.125"]]
+    (others,) = [line for line in lines if line[:1] == ["0"]]
+    assert int(decays[2].replace(",", "")) == 64 * 24 + 24 * 24 + 24 * 10
+    assert "encoder.weight," in decays
+    assert "encoder.bias," in others

@@ -326,3 +326,11 @@ def test_rows_within_epochs_were_once_a_key_of_trackers(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
     train = read_settings(tmp_path / "config.yaml").train
     assert (train.log_every, train.steps, train.checkpoint_minutes) == (expected, None, None)
+
+
+def test_a_run_of_before_there_were_groups_of_decay_decays_all(default: Settings, tmp_path: Path) -> None:
+    """A config.yaml without the key goes on as it began; a new run leaves out what decay is not for."""
+    sections = default.sections()
+    assert sections["train"].pop("decay") == "matrices"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    assert read_settings(tmp_path / "config.yaml").train.decay == "all"

@@ -126,7 +126,7 @@ def test_trackers_are_told_in_order_and_again_after_a_resume(
         dataset = build_dataset(settings)
         torch.manual_seed(settings.seed)
         deq = build_deq(settings, dataset)
-        optimizer = build_optimizer(settings, deq.parameters())
+        optimizer = build_optimizer(settings, deq)
         training.train(deq, dataset, optimizer, settings.train, settings.seed, RunFolder(tmp_path), told)
         return told.told  # type: ignore[attr-defined,no-any-return]
 

@@ -31,7 +31,7 @@ def train(settings: Settings, folder: Path) -> Checkpoint:
     torch.manual_seed(settings.seed)
     deq = build_deq(settings, dataset)
     tracker = make_tracker(settings.tracker, TrackedRun(folder, settings.name, settings.sections()))
-    optimizer = build_optimizer(settings, deq.parameters())
+    optimizer = build_optimizer(settings, deq)
     return training.train(deq, dataset, optimizer, settings.train, settings.seed, RunFolder(folder), tracker)
 
 
