@@ -32,6 +32,7 @@ from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, holds_only_traces
+from deqrun.records.code import Code, code_in
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.signals import ending_as_interrupted
@@ -49,6 +50,8 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
     """
     run = RunFolder(folder)
     with claimed(folder), recorded(run, resume_command(folder, command)):
+        # The code as it is now: it may be changed while the run goes on.
+        code = code_in(Path.cwd())
         # Device, data and model; the seed is set last before weights are drawn.
         device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
@@ -64,7 +67,7 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
             optimizer = build_optimizer(settings, deq)
             _say_what_begins(settings, dataset, device)
             done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
-            record = _finish(settings, run, deq, dataset, done, tracker, command)
+            record = _finish(settings, run, deq, dataset, done, tracker, command, code)
         return _objective(record, settings.objective)
 
 
@@ -94,6 +97,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
     with claimed(folder):
         _require_same_sweep(folder, settings)
         with recorded(out, _in_the_same_folder(command, folder)):
+            code = code_in(Path.cwd())
             device = prepare(settings.device, settings.threads)
             dataset = build_dataset(settings)
             _require_data(dataset)
@@ -103,7 +107,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> None
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
             with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
-                _finish(settings, out, deq, dataset, done, tracker, command)
+                _finish(settings, out, deq, dataset, done, tracker, command, code)
 
 
 def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
@@ -215,7 +219,14 @@ def _epoch(run: RunFolder) -> int | None:
 
 
 def _finish(
-    settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
+    settings: Settings,
+    run: RunFolder,
+    deq: DEQ,
+    dataset: Dataset,
+    done: Checkpoint,
+    tracker: Tracker,
+    command: str,
+    code: Code,
 ) -> RunRecord:
     """Test once, sweep, summarise, report."""
     # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
@@ -237,6 +248,9 @@ def _finish(
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
+        git_commit=code.commit,
+        git_dirty=code.dirty,
+        device=_device_name(device),
         test_accuracy=accuracy.mean,
         test_accuracy_low=accuracy.low,
         test_accuracy_high=accuracy.high,
@@ -325,6 +339,17 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         val_accuracy=done.best_accuracy,
         train_seconds=done.seconds,
     )
+
+
+def _device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

@@ -21,7 +21,8 @@ class Summary:
 
     multiply_adds count one evaluation. baseline is none, tied or untied. An explicit
     baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample. ema: decay of
-    the average of the weights that was validated, tested and swept; None: the weights of the last step were.
+    the average of the weights that was validated, tested and swept; None: the weights of the last step were. git_commit
+    and git_dirty are of the folder that the command was given in, when it began; device is the name of what it ran on.
     """
 
     name: str | None = None
@@ -29,6 +30,9 @@ class Summary:
     config_hash: str | None = None
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    device: str | None = None
     model: str | None = None
     dataset: str | None = None
     solver: str | None = None

@@ -139,6 +139,8 @@ def origin(record: RunRecord) -> list[tuple[str, str]]:
         ("Seed", s.seed if s.seed is not None else record.config.get("seed")),
         ("Configuration", s.config_hash),
         ("Folder", record.folder.name),
+        ("Code", s.git_commit and f"commit {s.git_commit[:12]}{', with changes' if s.git_dirty else ''}"),
+        ("Device", s.device),
         ("Versions", ", ".join(f"{name} {version}" for name, version in s.versions.items())),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]

@@ -70,7 +70,7 @@ MODELS = ["mlp", "conv", "mdeq", "monotone", "recall dataset=prefix_sums", "tran
 
 @pytest.mark.parametrize("model", MODELS)
 def test_weight_decay_is_for_matrices_and_kernels(sources: ConfigSources, model: str) -> None:
-    """Every parameter is in one group; those without decay are vectors and gains. The recall cell has matrices alone."""
+    """Every parameter is in one group; those without decay are vectors and gains."""
     settings = settings_of(sources, f"model={model.split()[0]}", *model.split()[1:])
     deq = build.build_deq(settings, build.build_dataset(settings))
     groups = build.build_optimizer(settings, deq).param_groups
