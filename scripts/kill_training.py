@@ -10,7 +10,7 @@ numbers is drawn from. Further overrides are added to the command.
 Printed are, for each signal, the steps at which the checkpoints stood, how many of the moments lay in the middle of an
 epoch, and whether train.jsonl (without seconds), steps.jsonl, evaluations.jsonl, and the weights of last.pt and best.pt
 are equal to those of the undisturbed run, to the last bit. Exit code 1 where anything differs, or where another signal
-than KILL did not end in exit code 130.
+than KILL did not end a run in exit code 130.
 """
 
 from __future__ import annotations
@@ -90,6 +90,11 @@ def differences(folder: Path, other: Path) -> list[str]:
     return found
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether the run had ended before the signal came: then the process had nothing to interrupt any more."""
+    return bool(json.loads((folder / "status.json").read_text(encoding="utf-8"))["status"] == "completed")
+
+
 def checkpoint_at(folder: Path) -> tuple[int, bool]:
     """The step of the last checkpoint, 0 where there is none, and whether it is within an epoch."""
     path = folder / "checkpoints" / "last.pt"
@@ -126,7 +131,8 @@ def main() -> int:
             time.sleep(rng.uniform(0, seconds))
             process.send_signal(getattr(signal, f"SIG{name}"))
             code = process.wait()
-            odd += code not in (-signal.SIGKILL if name == "KILL" else 130, 0)
+            expected = -signal.SIGKILL if name == "KILL" else 130
+            odd += code not in (expected, 0) and not is_complete(folder)
             step, inside = checkpoint_at(folder)
             steps.append(step)
             within += inside

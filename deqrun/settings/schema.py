@@ -103,8 +103,8 @@ class TrainSettings(_Section):
     def _has_samples_for_every_part(self) -> TrainSettings:
         if self.accumulate > self.batch_size:
             raise ValueError(
-                f"accumulate={self.accumulate} is more than batch_size={self.batch_size} has samples; it must be at "
-                f"most {self.batch_size}"
+                f"has accumulate={self.accumulate}, more parts than batch_size={self.batch_size} has samples; it must "
+                f"be at most {self.batch_size}"
             )
         return self
 

@@ -44,7 +44,11 @@ class WeightAverage:
         try:
             yield
         finally:
-            self._put(own)
+            try:
+                self._put(own)
+            except KeyboardInterrupt:  # a second Ctrl-C: half of the weights would be the averages
+                self._put(own)
+                raise
 
     @torch.no_grad()
     def _put(self, weights: dict[str, Tensor]) -> None:

@@ -137,7 +137,7 @@ def test_a_solve_in_parts_is_the_solve_of_the_whole() -> None:
 
 def test_more_parts_than_samples_are_refused(settings_of: Any) -> None:
     with pytest.raises(
-        UserError, match="accumulate=300 is more than batch_size=256 has samples; it must be at most 256"
+        UserError, match="has accumulate=300, more parts than batch_size=256 has samples; it must be at"
     ):
         settings_of("train.accumulate=300")
     assert isinstance(settings_of("train.accumulate=256"), Settings)
