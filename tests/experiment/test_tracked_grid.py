@@ -106,6 +106,7 @@ def test_curves_and_their_axes(grid: Path, logs: dict[str, Records]) -> None:
     assert {name: axis for name, axis in axes.items() if name} == {
         "train/*": "epoch",
         "steps/*": "step",
+        "evaluation/*": "evaluation/step",
         "residual/*": "residual/iter",
         "accuracy/*": "budget/iters",
         "frontier/*": "frontier/evaluations",
