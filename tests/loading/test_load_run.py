@@ -54,9 +54,7 @@ def test_frames_hold_the_rows(digits_run: Path, kind: str) -> None:
 
 def test_what_is_not_there_is_one_sentence(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_run(digits_run)
-    with pytest.raises(
-        UserError, match="epoch is not a kind of rows; allowed: epochs, steps, evaluations, sweep, halting"
-    ):
+    with pytest.raises(UserError, match="epoch is not a kind of rows; allowed: epochs, steps, evaluations, sweep"):
         run.pandas("epoch")
     with pytest.raises(UserError, match="the nearest is accuracy_budget"):
         run.figure("accuracy_bugdet")
