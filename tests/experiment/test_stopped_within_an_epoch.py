@@ -242,6 +242,26 @@ def test_best_weights_that_are_gone_are_not_replaced_by_weights_within_an_epoch(
         assert "last.pt has those of step 15" in error
 
 
+def test_checkpoints_at_the_ends_of_epochs_alone(settings_of: SettingsOf, whole: Path, tmp_path: Path) -> None:
+    """With checkpoint_minutes=null a kill costs the epoch, as 10 minutes do in an epoch of seconds."""
+    settings = settings_of(*DRAWN, "train.checkpoint_minutes=null")
+    assert struck(settings, tmp_path, "forward", 15, signal.SIGKILL) == -9
+    kept = load_checkpoint(tmp_path / "checkpoints/last.pt", torch.device("cpu"))
+    assert (kept.epoch, kept.step, kept.within) == (1, 11, {})
+    run_train(settings, tmp_path, "deqrun train")
+    assert_same(tmp_path, whole)
+
+
+def test_rows_reach_the_disk_within_an_epoch(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a wait between two writes, the row of step 2 is there when step 3 begins, and no checkpoint is yet."""
+    monkeypatch.setattr(training, "ROWS_EVERY", 0.0)
+    assert struck(settings_of(*DRAWN), tmp_path, "forward", 3, signal.SIGKILL) == -9
+    assert [row["step"] for row in lines(tmp_path, "steps.jsonl")] == [2]
+    assert not (tmp_path / "checkpoints/last.pt").exists()
+
+
 def test_the_last_epochs_are_kept_as_they_were(settings_of: SettingsOf, whole: Path, tmp_path: Path) -> None:
     """With keep_last=2 of three epochs the last two; the third's checkpoint is last.pt's, and no number changes."""
     settings = settings_of(*DRAWN, "train.keep_last=2")
