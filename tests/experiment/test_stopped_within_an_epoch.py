@@ -117,7 +117,9 @@ def whole(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in ("HUP", "INT") else []) for name in CALLS]
+)
 def test_a_run_that_ends_within_an_epoch_goes_on_to_the_same_numbers(
     name: str, settings_of: SettingsOf, whole: Path, tmp_path: Path
 ) -> None:
@@ -141,7 +143,7 @@ def test_a_run_that_ends_within_an_epoch_goes_on_to_the_same_numbers(
     assert_same(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("start", ["previous", "normal"])
+@pytest.mark.parametrize("start", ["previous", pytest.param("normal", marks=pytest.mark.nightly)])
 def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
     start: str, settings_of: SettingsOf, tmp_path: Path
 ) -> None:
@@ -161,7 +163,7 @@ def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("name", ["KILL", "TERM"])
+@pytest.mark.parametrize("name", [pytest.param("KILL", marks=pytest.mark.nightly), "TERM"])
 @pytest.mark.parametrize(
     ("where", "call"), [("evaluate", 2), ("save_checkpoint", 3), ("_epoch_line", 1), ("evaluate_budgets", 2)]
 )
