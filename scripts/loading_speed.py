@@ -78,7 +78,7 @@ def step(settings: Settings, dataset: Dataset, device: torch.device) -> Callable
     """Forward solve, backward solve and update of one batch; as many iterations each time."""
     torch.manual_seed(0)
     deq = build_deq(settings, dataset).to(device).train()
-    optimizer = build_optimizer(settings, deq.parameters())
+    optimizer = build_optimizer(settings, deq)
     split, starts = pictures(STEP_BATCH), Starts("zeros", 1.0, STEP_BATCH)
     batch = Batch(dataset.encode(split.inputs[:].to(device)), split.targets.to(device), torch.arange(STEP_BATCH))
 

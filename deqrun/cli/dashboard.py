@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from deqrun.cli.compare import Parser, found_or_refused
 from deqrun.cli.run_folders import OUTPUTS
 from deqrun.errors import UserError, one_line
-from deqrun.records.claims import ending_as_interrupted
 from deqrun.records.folders import find_folders
+from deqrun.records.signals import ending_as_interrupted
 
 __all__ = ["run_dashboard"]
 

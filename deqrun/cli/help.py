@@ -207,7 +207,8 @@ DESCRIBE = """\
 usage: deqrun describe [group=option ...] [key=value ...] [--config-dir DIR]
 
 Prints the parts of a configuration: the cell, its parameters, the size of its
-state, the cost of one evaluation, the solvers. Nothing is trained or written.
+state, the cost of one evaluation, and which parameters weight decay is for.
+Nothing is trained or written.
 
 Config groups and keys: the same as for deqrun train
 {groups}

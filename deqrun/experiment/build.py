@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,16 @@ from deqrun.errors import UserError, nearest, one_line, unknown
 from deqrun.experiment.data.changes import MatchedDataset
 from deqrun.experiment.data.record import read_record
 from deqrun.gradients import Gradient
-from deqrun.models import DEQ, BaselineDescription, Cell, CellDescription, describe, describe_baseline, untied_baseline
+from deqrun.models import (
+    DEQ,
+    BaselineDescription,
+    Cell,
+    CellDescription,
+    describe,
+    describe_baseline,
+    split_by_decay,
+    untied_baseline,
+)
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
 from deqrun.settings.trust import is_trusted
 from deqrun.solvers import Budget, Solver
@@ -164,9 +173,32 @@ def build_gradient(settings: Settings) -> Gradient:
     return construct(settings.gradient, Gradient, "gradient", settings)
 
 
-def build_optimizer(settings: Settings, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer of these parameters."""
-    return construct(settings.optimizer, Optimizer, "optimizer", settings, params=list(parameters))
+def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
+    """The optimizer of a model's parameters.
+
+    With `train.decay=matrices` the parameters that weight decay is not for are a second group, whose decay is 0; an
+    optimizer without weight decay has one group.
+    """
+    params: list[Any] = list(model.parameters())
+    if settings.train.decay == "matrices" and _has_weight_decay(settings):
+        decays, others = split_by_decay(model)
+        if decays and others:
+            params = [{"params": list(decays.values())}, {"params": list(others.values()), "weight_decay": 0.0}]
+        elif others:
+            params = [{"params": list(others.values()), "weight_decay": 0.0}]
+    return construct(settings.optimizer, Optimizer, "optimizer", settings, params=params)
+
+
+def _has_weight_decay(settings: Settings) -> bool:
+    target = resolve(settings.optimizer.target, "optimizer", trust_all=settings.allow_foreign_targets)
+    return "weight_decay" in inspect.signature(target).parameters
+
+
+def decay_groups(settings: Settings, model: nn.Module) -> list[tuple[float, list[tuple[str, int]]]]:
+    """(weight decay, (name, numbers) of each parameter) of each group of the optimizer; 0 where it knows no decay."""
+    names = {id(parameter): (name, parameter.numel()) for name, parameter in model.named_parameters()}
+    groups = build_optimizer(settings, model).param_groups
+    return [(float(group.get("weight_decay", 0.0)), [names[id(one)] for one in group["params"]]) for group in groups]
 
 
 def build_deq(settings: Settings, dataset: Dataset) -> DEQ:
@@ -213,7 +245,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"sweep {settings.sweep_solvers}": lambda: build_sweep_solvers(settings),
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
         f"budget {settings.budget}": lambda: build_budget(settings),
-        f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, [nn.Parameter(torch.zeros(1))]),
+        f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, nn.Linear(1, 1)),
         f"model {settings.model} {settings.dataset} {settings.baseline}": lambda: build_cell(
             settings, build_dataset(settings)
         ),

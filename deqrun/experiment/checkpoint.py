@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,20 @@ from deqrun.errors import UserError
 from deqrun.records.files import write_whole
 from deqrun.records.safe_reading import available_memory, require_honest_zip
 
+WITHIN = {"steps", "seconds", "draws", "meter"}
+"""Entries of `Checkpoint.within` where there are any."""
+
 
 @dataclass
 class Checkpoint:
-    """All that training needs to go on after `epoch` to the same numbers.
+    """All that training needs to go on after `step` to the same numbers.
 
-    All draws come from generators seeded by (seed, epoch, purpose), so no generator's state is kept.
-    starts: the states that `train.start=previous` begins with; empty for other starts, and in best.pt.
+    epoch   the last finished epoch; `step` is its last, or one of the next epoch where `within` says so
+    starts  the states that `train.start=previous` begins with; empty for other starts, and in best.pt
+    within  of a checkpoint within the epoch after `epoch`: the steps done in it, their seconds, the state of every
+            generator, and the epoch's running figures; empty at the end of an epoch, where the next one's generators
+            are seeded anew by (seed, epoch, purpose)
+    ema     with `train.ema`, the averages of `model`, under its names; empty in best.pt, whose `model` they are
     """
 
     model: dict[str, Any]
@@ -35,6 +42,12 @@ class Checkpoint:
     seconds: float
     epochs: list[dict[str, Any]]
     starts: dict[str, Any] = field(default_factory=dict)
+    within: dict[str, Any] = field(default_factory=dict)
+    ema: dict[str, Any] = field(default_factory=dict)
+
+    def best(self) -> Checkpoint:
+        """The content of best.pt: the weights that are tested, without what only the next step of training needs."""
+        return replace(self, model=self.ema or self.model, starts={}, within={}, ema={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -43,6 +56,16 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
+
+
+def keep_epoch(folder: Path, checkpoint: Checkpoint, count: int) -> None:
+    """Keep the checkpoint of a finished epoch as epoch-N.pt, and of earlier ones the last `count` − 1; 1: none."""
+    if count > 1:
+        save_checkpoint(folder / f"epoch-{checkpoint.epoch}.pt", checkpoint)
+    for path in folder.glob("epoch-*.pt"):
+        number = path.stem.removeprefix("epoch-")
+        if count > 1 and number.isdecimal() and int(number) <= checkpoint.epoch - count:
+            path.unlink()
 
 
 def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
@@ -55,7 +78,7 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             require_honest_zip(archive, available_memory() // 2)
         # weights_only: tensors and plain values; no code of a stranger's file runs.
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = torch.load(path, map_location=lambda storage, kept: _placed(storage, kept, device), weights_only=True)
         checkpoint = Checkpoint(**content)
         _require_types(checkpoint)
         return checkpoint
@@ -66,12 +89,19 @@ def load_checkpoint(path: Path, device: torch.device) -> Checkpoint:
         ) from error
 
 
+def _placed(storage: Any, kept: str, device: torch.device) -> Any:
+    """Device tensors on `device`; those of the host, such as states of generators, stay there."""
+    return storage if kept == "cpu" else storage.to(device=device)
+
+
 def _require_types(checkpoint: Checkpoint) -> None:
     """ValueError where an entry is of another type than deqrun writes."""
-    for name in ("model", "optimizer", "schedule", "starts"):
+    for name in ("model", "optimizer", "schedule", "starts", "within", "ema"):
         if not isinstance(getattr(checkpoint, name), dict):
             raise ValueError(f"{name} is no mapping")
-    if not all(isinstance(tensor, torch.Tensor) for tensor in checkpoint.model.values()):
+    if checkpoint.within and checkpoint.within.keys() != WITHIN:
+        raise ValueError("within lacks an entry")
+    if not all(isinstance(tensor, torch.Tensor) for tensor in (*checkpoint.model.values(), *checkpoint.ema.values())):
         raise ValueError("model holds more than tensors")
     for name in ("epoch", "step", "best_epoch"):
         if type(getattr(checkpoint, name)) is not int or getattr(checkpoint, name) < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -40,13 +40,22 @@ def batches(
 
 
 @torch.no_grad()
-def evaluate(deq: DEQ, dataset: Dataset, split: Split, batch_size: int, device: torch.device) -> Evaluation:
-    """Solve every sample of `split` in evaluation mode (no dropout)."""
+def evaluate(
+    deq: DEQ,
+    dataset: Dataset,
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    *,
+    between: Callable[[], object] = lambda: None,
+) -> Evaluation:
+    """Solve every sample of `split` in evaluation mode (no dropout); `between` is called before each batch."""
     # Without dropout, and in whatever mode the model was afterwards.
     was_training = deq.training
     deq.eval()
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for x, y, _ in batches(dataset, split, batch_size, device):
+        between()
         logits, solution = deq(x)
         parts.append((dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe))
     deq.train(was_training)

@@ -21,7 +21,7 @@ from deqrun import __version__
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
-from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
+from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
 from deqrun.experiment.evaluate import evaluate
@@ -33,12 +33,14 @@ from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
-from deqrun.records.claims import claimed, ending_as_interrupted, holds_only_traces
+from deqrun.records.claims import claimed, holds_only_traces
+from deqrun.records.code import Code, code_in
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunRecord, RunStatus, Summary
+from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
-from deqrun.report.tables import description_table, end_of_run_table
+from deqrun.report.tables import decay_table, description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 
@@ -50,6 +52,8 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
     """
     run = RunFolder(folder)
     with claimed(folder), recorded(run, resume_command(folder, command)):
+        # The code as it is now: it may be changed while the run goes on.
+        code = code_in(Path.cwd())
         # Device, data and model; the seed is set last before weights are drawn.
         device = prepare(settings.device, settings.threads)
         dataset = build_dataset(settings)
@@ -62,11 +66,10 @@ def run_train(settings: Settings, folder: Path, command: str) -> float:
         run.write_status("running", epoch=_epoch(run))
         # Train, then test, sweep and report; the trackers close whatever ends the run.
         with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
-            optimizer = build_optimizer(settings, deq.parameters())
+            optimizer = build_optimizer(settings, deq)
             _say_what_begins(settings, dataset, device)
-            log_every = settings.tracker.log_every if settings.tracker.names else None
-            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker, log_every)
-            record = _finish(settings, run, deq, dataset, done, tracker, command)
+            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
+            record = _finish(settings, run, deq, dataset, done, tracker, command, code)
         return _objective(record, settings.objective)
 
 
@@ -97,6 +100,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> floa
     with claimed(folder):
         _require_same_sweep(folder, settings)
         with recorded(out, _in_the_same_folder(command, folder)):
+            code = code_in(Path.cwd())
             device = prepare(settings.device, settings.threads)
             dataset = build_dataset(settings)
             _require_data(dataset)
@@ -106,7 +110,7 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> floa
             out.write_config(settings.to_yaml())
             out.write_status("running", epoch=done.epoch)
             with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
-                record = _finish(settings, out, deq, dataset, done, tracker, command)
+                record = _finish(settings, out, deq, dataset, done, tracker, command, code)
             return _objective(record, settings.objective)
 
 
@@ -139,7 +143,7 @@ def _require_same_sweep(folder: Path, settings: Settings) -> None:
 
 
 def run_describe(settings: Settings) -> None:
-    """Print parameters, state size and multiply-adds of the model for the data set's shape; no data is read."""
+    """Print size and cost of the model for the data set's shape, and which parameters decay; no data is read."""
     dataset = build_dataset(settings)
     cell = build_cell(settings, dataset)
     try:
@@ -153,7 +157,9 @@ def run_describe(settings: Settings) -> None:
                 "deqrun check model=… says what is wrong with it"
             )
         ) from error
-    Console().print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
+    console = Console()
+    console.print(description_table(described, settings.choices.get("dataset", dataset.name), baseline))
+    console.print(decay_table(decay_groups(settings, cell)))
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
@@ -179,7 +185,8 @@ def _require_data(dataset: Dataset) -> None:
 
 @contextmanager
 def recorded(run: RunFolder, resume: str) -> Iterator[None]:
-    """Leave the folder's status true whatever happens inside; SIGTERM and SIGHUP end a run as Ctrl-C does.
+    """Leave the folder's status true whatever happens inside; SIGTERM, SIGHUP and SIGUSR1 end a run as
+    Ctrl-C does.
 
     An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
     """
@@ -216,7 +223,14 @@ def _epoch(run: RunFolder) -> int | None:
 
 
 def _finish(
-    settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset, done: Checkpoint, tracker: Tracker, command: str
+    settings: Settings,
+    run: RunFolder,
+    deq: DEQ,
+    dataset: Dataset,
+    done: Checkpoint,
+    tracker: Tracker,
+    command: str,
+    code: Code,
 ) -> RunRecord:
     """Test once, sweep, summarise, report."""
     # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
@@ -239,6 +253,9 @@ def _finish(
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
+        git_commit=code.commit,
+        git_dirty=code.dirty,
+        device=_device_name(device),
         test_accuracy=accuracy.mean,
         test_accuracy_low=accuracy.low,
         test_accuracy_high=accuracy.high,
@@ -300,8 +317,9 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
     """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
-    n, epochs = len(dataset.load("train")), settings.train.epochs
-    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device.type}", flush=True)
+    n, unit = len(dataset.load("train")), "epoch" if settings.train.steps is None else "step"
+    count = settings.train.steps or settings.train.epochs
+    print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device.type}", flush=True)
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
         steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")
@@ -338,10 +356,22 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         n_train=len(dataset.load("train")),
         n_validation=len(dataset.load("validation")),
         n_test=len(dataset.load("test")),
+        ema=settings.train.ema,
         best_epoch=done.best_epoch,
         val_accuracy=done.best_accuracy,
         train_seconds=done.seconds,
     )
+
+
+def _device_name(device: torch.device) -> str:
+    """The name of the GPU, or of the processor where the system tells it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

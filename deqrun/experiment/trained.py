@@ -43,7 +43,7 @@ def load_best(deq: DEQ, run: Path) -> Checkpoint:
     checkpoint = load_checkpoint(path, device)
     if path.name == "last.pt":
         require_last_is_best(checkpoint, run)
-    put_weights(deq, checkpoint, path)
+    put_weights(deq, checkpoint.best(), path)
     return checkpoint
 
 
@@ -57,11 +57,14 @@ def checkpoint_is_there(path: Path) -> bool:
 
 def require_last_is_best(last: Checkpoint, run: Path) -> None:
     """Raise UserError where best.pt is missing and last.pt has other weights than it had."""
-    if last.best_epoch != last.epoch:
+    if last.epoch == 0:
+        raise UserError(_no_checkpoint(run))
+    if last.best_epoch != last.epoch or last.within:
+        place = f"step {last.step}" if last.within else f"epoch {last.epoch}"
         raise UserError(
             f"'{run / 'checkpoints' / 'best.pt'}' is missing, and the weights of epoch {last.best_epoch}, which "
-            f"validation chose, are in no other file (last.pt has those of epoch {last.epoch}); put it back from a "
-            "copy, or train a new run."
+            f"validation chose, are in no other file (last.pt has those of {place}); put it back from a copy, or train "
+            "a new run."
         )
 
 
@@ -94,12 +97,23 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
     best_is_there = checkpoint_is_there(best)
     if checkpoint_is_there(last):
         checkpoint = load_checkpoint(last, torch.device("cpu"))
+        put_weights(deq, checkpoint.best(), last)
         put_weights(deq, checkpoint, last)
+        require_average(checkpoint, settings, last)
         if best_is_there:  # it is tested at the end, if no later epoch takes its place
             put_weights(deq, load_checkpoint(best, torch.device("cpu")), best)
         elif checkpoint.epoch:
             require_last_is_best(checkpoint, run)
-        require_state(checkpoint, build_optimizer(settings, deq.parameters()), last)
+        require_state(checkpoint, build_optimizer(settings, deq), last)
+
+
+def require_average(checkpoint: Checkpoint, settings: Settings, path: Path) -> None:
+    """Raise UserError where a checkpoint has no average of the weights, and training goes on with one."""
+    if settings.train.ema is not None and not checkpoint.ema:
+        raise UserError(
+            f"'{path}' holds no average of the weights, which train.ema={settings.train.ema:g} goes on with; put it "
+            "back from a copy, or train a new run."
+        )
 
 
 def require_state(checkpoint: Checkpoint, optimizer: Optimizer, path: Path) -> None:

@@ -13,7 +13,7 @@ from deqrun.errors import UserError, one_line, unknown
 from deqrun.loading.frames import pandas_frame, polars_frame, require_kind
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.reading import read_run
-from deqrun.records.rows import BreadthRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.states import RunState, state_of
 from deqrun.records.trajectory import TrajectoryKey
@@ -115,6 +115,10 @@ class LoadedRun:
         return self.record.steps
 
     @property
+    def evaluations(self) -> tuple[BudgetEvaluation, ...]:
+        return self.record.evaluations
+
+    @property
     def sweep(self) -> tuple[SweepCell, ...]:
         return self.record.sweep
 
@@ -138,12 +142,18 @@ class LoadedRun:
         return read_settings(self.folder / "config.yaml", allow_foreign_targets=self._allow_foreign_targets)
 
     def pandas(self, kind: str = "sweep") -> pd.DataFrame:
-        """The rows of a kind (epochs, steps, sweep, halting or breadth) as a pandas frame; needs the extra `frames`."""
+        """The rows of a kind (epochs, steps, evaluations, sweep, halting or breadth) as a pandas frame.
+
+        Needs the extra `frames`.
+        """
         require_kind(kind)
         return pandas_frame(kind, getattr(self.record, kind))
 
     def polars(self, kind: str = "sweep") -> pl.DataFrame:
-        """The rows of a kind (epochs, steps, sweep, halting or breadth) as a polars frame; needs the extra `frames`."""
+        """The rows of a kind (epochs, steps, evaluations, sweep, halting or breadth) as a polars frame.
+
+        Needs the extra `frames`.
+        """
         require_kind(kind)
         return polars_frame(kind, getattr(self.record, kind))
 

@@ -2,6 +2,7 @@
 
 from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.conv import ConvCell
+from deqrun.models.decay import split_by_decay
 from deqrun.models.deq import DEQ
 from deqrun.models.describe import BaselineDescription, CellDescription, describe, describe_baseline
 from deqrun.models.mdeq import MDEQCell
@@ -28,5 +29,6 @@ __all__ = [
     "as_injection",
     "describe",
     "describe_baseline",
+    "split_by_decay",
     "untied_baseline",
 ]

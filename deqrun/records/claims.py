@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import secrets
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +18,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from types import FrameType
 
 from deqrun.errors import UserError, one_line
+from deqrun.records.signals import ending_as_interrupted
 
 try:
     import fcntl
@@ -310,27 +309,3 @@ def holds_only_traces(folder: Path) -> bool:
         if status not in ({}, STARTING):
             return False
     return names <= {CLAIM, STATUS}
-
-
-@contextmanager
-def ending_as_interrupted() -> Iterator[None]:
-    """Within: SIGTERM, as batch systems send it, and SIGHUP, as a closed terminal does, end a run as Ctrl-C does.
-
-    A SIGHUP that is ignored, as nohup has it, stays ignored. A program that handles the signal itself keeps it: a job
-    of submitit ignores SIGTERM, and is queued again on SIGUSR2. Elsewhere than in the main thread nothing changes.
-    """
-
-    def interrupt(signum: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            with suppress(ValueError):
-                before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

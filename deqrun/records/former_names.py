@@ -11,4 +11,11 @@ def with_present_names(content: Mapping[str, Any]) -> dict[str, Any]:
     present = {FORMER.get(key, key): value for key, value in content.items()}
     if isinstance(choices := present.get("choices"), Mapping):
         present["choices"] = {FORMER.get(group, group): option for group, option in choices.items()}
+    tracker, train = present.get("tracker"), present.get("train")
+    if isinstance(tracker, Mapping) and isinstance(train, Mapping) and "log_every" in tracker:
+        # It stood beside the trackers, and counted only where there was one.
+        kept = {key: value for key, value in tracker.items() if key != "log_every"}
+        tracks = kept.get("name") != "none" and kept.get("mode") != "disabled"
+        present["tracker"] = kept
+        present["train"] = {"log_every": tracker["log_every"] if tracks else None, **train}
     return present

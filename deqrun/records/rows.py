@@ -43,7 +43,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of steps.jsonl: a step within an epoch, every `tracker.log_every` steps of it.
+    """One row of steps.jsonl: an optimizer step, one of every `train.log_every`.
 
     residual is the median over the batch; converged is the share of its solves that reached their tolerance.
     """
@@ -56,6 +56,28 @@ class Step:
     residual: float | None = None
     converged: float | None = None
     grad_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class BudgetEvaluation:
+    """One row of evaluations.jsonl: the validation split at one budget of solver steps, after a step of training.
+
+    With the training solver and tolerance: the result of a separate evaluation with this budget. accuracy_low and
+    accuracy_high bound the 95 % interval over the n samples; loss is the mean, residual the median of the kept
+    iterates, converged the share of the solves that reached their tolerance.
+    """
+
+    step: int
+    epoch: int
+    max_iter: int
+    n: int
+    accuracy: float
+    accuracy_low: float = math.nan
+    accuracy_high: float = math.nan
+    loss: float = math.nan
+    nfe: float = math.nan
+    residual: float = math.nan
+    converged: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -196,6 +218,7 @@ ROW_KINDS = {
     for kind in (
         RowKind("epochs", "train.jsonl", Epoch, once=lambda row: row.epoch),
         RowKind("steps", "steps.jsonl", Step, once=lambda row: row.step),
+        RowKind("evaluations", "evaluations.jsonl", BudgetEvaluation, once=lambda row: (row.step, row.max_iter)),
         RowKind("sweep", "sweep.jsonl", SweepCell, once=lambda row: (row.key, row.max_iter, row.tol)),
         RowKind("halting", "halting.jsonl", HaltingRow),
         RowKind("curves", "curves.jsonl", CurveRow),

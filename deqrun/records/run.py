@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deqrun.records.long_trajectory import AnyTrajectory
-from deqrun.records.rows import BreadthRow, CurveRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, CurveRow, Epoch, HaltingRow, Step, SweepCell
 from deqrun.records.trajectory import TrajectoryKey
 
 
@@ -24,7 +24,9 @@ class Summary:
     multiply_adds count one evaluation. baseline is none, tied or untied. An explicit
     baseline also has its layers, the parameters of the DEQ beside it, and its multiply-adds per sample.
     spectral_radius is the median of ρ(∂f/∂z) at the returned states of spectral_radius_n test samples, with its 95 %
-    interval, the largest, and the share below 1.
+    interval, the largest, and the share below 1. ema: decay of the average of the weights that was validated, tested
+    and swept; None: the weights of the last step were. git_commit and git_dirty are of the folder that the command was
+    given in, when it began; device is the name of what it ran on.
     """
 
     name: str | None = None
@@ -32,6 +34,9 @@ class Summary:
     config_hash: str | None = None
     seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    device: str | None = None
     model: str | None = None
     dataset: str | None = None
     solver: str | None = None
@@ -48,6 +53,7 @@ class Summary:
     n_train: int | None = None
     n_validation: int | None = None
     n_test: int | None = None
+    ema: float | None = None
     best_epoch: int | None = None
     val_accuracy: float | None = None
     test_accuracy: float | None = None
@@ -88,6 +94,7 @@ class RunRecord:
     breadth: tuple[BreadthRow, ...] = ()
     steps: tuple[Step, ...] = ()
     curves: tuple[CurveRow, ...] = ()
+    evaluations: tuple[BudgetEvaluation, ...] = ()
 
     @property
     def name(self) -> str:
@@ -110,6 +117,12 @@ class RunRecord:
         kind = self.summary.baseline or self.setting("baseline", "kind")
         layers = self.summary.baseline_layers or self.setting("baseline", "layers")
         return (str(kind), int(layers)) if kind in ("tied", "untied") and layers else (None, None)
+
+    @property
+    def ema(self) -> float | None:
+        """Decay of the average of the weights that is validated, tested and swept; None where there is none."""
+        value = self.setting("train", "ema") if self.summary.ema is None else self.summary.ema
+        return None if value is None else float(value)
 
     @property
     def train_max_iter(self) -> int | None:

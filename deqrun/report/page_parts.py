@@ -45,12 +45,13 @@ def _tolerance_note(record: RunRecord) -> str:
 
 
 def subtitle(record: RunRecord) -> str:
-    """'mdeq on digits, solver anderson, gradient implicit, seed 0'."""
+    """'mdeq on digits, solver anderson, gradient implicit, weights averaged (EMA 0.999), seed 0'."""
     model, dataset = record.choice("model"), record.choice("dataset")
     parts = [" on ".join(name for name in (model, dataset) if name)]
     kind, layers = record.baseline
     parts += [f"{layers} {kind} layers"] if kind else []
     parts += [f"{group} {name}" for group in ("solver", "gradient") if (name := record.choice(group))]
+    parts += [] if record.ema is None else [f"weights averaged (EMA {record.ema:g})"]
     seed = record.summary.seed if record.summary.seed is not None else record.config.get("seed")
     parts += [] if seed is None else [f"seed {seed}"]
     return ", ".join(part for part in parts if part)
@@ -138,6 +139,8 @@ def origin(record: RunRecord) -> list[tuple[str, str]]:
         ("Seed", s.seed if s.seed is not None else record.config.get("seed")),
         ("Configuration", s.config_hash),
         ("Folder", record.folder.name),
+        ("Code", s.git_commit and f"commit {s.git_commit[:12]}{', with changes' if s.git_dirty else ''}"),
+        ("Device", s.device),
         ("Versions", ", ".join(f"{name} {version}" for name, version in s.versions.items())),
     ]
     return [(name, str(value)) for name, value in facts if value not in (None, "")]

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from deqrun.errors import listing
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
@@ -32,7 +33,9 @@ def end_of_run_table(record: RunRecord) -> Table:
     n = cells[0].n if cells else record.summary.n_test
     title = f"{record.name}: test" + ("" if n is None else f", n = {n:,}")
     title += "" if tol is None else f", tolerance {numbers.tolerance(tol)}"
-    table = _table(title, caption="* training budget and solver" if _has_training_row(record, cells) else None)
+    notes = ["* training budget and solver"] if _has_training_row(record, cells) else []
+    notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
+    table = _table(title, caption="; ".join(notes) or None)
     table.add_column("solver")
     for heading in ("budget", "accuracy [95 %]", "evaluations", "residual", "converged"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -142,6 +145,27 @@ def description_table(
     ):
         table.add_row(name, value)
     return table
+
+
+def decay_table(groups: Sequence[tuple[float, Sequence[tuple[str, int]]]]) -> Table:
+    """Which parameters weight decay is for: (decay, (name, numbers) of each parameter) of each group.
+
+    Names are shortened: numbers of layers become *, and equal names stand once.
+    """
+    table = _table("weight decay")
+    for heading in ("decay", "parameters", "numbers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("names", overflow="fold")
+    for decay, parameters in groups:
+        names = dict.fromkeys(_shortened(name) for name, _ in parameters)
+        numbers_of = sum(count for _, count in parameters)
+        table.add_row(f"{decay:g}", f"{len(parameters):,}", f"{numbers_of:,}", listing(names))
+    return table
+
+
+def _shortened(name: str) -> str:
+    parts = ["*" if part.isdecimal() else part for part in name.removeprefix("cell.").split(".")]
+    return ".".join(parts)
 
 
 def _beside_the_deq(baseline: "BaselineDescription | None") -> list[tuple[str, str]]:

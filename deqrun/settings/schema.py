@@ -27,6 +27,7 @@ NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(strict=True, ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(strict=True, gt=0, le=1)]
+Average = Annotated[float, Field(strict=True, gt=0, lt=1)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 HaltingRule = Literal[tuple(HALTING_RULES)]  # type: ignore[valid-type]
 Precision = Literal["float32", "bfloat16", "float64"]
@@ -39,7 +40,7 @@ class _Section(BaseModel):
 
 
 class TrainSettings(_Section):
-    """How a model is trained: `train.*`."""
+    """How a model is trained: `train.*`. Where `steps` are given, they decide the length, and not the epochs."""
 
     epochs: PositiveCount
     batch_size: PositiveCount
@@ -63,6 +64,16 @@ class TrainSettings(_Section):
     progressive_weight: Fraction
     corrections: Count
     correction_decay: PositiveFraction
+    # Runs from before these keys go on as they began.
+    steps: PositiveCount | None = None
+    log_every: PositiveCount | None = None
+    checkpoint_minutes: Positive | None = None
+    keep_last: PositiveCount = 1
+    accumulate: PositiveCount = 1
+    ema: Average | None = None
+    eval_every: PositiveCount | None = None
+    eval_iterations: tuple[Iterations, ...] = ()
+    decay: Literal["matrices", "all"] = "all"
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -73,6 +84,29 @@ class TrainSettings(_Section):
         raise ValueError(
             f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
         )
+
+    @field_validator("eval_iterations")
+    @classmethod
+    def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(values)))
+
+    @model_validator(mode="after")
+    def _evaluates_something(self) -> TrainSettings:
+        if self.eval_every is not None and not self.eval_iterations:
+            raise ValueError(
+                f"has eval_every={self.eval_every}, but no budgets to evaluate at; give train.eval_iterations, as in "
+                "[1,4,16,64], as well"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_samples_for_every_part(self) -> TrainSettings:
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"has accumulate={self.accumulate}, more parts than batch_size={self.batch_size} has samples; it must "
+                f"be at most {self.batch_size}"
+            )
+        return self
 
 
 class BudgetSettings(_Section):
@@ -166,7 +200,6 @@ class TrackerSettings(_Section):
     job_type: str | None
     tags: tuple[str, ...] | None
     # Runs from before these keys go on as they began.
-    log_every: PositiveCount | None = None
     figures: Flag = True
     report: Flag = True
     checkpoint: Flag = True
@@ -280,12 +313,14 @@ class Settings(_Section):
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
 
-        Left out are settings that change no number: name, folder, tracker, device, threads, and how batches are loaded.
+        Left out are settings that change no number: name, folder, tracker, device, threads, how batches are loaded, and
+        how often training is recorded.
         """
         apart: dict[str, Any] = dict.fromkeys(
             ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
         )
-        apart |= {"train": {"workers", "pin_memory"}}
+        records = {"log_every", "checkpoint_minutes", "keep_last", "eval_every", "eval_iterations"}
+        apart |= {"train": {"workers", "pin_memory", *records}}
         return sha256(write_yaml(self.model_dump(mode="json", exclude=apart)).encode()).hexdigest()[:12]
 
     def to_yaml(self) -> str:

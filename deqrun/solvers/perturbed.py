@@ -31,6 +31,8 @@ class Perturbed(Solver["PerturbedState", FlatMap]):
     noise    standard deviation of every number of the state, on the state's own scale; >= 0, 0 is none.
     seed     of ε_k, which depends on it, on k and on the row's place in the batch only: the same solve again is shaken
              alike, and no row's noise depends on which others have stopped.
+    part     (first, size) where the batch is a part of a larger one, which begins there at its row `first`: the noise
+             of a row is the noise it has in the larger batch. None: it is none.
 
     Raises ValueError on other parameters, TypeError where solver is none.
     """
@@ -39,6 +41,7 @@ class Perturbed(Solver["PerturbedState", FlatMap]):
     damping: float = 0.95
     noise: float = 0.01
     seed: int = 0
+    part: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.solver, Solver):
@@ -84,7 +87,9 @@ class Perturbed(Solver["PerturbedState", FlatMap]):
         # A seed for each k: gradient checkpointing comes by an iterate again, and has to find the same noise.
         digest = sha256(f"{self.seed}/{k}".encode()).digest()
         generator = torch.Generator(like.device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.randn(batch, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device)
+        first, size = self.part or (0, batch)
+        drawn = torch.randn(size, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device)
+        return drawn if self.part is None else drawn[first : first + batch]
 
 
 class PerturbedState(SolverState):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any
@@ -146,6 +147,33 @@ class Solution:
     def diverged(self) -> Tensor:
         """(batch,) bool: status is DIVERGED."""
         return self.status == int(Status.DIVERGED)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Solution]) -> Solution:
+        """The solution of a batch that was solved in parts, its rows in their order; adjoints are joined, too."""
+        if len(parts) == 1:
+            return parts[0]
+        longest = max(len(part.residuals) for part in parts)
+
+        def history(name: str, last: bool) -> Tensor:
+            """A history of rows as long as the longest: held where counts are held, else NaN."""
+            columns = []
+            for part in parts:
+                column = getattr(part, name)
+                tail = column[-1:] if last else torch.full_like(column[-1:], math.nan)
+                columns.append(torch.cat([column, tail.expand(longest - len(column), -1)]))
+            return torch.cat(columns, dim=1)
+
+        names = ("z", "residual", "steps", "kept", "nfe", "jvps", "status")
+        rows = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        adjoints = [part.adjoint for part in parts if part.adjoint is not None]
+        return cls(
+            **rows,
+            residuals=history("residuals", last=False),
+            nfes=history("nfes", last=True),
+            products=history("products", last=True),
+            adjoint=cls.joined(adjoints) if len(adjoints) == len(parts) else None,
+        )
 
     def summary(self) -> str:
         """One line for a person: how many rows ended how, at which median residual."""

@@ -58,11 +58,55 @@ def test_the_model_has_all_four_parts(sources: ConfigSources) -> None:
 
 
 def test_the_optimizer_has_the_parameters_and_the_learning_rate(sources: ConfigSources) -> None:
-    weight = nn.Parameter(torch.zeros(3))
-    optimizer = build.build_optimizer(settings_of(sources, "optimizer.lr=0.25"), [weight])
+    layer = nn.Linear(3, 2)
+    optimizer = build.build_optimizer(settings_of(sources, "optimizer.lr=0.25", "train.decay=all"), layer)
     [group] = optimizer.param_groups
-    assert group["lr"] == 0.25
-    assert group["params"] == [weight]
+    assert (group["lr"], group["weight_decay"]) == (0.25, 1e-4)
+    assert group["params"] == [layer.weight, layer.bias]
+
+
+MODELS = ["mlp", "conv", "mdeq", "monotone", "recall dataset=prefix_sums", "transformer dataset=copy_memory"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_weight_decay_is_for_matrices_and_kernels(sources: ConfigSources, model: str) -> None:
+    """Every parameter is in one group; those without decay are vectors and gains."""
+    settings = settings_of(sources, f"model={model.split()[0]}", *model.split()[1:])
+    deq = build.build_deq(settings, build.build_dataset(settings))
+    groups = build.build_optimizer(settings, deq).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(decay) == len(list(deq.parameters()))
+    for name, parameter in deq.named_parameters():
+        left = parameter.dim() < 2 or name.endswith(".gain")
+        assert decay[id(parameter)] == (0.0 if left else 1e-4), name
+    described = build.decay_groups(settings, deq)
+    assert sum(numbers for _, group in described for _, numbers in group) == sum(p.numel() for p in deq.parameters())
+
+
+def test_a_step_shrinks_the_matrices_alone(sources: ConfigSources) -> None:
+    """With gradients of 0 a step of AdamW multiplies by 1 − lr · decay, and moves nothing else."""
+    for decay, factor in (("matrices", 1.0), ("all", 0.9)):
+        layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+        gain, direction = (getattr(layer.parametrizations["weight"], f"original{i}") for i in range(2))
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.fill_(1.0)
+        words = ["optimizer.lr=0.1", "optimizer.weight_decay=1.0", f"train.decay={decay}"]
+        optimizer = build.build_optimizer(settings_of(sources, *words), layer)
+        for parameter in layer.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        assert torch.allclose(direction, torch.full((2, 3), 0.9))
+        for left in (gain, layer.bias):
+            assert torch.allclose(left, torch.full_like(left, factor))
+
+
+def test_an_optimizer_without_decay_has_one_group(sources: ConfigSources) -> None:
+    settings = settings_of(sources)
+    plain = ComponentSettings.model_validate({"_target_": "torch.optim.Rprop", "lr": 0.1})
+    settings = settings.model_copy(update={"optimizer": plain})
+    [group] = build.build_optimizer(settings, nn.Linear(3, 2)).param_groups
+    assert len(group["params"]) == 2
 
 
 def test_checking_leaves_the_random_state_as_it_was(sources: ConfigSources) -> None:

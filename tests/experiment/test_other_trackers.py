@@ -38,9 +38,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+LOOKS = ("train.eval_every=3", "train.eval_iterations=[1,4]")
+
+
 def resumed_run(settings_of: SettingsOf, tracker: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:
     """A run of two epochs of five steps, interrupted after its first epoch and resumed."""
-    settings = settings_of(f"tracker={tracker}", "train.epochs=2", "tracker.log_every=2", "tracker.group=g")
+    settings = settings_of(f"tracker={tracker}", "train.epochs=2", "train.log_every=2", "tracker.group=g", *LOOKS)
     folder = Path("run")
     with monkeypatch.context() as patch:
         patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))
@@ -59,7 +62,9 @@ def test_tensorboard(settings_of: SettingsOf, monkeypatch: pytest.MonkeyPatch) -
     losses = [(event.step, event.value) for event in events.Scalars("train/loss")]
     assert losses == [(row.epoch, pytest.approx(row.loss)) for row in record.epochs]
     assert (
-        [event.step for event in events.Scalars("steps/loss")] == [step.step for step in record.steps] == [2, 4, 7, 9]
+        [event.step for event in events.Scalars("steps/loss")]
+        == [step.step for step in record.steps]
+        == [2, 4, 6, 8, 10]
     )
     (cell,) = record.cells("test", "picard", "zeros", 4, 1e-3)
     at_budget = {event.step: event.value for event in events.Scalars("accuracy/picard/zeros/test/tol=0.001")}

@@ -35,7 +35,7 @@ def test_settings_and_sizes_are_the_published_ones(name: str) -> None:
     settings = study(name)
     dataset = build_dataset(settings)
     deq = build_deq(settings, dataset)
-    optimizer = build_optimizer(settings, deq.parameters())
+    optimizer = build_optimizer(settings, deq)
     train, backward = settings.train, settings.gradient.parameters["budget"].parameters
     assert dataset.input_shape == (3, 32, 32)
     assert type(optimizer) is torch.optim.Adam

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from deqrun.records.claims import ending_as_interrupted
 from deqrun.records.reading import read_run
+from deqrun.records.signals import ending_as_interrupted
 from tests.experiment.conftest import SMALL
 from tests.experiment.test_process import ROOT, deqrun, finish
 

@@ -21,7 +21,7 @@ SMALL = [
     "device=cpu",
     "train.epochs=2",
     "train.batch_size=128",
-    "tracker.log_every=4",
+    "train.log_every=4",
     "sweep.iterations=[1,4]",
     "sweep.tolerances=[1e-1,1e-3]",
     "sweep.solvers=[anderson]",
@@ -96,7 +96,7 @@ def test_the_resumed_job_has_all_its_rows_once_in_order(grid: Path, logs: dict[s
     assert [row["_step"] for row in rows] == list(range(len(rows)))
     assert [row["train/loss"] for row in rows if "epoch" in row] == [epoch.loss for epoch in record.epochs]
     steps = [row for row in rows if "step" in row]
-    assert [row["step"] for row in steps] == [4, 8, 13, 17]  # 9 steps an epoch: the 4th and the 8th of each
+    assert [row["step"] for row in steps] == [4, 8, 12, 16]  # of 18, every 4th
     assert [row["steps/loss"] for row in steps] == [step.loss for step in record.steps]
     assert about(logs["002"])["run_id"] == (folder / "wandb" / "run-id.txt").read_text().strip()
 
@@ -106,6 +106,7 @@ def test_curves_and_their_axes(grid: Path, logs: dict[str, Records]) -> None:
     assert {name: axis for name, axis in axes.items() if name} == {
         "train/*": "epoch",
         "steps/*": "step",
+        "evaluation/*": "evaluation/step",
         "residual/*": "residual/iter",
         "accuracy/*": "budget/iters",
         "frontier/*": "frontier/evaluations",
@@ -188,7 +189,7 @@ def test_a_sweep_is_logged_and_linked_to_its_run(grid: Path, logs: dict[str, Rec
 
 def test_a_tracker_can_be_left_bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    bare = ["tracker.figures=false", "tracker.report=false", "tracker.checkpoint=false", "tracker.log_every=null"]
+    bare = ["tracker.figures=false", "tracker.report=false", "tracker.checkpoint=false", "train.log_every=null"]
     own = ["tracker.group=g", "tracker.job_type=j", "tracker.tags=[]", f"run={tmp_path / 'run'}"]
     kept = [text for text in SMALL if "log_every" not in text]
     assert main(["train", *kept, *bare, *own]) == 0

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from deqrun.experiment.launch import run_train
+from deqrun.experiment.launch import run_describe, run_train
 from deqrun.experiment.sweep.grid import swept_grid
+from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
 from deqrun.report.tables import training_cost
 from deqrun.settings import Settings
+from tests.records.test_code import git
 
 SettingsOf = Callable[..., Settings]
 
@@ -56,3 +61,39 @@ def test_the_training_budget_is_part_of_every_grid(settings_of: SettingsOf, tmp_
 def test_a_training_tolerance_of_zero_does_not_enter_a_grid(settings_of: SettingsOf) -> None:
     settings = settings_of("budget.tol=0", "sweep.tolerances=[1e-1,1e-3]")
     assert swept_grid(settings)[1] == [1e-1, 1e-3]
+
+
+def test_describe_tells_which_parameters_decay(settings_of: SettingsOf, capsys: pytest.CaptureFixture[str]) -> None:
+    """The MLP of width 24 on digits: 64·24 + 24·24 + 24·10 numbers in matrices, and 24 + 10 in biases at least."""
+    run_describe(settings_of("optimizer.weight_decay=0.125"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    (decays,) = [line for line in lines if line[:1] == ["0.125"]]
+    (others,) = [line for line in lines if line[:1] == ["0"]]
+    assert int(decays[2].replace(",", "")) == 64 * 24 + 24 * 24 + 24 * 10
+    assert "encoder.weight," in decays
+    assert "encoder.bias," in others
+
+
+def test_the_summary_says_with_which_code_and_on_what_a_run_was_made(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's commit as the run began, though another is made while it goes on."""
+    monkeypatch.chdir(tmp_path)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-q", "--allow-empty", "-m", "before")
+    before = git(tmp_path, "rev-parse", "HEAD")
+    evaluate = training.evaluate
+
+    def commit(*arguments: Any, **named: Any) -> Any:
+        git(tmp_path, "commit", "-q", "--allow-empty", "-m", "meanwhile")
+        return evaluate(*arguments, **named)
+
+    monkeypatch.setattr(training, "evaluate", commit)
+    run_train(settings_of("train.epochs=1", "sweep=none"), tmp_path / "run", "deqrun train")
+    summary = read_run(tmp_path / "run").summary
+    assert (summary.git_commit, summary.git_dirty) == (before, False)
+    assert summary.device
+    assert summary.versions["torch"] == torch.__version__
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"commit {before[:12]}" in page
+    assert summary.device in html.unescape(page)

@@ -249,8 +249,20 @@ def test_a_prefix_is_not_a_package(default: Settings) -> None:
 
 def test_the_fingerprint_tells_numbers_apart_and_nothing_else(default: Settings) -> None:
     apart = {"name": "x", "run": "y", "resume": True, "tracker.mode": "online", "device": "cpu", "threads": 3}
+    apart |= {
+        "train.log_every": 3,
+        "train.checkpoint_minutes": None,
+        "train.keep_last": 4,
+        "train.eval_iterations": [2],
+    }
     assert with_changes(default, apart).fingerprint() == default.fingerprint()
-    for key, value in {"seed": 1, "train.epochs": 7, "solver.memory": 4, "gradient.budget.tol": 0.5}.items():
+    for key, value in {
+        "seed": 1,
+        "train.epochs": 7,
+        "solver.memory": 4,
+        "gradient.budget.tol": 0.5,
+        "train.ema": 0.9,
+    }.items():
         assert with_changes(default, {key: value}).fingerprint() != default.fingerprint()
 
 
@@ -297,3 +309,28 @@ def test_a_run_of_before_there_were_baselines_is_a_deq(default: Settings, tmp_pa
     del sections["baseline"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
     assert read_settings(tmp_path / "config.yaml") == default
+
+
+@pytest.mark.parametrize(
+    ("tracker", "expected"),
+    [({}, 7), ({"name": "none"}, None), ({"mode": "disabled"}, None), ({"log_every": None}, None)],
+)
+def test_rows_within_epochs_were_once_a_key_of_trackers(
+    default: Settings, tmp_path: Path, tracker: dict[str, Any], expected: int | None
+) -> None:
+    """A config.yaml from then is read as the run was: rows every so many steps where there was a tracker."""
+    sections = default.sections()
+    for key in ("steps", "log_every", "checkpoint_minutes"):
+        del sections["train"][key]
+    sections["tracker"] |= {"log_every": 7} | tracker
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    train = read_settings(tmp_path / "config.yaml").train
+    assert (train.log_every, train.steps, train.checkpoint_minutes) == (expected, None, None)
+
+
+def test_a_run_of_before_there_were_groups_of_decay_decays_all(default: Settings, tmp_path: Path) -> None:
+    """A config.yaml without the key goes on as it began; a new run leaves out what decay is not for."""
+    sections = default.sections()
+    assert sections["train"].pop("decay") == "matrices"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+    assert read_settings(tmp_path / "config.yaml").train.decay == "all"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, tables
+from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -42,6 +43,8 @@ class MlflowTracker(Tracker):
             self._id = self._begun(settings, run)
             kept.write_text(self._id + "\n")
         self._epoch, self._step = self._known("train/loss"), self._known("steps/loss")
+        curves = [key for key in self._client.get_run(self._id).data.metrics if key.startswith("evaluation/")]
+        self._evaluated = max((self._known(key) for key in curves), default=0)
 
     def _begun(self, settings: TrackerSettings, run: TrackedRun) -> str:
         """The id of a new run."""
@@ -68,6 +71,10 @@ class MlflowTracker(Tracker):
     def log_step(self, step: Step) -> None:
         if step.step > self._step:
             self._log([scalars(step, "steps", "step")])
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        if rows[0].step > self._evaluated:
+            self._log([evaluation_row(rows)])
 
     def log_epoch(self, epoch: Epoch) -> None:
         if epoch.epoch > self._epoch:

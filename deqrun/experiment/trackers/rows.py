@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deqrun.records.frontier import non_dominated
 from deqrun.records.long_trajectory import AnyTrajectory
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, HaltingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
@@ -26,6 +26,7 @@ Row = dict[str, float]
 AXES = {
     "train/*": "epoch",
     "steps/*": "step",
+    "evaluation/*": "evaluation/step",
     "residual/*": "residual/iter",
     "accuracy/*": "budget/iters",
     "frontier/*": "frontier/evaluations",
@@ -42,6 +43,15 @@ def scalars(row: object, family: str, axis: str) -> Row:
     values = {key: value for key, value in asdict(row).items() if value is not None}  # type: ignore[call-overload]
     place = values.pop(axis)
     return {axis: place, **{f"{family}/{key}": value for key, value in values.items()}}
+
+
+def evaluation_row(rows: Iterable[BudgetEvaluation]) -> Row:
+    """Accuracy and loss of one evaluation, a curve for each budget."""
+    made: Row = {}
+    for row in rows:
+        made["evaluation/step"] = row.step
+        made |= {f"evaluation/{name}/iters={row.max_iter}": getattr(row, name) for name in ("accuracy", "loss")}
+    return made
 
 
 def curve_rows(record: RunRecord) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 from deqrun.experiment.trackers.tracker import Tracker
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 
 
@@ -57,6 +57,9 @@ class SafeTracker(Tracker):
 
     def log_step(self, step: Step) -> None:
         self._call("log_step", self._patience.log, step)
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        self._call("log_evaluation", self._patience.log, rows)
 
     def log_epoch(self, epoch: Epoch) -> None:
         self._call("log_epoch", self._patience.log, epoch)

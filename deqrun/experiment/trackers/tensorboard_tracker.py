@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars
+from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -35,6 +36,9 @@ class TensorBoardTracker(Tracker):
 
     def log_step(self, step: Step) -> None:
         self._add(scalars(step, "steps", "step"))
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        self._add(evaluation_row(rows))
 
     def log_epoch(self, epoch: Epoch) -> None:
         self._add(scalars(epoch, "train", "epoch"))

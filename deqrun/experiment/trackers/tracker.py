@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deqrun.experiment.trackers.place import Place
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -59,6 +59,10 @@ class Tracker(ABC):
         """Scalars of one step within an epoch."""
 
     @abstractmethod
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        """Scalars of one evaluation at several budgets while training goes on."""
+
+    @abstractmethod
     def log_epoch(self, epoch: Epoch) -> None:
         """Scalars of one epoch of training."""
 
@@ -76,6 +80,8 @@ class NoTracker(Tracker):
 
     def log_step(self, step: Step) -> None: ...
 
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None: ...
+
     def log_epoch(self, epoch: Epoch) -> None: ...
 
     def log_results(self, record: RunRecord) -> None: ...
@@ -92,6 +98,10 @@ class Several(Tracker):
     def log_step(self, step: Step) -> None:
         for tracker in self.trackers:
             tracker.log_step(step)
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        for tracker in self.trackers:
+            tracker.log_evaluation(rows)
 
     def log_epoch(self, epoch: Epoch) -> None:
         for tracker in self.trackers:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from deqrun.experiment.trackers.rows import curve_rows, scalars, tables
+from deqrun.experiment.trackers.rows import curve_rows, evaluation_row, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -35,18 +36,24 @@ class TrackioTracker(Tracker):
         # Trackio has no way to ask for the rows that it holds, so the folder keeps how far they were told.
         self._told = run.folder / "trackio-told.txt"
         told = self._told.read_text().split() if self._told.is_file() else []
-        self._epoch, self._step = (int(told[0]), int(told[1])) if len(told) == 2 else (0, 0)
-        self._last = (self._epoch, self._step)
+        # Folders of before there were evaluations hold two numbers.
+        self._epoch, self._step, self._evaluated = (*map(int, told), 0)[:3] if len(told) in (2, 3) else (0, 0, 0)
+        self._last = (self._epoch, self._step, self._evaluated)
 
     def log_step(self, step: Step) -> None:
         if step.step > self._step:
             self._log(scalars(step, "steps", "step"))
-            self._keep(self._last[0], step.step)
+            self._keep(self._last[0], step.step, self._last[2])
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        if rows[0].step > self._evaluated:
+            self._log(evaluation_row(rows))
+            self._keep(*self._last[:2], rows[0].step)
 
     def log_epoch(self, epoch: Epoch) -> None:
         if epoch.epoch > self._epoch:
             self._log(scalars(epoch, "train", "epoch"))
-            self._keep(epoch.epoch, self._last[1])
+            self._keep(epoch.epoch, *self._last[1:])
 
     def log_results(self, record: RunRecord) -> None:
         import trackio
@@ -70,6 +77,6 @@ class TrackioTracker(Tracker):
         named = {"steps/step" if key == "step" else key: value for key, value in row.items()}
         self._run.log({key: value for key, value in named.items() if math.isfinite(value)})
 
-    def _keep(self, epoch: int, step: int) -> None:
-        self._last = (epoch, step)
-        self._told.write_text(f"{epoch} {step}\n")
+    def _keep(self, epoch: int, step: int, evaluated: int) -> None:
+        self._last = (epoch, step, evaluated)
+        self._told.write_text(f"{epoch} {step} {evaluated}\n")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, figure_files, scalars, tables
+from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars, tables
 from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import Epoch, Step
+from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -52,7 +53,9 @@ class WandbTracker(Tracker):
         )
         # Online, the server of a resumed run has its rows already; an offline log is complete by itself.
         online = settings.mode == "online"
-        self._epoch, self._step = (int(self._run.summary.get(key, 0)) if online else 0 for key in ("epoch", "step"))
+        self._epoch, self._step, self._evaluated = (
+            int(self._run.summary.get(key, 0)) if online else 0 for key in ("epoch", "step", "evaluation/step")
+        )
         for metrics, axis in AXES.items():
             self._run.define_metric(axis)
             self._run.define_metric(metrics, step_metric=axis)
@@ -60,6 +63,10 @@ class WandbTracker(Tracker):
     def log_step(self, step: Step) -> None:
         if step.step > self._step:
             self._run.log(scalars(step, "steps", "step"))
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        if rows[0].step > self._evaluated:
+            self._run.log(evaluation_row(rows))
 
     def log_epoch(self, epoch: Epoch) -> None:
         if epoch.epoch > self._epoch:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from deqrun.experiment.training.seeding import derived_seed, generator
 
 ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH = range(8)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
 
+AGAIN = ("probes", "starts", "budgets", "paths", "depths")
+"""Fields of `Draws` that a step draws from once for a whole batch, though it may work on the batch in parts."""
+
+ON_HOST = ("order", "budgets", "paths", "depths")
+"""Fields of `Draws` whose generators are on the host, whatever the device."""
+
 
 @dataclass(frozen=True)
 class Draws:
     """Generators of one epoch, each drawn from in the order of the steps.
 
-    Their seeds come from (seed, epoch, purpose), so that a resumed run needs no generator's state, and none moves on
-    another's stream: an option switched on for one purpose changes no number drawn for the others.
+    Their seeds come from (seed, epoch, purpose), so that none moves on another's stream: an option switched on for one
+    purpose changes no number drawn for the others. A run that goes on at the start of an epoch needs no generator's
+    state; one that goes on within an epoch takes `state_dict`, which has PyTorch's own generators, too.
 
     order     of the samples; on the host
     augment   random changes of the inputs; on the device
@@ -55,7 +65,67 @@ class Draws:
             depths=generator(seed, epoch, DEPTH),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state of every generator, by purpose; `noise` is of PyTorch's own on the host, `device_noise` on CUDA."""
+        states = {name: source.get_state() for name, source in self._named()}
+        states["noise"] = torch.get_rng_state()
+        if self.probes.device.type == "cuda":
+            states["device_noise"] = torch.cuda.get_rng_state(self.probes.device)
+        return {"device": self.probes.device.type, "states": states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the states of a checkpoint within the epoch.
+
+        On another kind of device the generators there keep the epoch's seeds: CUDA has other streams than the host,
+        and no number of an uninterrupted run can be repeated.
+        """
+        states, same = state["states"], state["device"] == self.probes.device.type
+        for name, source in self._named():
+            if same or name in ON_HOST:
+                source.set_state(states[name].cpu())
+        torch.set_rng_state(states["noise"].cpu())
+        if same and "device_noise" in states:
+            torch.cuda.set_rng_state(states["device_noise"].cpu(), self.probes.device)
+
+    def states(self) -> dict[str, Tensor]:
+        """States of the generators that every part of a batch draws from alike; `rewind` goes back there."""
+        return {name: getattr(self, name).get_state() for name in AGAIN}
+
+    def rewind(self, states: dict[str, Tensor]) -> None:
+        """Go back to earlier `states`."""
+        for name, state in states.items():
+            getattr(self, name).set_state(state)
+
+    def _named(self) -> Iterator[tuple[str, torch.Generator]]:
+        for field in fields(self):
+            yield field.name, getattr(self, field.name)
+
 
 def whole_number(low: int, high: int, source: torch.Generator) -> int:
     """One of low … high, each as likely."""
     return int(torch.randint(low, high + 1, (), generator=source))
+
+
+class Part(NamedTuple):
+    """Rows `first` to `end` − 1 of a batch of `size`, which is worked on in parts.
+
+    Every part draws for the whole batch and takes its own rows, so that no number depends on the parts.
+    """
+
+    first: int
+    end: int
+    size: int
+
+    @property
+    def share(self) -> float:
+        """Of the samples of the batch."""
+        return (self.end - self.first) / self.size
+
+    def rows(self, drawn: Tensor) -> Tensor:
+        """This part's rows of a draw (size, …)."""
+        return drawn[self.first : self.end]
+
+
+def parts(size: int, most: int) -> list[Part]:
+    """A batch of `size` in parts of at most `most` rows, in order."""
+    return [Part(first, min(first + most, size), size) for first in range(0, size, most)]

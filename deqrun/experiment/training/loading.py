@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -41,9 +42,17 @@ def loaded(
         num_workers=workers,
         pin_memory=pinned,
         generator=torch.Generator(),  # else it takes its workers' seed from the generator of dropout
+        worker_init_fn=_heedless,
     )
     for inputs, targets, index in source:
         yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned), index
+
+
+def _heedless(worker: int) -> None:
+    """Leave signals that end a run to the run: they come to its workers, too, and it needs them for the step's end."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _Batches(IndexedData[tuple[Tensor, Tensor, Tensor]]):

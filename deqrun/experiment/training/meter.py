@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,6 +97,15 @@ class EpochMeter:
             seconds=seconds,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """All fields, for a checkpoint within the epoch."""
+        return {entry.name: _packed(getattr(self, entry.name)) for entry in fields(self)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the fields of a checkpoint."""
+        for name, value in state.items():
+            setattr(self, name, _unpacked(value))
+
     def _largest_share(self) -> float | None:
         """Over the batches of full size: in the rest of an epoch one sample may be all there is."""
         full = max((n for n, _ in self.shares), default=0)
@@ -114,3 +124,16 @@ def _mean(parts: list[Tensor]) -> float:
 
 def _median(parts: list[Tensor]) -> float:
     return float(torch.cat(parts).median())
+
+
+def _packed(value: Any) -> Any:
+    """A list of vectors as one vector and their lengths: a file of thousands of small tensors is slow and large."""
+    if isinstance(value, list) and value and all(isinstance(part, Tensor) and part.dim() == 1 for part in value):
+        return {"vectors": torch.cat(value), "lengths": [len(part) for part in value]}
+    return value
+
+
+def _unpacked(value: Any) -> Any:
+    if isinstance(value, dict) and value.keys() == {"vectors", "lengths"}:
+        return list(value["vectors"].split(value["lengths"]))
+    return value

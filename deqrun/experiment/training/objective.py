@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deqrun.datasets import Dataset
-from deqrun.experiment.training.draws import Draws, whole_number
+from deqrun.experiment.training.draws import Draws, Part, whole_number
 from deqrun.experiment.training.starts import Starts
 from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty
 from deqrun.models import DEQ
@@ -51,17 +51,26 @@ class Forward(NamedTuple):
 
 
 def forward(
-    deq: DEQ, dataset: Dataset, batch: Batch, settings: TrainSettings, step: int, draws: Draws, starts: Starts
+    deq: DEQ,
+    dataset: Dataset,
+    batch: Batch,
+    settings: TrainSettings,
+    step: int,
+    draws: Draws,
+    starts: Starts,
+    part: Part | None = None,
 ) -> Forward:
     """Solve the batch as `settings` has it at this step (counted from 1), and put the objective together.
 
     Each sample's end is noted in `starts`. Nothing of `deq` is changed: the draws hold for this step alone.
+    part: the rows of a larger batch that this one is; its draws are the larger one's.
     """
     # Bind x once, and take the starts that the settings ask for.
     f = deq.bind(batch.x)
-    z0 = starts.begin(deq.start(f), batch.places, draws.starts)
-    gradient, budget = _gradient_and_budget(deq, settings, step, len(z0), draws)
-    runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws)
+    z0 = starts.begin(deq.start(f), batch.places, draws.starts, part)
+    part = part or Part(0, len(z0), len(z0))
+    gradient, budget = _gradient_and_budget(deq, settings, step, part, draws)
+    runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws, part)
     # One or two runs: the full one, and a progressive one where it has a weight.
     alpha = settings.progressive_weight
     full = runs.full() if alpha < 1 else None
@@ -76,7 +85,9 @@ def forward(
     # The penalty is at the state that is shown, and at a share of the steps where it is costly.
     penalty = None
     if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.probes):
-        penalty = jacobian_penalty(f, shown.z, draws.probes)
+        whole = (part.size, *shown.z.shape[1:])
+        probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
+        penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
         objective = objective + settings.jacobian_weight * penalty
     # Its gradient tells how evenly the samples pull (`gradient_share`).
     if shown.z.requires_grad:
@@ -90,7 +101,7 @@ def _due(frequency: float, probes: torch.Generator) -> bool:
 
 
 def _gradient_and_budget(
-    deq: DEQ, settings: TrainSettings, step: int, batch: int, draws: Draws
+    deq: DEQ, settings: TrainSettings, step: int, part: Part, draws: Draws
 ) -> tuple[Gradient, Budget]:
     """Those of this step: at first plain iterations of a given depth, then the model's, the budget drawn if asked."""
     if step <= settings.unrolled_warmup_steps:
@@ -101,7 +112,7 @@ def _gradient_and_budget(
     if settings.random_budget_per == "step":
         return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
     # A budget for each row: the batch runs to the largest, and each row stops at its own.
-    rows = torch.randint(low, high + 1, (batch,), generator=draws.budgets)
+    rows = part.rows(torch.randint(low, high + 1, (part.size,), generator=draws.budgets))
     return deq.gradient, deq.budget.with_(max_iter=int(rows.max()), row_max_iter=rows)
 
 
@@ -128,6 +139,7 @@ class _Runs:
     budget: Budget
     settings: TrainSettings
     draws: Draws
+    part: Part
 
     @property
     def length(self) -> int:
@@ -172,7 +184,9 @@ class _Runs:
         damping, noise = self.settings.path_damping, self.settings.path_noise
         if damping == 1 and noise == 0:
             return self.deq.solver
-        return Perturbed(self.deq.solver, damping, noise, seed=whole_number(0, 2**62, self.draws.paths))
+        seed, part = whole_number(0, 2**62, self.draws.paths), self.part
+        is_whole = part.end - part.first == part.size
+        return Perturbed(self.deq.solver, damping, noise, seed, None if is_whole else (part.first, part.size))
 
     def _correction(self, z: Tensor, solution: Solution) -> Tensor:
         """The loss at a state on the way, with the gradient of a few steps from there."""

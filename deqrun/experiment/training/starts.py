@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deqrun.experiment.training.draws import Part
+
 Start = Literal["zeros", "normal", "mixture", "previous"]
 
 
@@ -28,22 +30,26 @@ class Starts:
         self._ends: Tensor | None = None  # (samples, *state_shape)
         self._known = torch.zeros(samples, dtype=torch.bool)
 
-    def begin(self, own: Tensor, places: Tensor, source: torch.Generator) -> Tensor:
+    def begin(self, own: Tensor, places: Tensor, source: torch.Generator, part: Part | None = None) -> Tensor:
         """z_0 (batch, *state_shape).
 
         own     (batch, *state_shape) initial states of the cell
         places  (batch,) of the samples in the training split, on the host
         source  of random numbers, on own's device
+        part    the rows of a larger batch that these are; None: they are a whole one
         """
         if self.kind == "zeros":
             return own
         if self.kind == "previous":
             return self._previous(own, places)
         # Drawn for all rows, whether or not they take it: the stream stays the same.
-        shaken = own + self.scale * torch.randn(own.shape, generator=source, dtype=own.dtype, device=own.device)
+        part = part or Part(0, len(own), len(own))
+        shape = (part.size, *own.shape[1:])
+        noise = torch.randn(shape, generator=source, dtype=own.dtype, device=own.device)
+        shaken = own + self.scale * part.rows(noise)
         if self.kind == "normal":
             return shaken
-        chosen = torch.rand(len(own), generator=source, device=own.device) < 0.5
+        chosen = part.rows(torch.rand(part.size, generator=source, device=own.device)) < 0.5
         return torch.where(_per_row(chosen, own), shaken, own)
 
     def end(self, places: Tensor, z: Tensor) -> None:

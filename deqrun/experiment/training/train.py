@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,19 +19,24 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.errors import UserError
-from deqrun.experiment.checkpoint import Checkpoint, as_rows, load_checkpoint, put_weights, save_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, as_rows, keep_epoch, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data.changes import keep_record
 from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.trackers import Tracker
 from deqrun.experiment.trained import require_last_is_best, require_state
+from deqrun.experiment.training.accumulation import accumulated
+from deqrun.experiment.training.averaging import WeightAverage
 from deqrun.experiment.training.draws import Draws
+from deqrun.experiment.training.evaluations import Evaluations
 from deqrun.experiment.training.loading import loaded, shuffled
 from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
+from deqrun.experiment.training.pace import ROWS_EVERY, Pace
 from deqrun.experiment.training.starts import Starts
 from deqrun.models import DEQ
 from deqrun.records.reading import read_rows
-from deqrun.records.rows import ROW_KINDS, Epoch, Step
+from deqrun.records.rows import ROW_KINDS, BudgetEvaluation, Epoch, Step
+from deqrun.records.signals import held
 from deqrun.records.writing import RunFolder
 from deqrun.settings import TrainSettings
 
@@ -44,99 +53,204 @@ def train(
     seed: int,
     folder: RunFolder,
     tracker: Tracker,
-    log_every: int | None = None,
 ) -> Checkpoint:
-    """Train `deq` to `settings.epochs`, going on from the folder's last checkpoint if there is one.
+    """Train `deq` to `settings.steps` or `settings.epochs`, going on from the folder's last checkpoint if there is one.
 
-    log_every  steps of an epoch between two rows of steps.jsonl; None: no such rows
-
-    After each epoch: validation, a row of train.jsonl, checkpoints `last` and, where validation accuracy is the
-    highest yet (ties: the lower loss), `best`. Returns the last checkpoint.
-    Raises TrainingStopped where the loss or the gradient is no longer finite.
+    After each epoch, the last one of a number of steps included: validation, a row of train.jsonl, checkpoints `last`
+    and, where validation accuracy is the highest yet (ties: the lower loss), `best`. Within an epoch `last` is written
+    every `settings.checkpoint_minutes`. A signal that ends the run lets the step under way finish, and writes `last`.
+    Returns the last checkpoint.
+    Raises TrainingStopped where the loss or the gradient is no longer finite, KeyboardInterrupt after a signal.
     """
     # Data and schedule, then the state to begin from: the last checkpoint's, or the initial one.
     device = next(deq.parameters()).device
     data, validation = dataset.load("train"), dataset.load("validation")
-    steps_per_epoch = math.ceil(len(data) / settings.batch_size)
-    schedule = LambdaLR(optimizer, _learning_rate_factor(settings, steps_per_epoch * settings.epochs))
+    length = _Length.of(settings, len(data))
+    schedule = LambdaLR(optimizer, _learning_rate_factor(settings, length.steps))
     keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
-    done = _resume(deq, optimizer, schedule, starts, folder)
+    average = None if settings.ema is None else WeightAverage(settings.ema, deq)
+    done = _resume(deq, optimizer, schedule, starts, average, folder)
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
         folder.write_rows("epochs", rows)
-    steps = [row for row in _kept_steps(folder) if row.step <= done.step]
-    _tell_again(steps, rows, tracker)
-    for epoch in range(done.epoch + 1, settings.epochs + 1):
-        # Every draw of an epoch comes from (seed, epoch, purpose): a resumed run repeats it without stored generators.
-        began = time.perf_counter()
-        draws = Draws.of_epoch(seed, epoch, device)
-        meter, step = EpochMeter(), done.step
-        deq.train()
-        batches = shuffled(len(data), settings.batch_size, draws.order)
-        bar = tqdm(
-            loaded(data, batches, device, workers=settings.workers, pin_memory=settings.pin_memory),
-            total=steps_per_epoch,
-            desc=f"epoch {epoch}/{settings.epochs}",
-            leave=False,
-            dynamic_ncols=True,
-            disable=None,
-        )
-        # One step a batch: solve, back-propagate, clip, and stop at once where a number is lost.
-        for x, y, index in bar:
-            step += 1
-            optimizer.zero_grad(set_to_none=True)
-            with deq.cell.fixed_weights():  # around the backward pass, too: checkpointed iterations run again in it
-                x = dataset.augment(dataset.encode(x), draws.augment)
-                made = forward(deq, dataset, Batch(x, y, index), settings, step, draws, starts)
-                made.objective.backward()
-            norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
-            _stop_unless_finite(made, norm, x, step, epoch)
-            optimizer.step()
-            schedule.step()
-            meter.add(made, norm)
-            bar.set_postfix_str(meter.line(), refresh=False)
-            if log_every is not None and (step - done.step) % log_every == 0:
-                steps.append(meter.step(step, float(schedule.get_last_lr()[0])))
-                tracker.log_step(steps[-1])
+    steps: list[Step] = _kept(folder, "steps", done.step)
+    evaluations = Evaluations(settings, _kept(folder, "evaluations", done.step), length.steps, folder, tracker)
+    _tell_again(steps, evaluations.rows, rows, tracker)
+    writes, saves = Pace(ROWS_EVERY, share=0.01), Pace.of_minutes(settings.checkpoint_minutes)
 
-        # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
-        held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device)
-        seconds = time.perf_counter() - began
-        row = meter.epoch(epoch, step, held_out, float(schedule.get_last_lr()[0]), seconds)
-        rows.append(row)
-        better = (held_out.accuracy, -held_out.mean_loss) > (done.best_accuracy, -done.best_loss)
-        done = _advance(done, deq, optimizer, schedule, starts, rows, held_out if better else None, seconds)
+    def reached(step: int, within: dict[str, Any]) -> Checkpoint:
+        """The checkpoint of this very moment."""
+        state = replace(done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
+        ema = average.state_dict() if average else {}
+        return replace(state, starts=starts.state_dict(), step=step, within=within, ema=ema)
 
-        # Records before checkpoints before status: a kill in between costs the epoch, and never the record's order.
-        folder.write_rows("epochs", rows)
-        if steps:
-            folder.write_rows("steps", steps)
-        if better:
-            save_checkpoint(folder.checkpoints / "best.pt", replace(done, starts={}))
-        save_checkpoint(folder.checkpoints / "last.pt", done)
-        folder.write_status("running", epoch=epoch)
-        tracker.log_epoch(row)
-        tqdm.write(_epoch_line(row, settings.epochs, better))
+    def save(step: int, now: _Underway) -> None:
+        """Write a checkpoint within the epoch, the rows first, so that none of a step that is done is missing."""
+        with saves.timed():
+            if steps:
+                folder.write_rows("steps", steps)
+            save_checkpoint(folder.checkpoints / "last.pt", reached(step, now.state()))
+
+    @contextmanager
+    def looking(step: int, now: _Underway) -> Iterator[None]:
+        """Within, the weights that are tested are looked at; a signal ends it, and the run goes on from here."""
+        try:
+            with average.applied() if average else nullcontext():
+                yield
+        except KeyboardInterrupt:
+            save(step, now)
+            raise
+
+    def evaluate_if_due(step: int, now: _Underway, *, ends_epoch: bool = False) -> None:
+        """Evaluate at the budgets of `eval_iterations`, where that is due and not done."""
+        if evaluations.due(step, ends_epoch=ends_epoch):
+            with looking(step, now):
+                evaluations.make(deq, dataset, validation, step, now.epoch, stop.check)
+
+    with held() as stop:  # a signal is noted, and looked for after each step
+        for epoch in range(done.epoch + 1, length.epochs + 1):
+            # Every draw of an epoch comes from (seed, epoch, purpose). A run that stopped within it takes the states of
+            # the generators, the running figures, and the batches that are left.
+            now, step = _Underway(epoch, Draws.of_epoch(seed, epoch, device)), done.step
+            batches = length.batches(epoch, shuffled(len(data), settings.batch_size, now.draws.order))
+            now.go_on(done.within)
+            evaluate_if_due(step, now)  # a signal may have come before it was done
+            deq.train()
+            bar = tqdm(
+                loaded(data, batches[now.taken :], device, workers=settings.workers, pin_memory=settings.pin_memory),
+                total=len(batches),
+                initial=now.taken,
+                desc=f"epoch {epoch}/{length.epochs}",
+                leave=False,
+                dynamic_ncols=True,
+                disable=None,
+            )
+            # One step a batch, whole or in parts: solve, back-propagate, clip, and stop at once where a number is lost.
+            for x, y, index in bar:
+                step, now.taken = step + 1, now.taken + 1
+                optimizer.zero_grad(set_to_none=True)
+                x = dataset.augment(dataset.encode(x), now.draws.augment)
+                made = accumulated(forward, deq, dataset, Batch(x, y, index), settings, step, now.draws, starts)
+                norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
+                _stop_unless_finite(made, norm, x, step, epoch)
+                optimizer.step()
+                schedule.step()
+                if average is not None:
+                    average.update(step)
+                now.meter.add(made, norm)
+                bar.set_postfix_str(now.meter.line(), refresh=False)
+                # Within the epoch: rows, evaluations and checkpoints, and the end where a signal asks for it.
+                if settings.log_every is not None and step % settings.log_every == 0:
+                    steps.append(now.meter.step(step, float(schedule.get_last_lr()[0])))
+                    tracker.log_step(steps[-1])
+                    if writes.due():
+                        with writes.timed():
+                            folder.write_rows("steps", steps)
+                if not stop.requested:
+                    evaluate_if_due(step, now)
+                if stop.requested or (saves.due() and now.taken < len(batches)):
+                    save(step, now)
+                    stop.check()
+
+            # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
+            evaluate_if_due(step, now, ends_epoch=True)
+            with looking(step, now):
+                held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device, between=stop.check)
+            row = now.meter.epoch(epoch, step, held_out, float(schedule.get_last_lr()[0]), now.seconds)
+            rows.append(row)
+            better = (held_out.accuracy, -held_out.mean_loss) > (done.best_accuracy, -done.best_loss)
+            done = _advance(reached(step, {}), rows, held_out if better else None)
+
+            # Records before checkpoints before status: a kill in between costs the epoch, and never the records' order.
+            folder.write_rows("epochs", rows)
+            if steps:
+                folder.write_rows("steps", steps)
+            if better:
+                save_checkpoint(folder.checkpoints / "best.pt", done.best())
+            keep_epoch(folder.checkpoints, done, settings.keep_last)
+            save_checkpoint(folder.checkpoints / "last.pt", done)
+            saves.restart()
+            folder.write_status("running", epoch=epoch)
+            tracker.log_epoch(row)
+            tqdm.write(_epoch_line(row, length.epochs, better))
+            stop.check()
     return done
 
 
-def _kept_steps(folder: RunFolder) -> list[Step]:
-    """The rows of steps.jsonl; none where the file is missing or damaged, since no number rests on them."""
+@dataclass
+class _Underway:
+    """An epoch under way: what its steps draw from, what they have come to, and how many of them are done.
+
+    began  on the clock of time.perf_counter, less what earlier processes spent on the epoch
+    """
+
+    epoch: int
+    draws: Draws
+    meter: EpochMeter = field(default_factory=EpochMeter)
+    taken: int = 0
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
+
+    def state(self) -> dict[str, Any]:
+        """`Checkpoint.within`."""
+        return {
+            "steps": self.taken,
+            "seconds": self.seconds,
+            "draws": self.draws.state_dict(),
+            "meter": self.meter.state_dict(),
+        }
+
+    def go_on(self, within: dict[str, Any]) -> None:
+        """Take the state of a checkpoint within the epoch; of another checkpoint nothing is to be taken."""
+        if within:
+            self.taken, self.began = within["steps"], self.began - within["seconds"]
+            self.draws.load_state_dict(within["draws"])
+            self.meter.load_state_dict(within["meter"])
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long training is, in steps, and how they fall into epochs."""
+
+    steps: int
+    per_epoch: int
+
+    @classmethod
+    def of(cls, settings: TrainSettings, samples: int) -> _Length:
+        per_epoch = math.ceil(samples / settings.batch_size)
+        return cls(settings.steps or per_epoch * settings.epochs, per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are begun."""
+        return math.ceil(self.steps / self.per_epoch)
+
+    def batches(self, epoch: int, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The batches of an epoch that belong to it: all but in the last epoch, which a number of steps may cut."""
+        return batches[: self.steps - (epoch - 1) * self.per_epoch]
+
+
+def _kept(folder: RunFolder, kind: str, step: int) -> list[Any]:
+    """The rows of a kind up to a step; none where the file is missing or damaged, since no number rests on them."""
     try:
-        return list(read_rows(folder.path / ROW_KINDS["steps"].file, Step))
+        found: list[Any] = list(read_rows(folder.path / ROW_KINDS[kind].file, ROW_KINDS[kind].row))
     except ValueError:
         return []
+    return [row for row in found if row.step <= step]
 
 
-def _tell_again(steps: list[Step], epochs: list[Epoch], tracker: Tracker) -> None:
+def _tell_again(steps: list[Step], evaluations: list[BudgetEvaluation], epochs: list[Epoch], tracker: Tracker) -> None:
     """Tell the tracker of a resumed run the rows of its earlier part, in their order."""
-    told = 0
-    for epoch in epochs:
-        while told < len(steps) and epoch.step is not None and steps[told].step <= epoch.step:
-            tracker.log_step(steps[told])
-            told += 1
-        tracker.log_epoch(epoch)
+    told: list[tuple[int, int, Callable[[], None]]] = [(row.step, 0, partial(tracker.log_step, row)) for row in steps]
+    for step, rows in groupby(evaluations, key=lambda row: row.step):
+        told.append((step, 1, partial(tracker.log_evaluation, list(rows))))
+    told += [(row.step or 0, 2, partial(tracker.log_epoch, row)) for row in epochs]
+    for _, _, tell in sorted(told, key=lambda one: one[:2]):
+        tell()
 
 
 def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
@@ -153,7 +267,9 @@ def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int]
     return factor
 
 
-def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, folder: RunFolder) -> Checkpoint:
+def _resume(
+    deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, average: WeightAverage | None, folder: RunFolder
+) -> Checkpoint:
     """The folder's last checkpoint, put in place; where there is none, the state before the first epoch."""
     path = folder.checkpoints / "last.pt"
     if not path.exists():
@@ -164,33 +280,18 @@ def _resume(deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, 
     best = folder.checkpoints / "best.pt"
     if done.epoch and not best.is_file():
         require_last_is_best(done, folder.path)
-        save_checkpoint(best, replace(done, starts={}))
+        save_checkpoint(best, done.best())
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
+    if average is not None:
+        average.load_state_dict(done.ema)
     return done
 
 
-def _advance(
-    done: Checkpoint,
-    deq: DEQ,
-    optimizer: Optimizer,
-    schedule: LambdaLR,
-    starts: Starts,
-    rows: list[Epoch],
-    best: Evaluation | None,
-    seconds: float,
-) -> Checkpoint:
+def _advance(reached: Checkpoint, rows: list[Epoch], best: Evaluation | None) -> Checkpoint:
     """The checkpoint after one more epoch; `best` is its evaluation where it is the best yet."""
     after = replace(
-        done,
-        model=deq.state_dict(),
-        optimizer=optimizer.state_dict(),
-        schedule=schedule.state_dict(),
-        epoch=rows[-1].epoch,
-        step=rows[-1].step or 0,
-        seconds=done.seconds + seconds,
-        epochs=as_rows(rows),
-        starts=starts.state_dict(),
+        reached, epoch=rows[-1].epoch, seconds=reached.seconds + (rows[-1].seconds or 0.0), epochs=as_rows(rows)
     )
     if best is not None:
         after.best_epoch, after.best_accuracy, after.best_loss = after.epoch, best.accuracy, best.mean_loss

@@ -34,7 +34,7 @@ _STRONG = ("validation", "forward", "largest")
 
 
 def training_figures(record: RunRecord) -> list[Figure]:
-    """One small figure a quantity, in the order of PANELS; those without numbers are left out."""
+    """One small figure a quantity, in the order of PANELS, and accuracy by budget; without numbers, none of it."""
     points = training_points(record)
     figures = []
     for panel, (title, caption, unit) in _WORDS.items():
@@ -42,7 +42,7 @@ def training_figures(record: RunRecord) -> list[Figure]:
         if of_panel:
             chart = _panel(record, of_panel, unit)
             figures.append(Figure(f"training_{panel}", title, caption, chart))
-    return figures
+    return [*figures, *_budgets(record)]
 
 
 def training_overview(record: RunRecord) -> Figure | None:
@@ -57,7 +57,41 @@ def training_overview(record: RunRecord) -> Figure | None:
     sheet = alt.concat(*drawn, columns=2, spacing=36).resolve_scale(strokeDash="independent", color="independent")
     best = record.summary.best_epoch
     chosen = "" if best is None else f" Dotted rule: epoch {best}, whose checkpoint validation chose."
-    return Figure("training", "Training", f"By epoch.{chosen}", sheet)
+    return Figure("training", "Training", f"By epoch, budgets by step.{chosen}", sheet)
+
+
+def _budgets(record: RunRecord) -> list[Figure]:
+    """Validation accuracy against the steps of training, a line for each budget of `train.eval_iterations`."""
+    if not record.evaluations:
+        return []
+    budgets = sorted({row.max_iter for row in record.evaluations})
+    steps = [row.step for row in record.evaluations]
+    domain = [min(steps), max(steps)] if min(steps) < max(steps) else [steps[0] - 1, steps[0] + 1]
+    x = alt.X("step:Q", title="step", axis=alt.Axis(format="~s", grid=False, tickMinStep=1), scale=_from(domain))
+    y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format=".3~p", tickCount=5))
+    # From light to dark with the budget; of one budget the dark end.
+    shades = alt.Scale(scheme="viridis", reverse=True) if len(budgets) > 1 else alt.Scale(range=[INK])
+    colour = alt.Color("max_iter:O", title="solver steps", sort=budgets, scale=shades, legend=_legend())
+    base = alt.Chart(data(record.evaluations)).encode(x=x, y=y, color=colour)
+    tip = [
+        alt.Tooltip("step:Q", title="step", format=","),
+        alt.Tooltip("max_iter:Q", title="solver steps"),
+        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
+        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
+        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        alt.Tooltip("loss:Q", title="loss", format=".4~g"),
+        alt.Tooltip("residual:Q", title="median residual", format=".1e"),
+        alt.Tooltip("n:Q", title="samples", format=","),
+    ]
+    dots = base.mark_point(filled=True, size=22 if len(set(steps)) <= FEW_EPOCHS else 60)
+    dots = dots.encode(opacity=alt.value(1 if len(set(steps)) <= FEW_EPOCHS else 0), tooltip=tip)
+    chart = alt.layer(base.mark_line(strokeWidth=1.8), dots).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
+    caption = "validation, a line for each number of solver steps"
+    return [Figure("training_budgets", "Accuracy by budget, while training", caption, chart)]
+
+
+def _from(domain: list[int]) -> alt.Scale:
+    return alt.Scale(domain=domain, nice=False)
 
 
 def _panel(record: RunRecord, points: list[TrainingPoint], unit: str) -> AnyChart:

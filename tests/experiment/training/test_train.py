@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def train(settings: Settings, folder: Path) -> Checkpoint:
     torch.manual_seed(settings.seed)
     deq = build_deq(settings, dataset)
     tracker = make_tracker(settings.tracker, TrackedRun(folder, settings.name, settings.sections()))
-    optimizer = build_optimizer(settings, deq.parameters())
+    optimizer = build_optimizer(settings, deq)
     return training.train(deq, dataset, optimizer, settings.train, settings.seed, RunFolder(folder), tracker)
 
 
@@ -44,8 +45,8 @@ def test_previous_solutions_are_those_of_the_same_samples(
     begun: list[Tensor] = []
     begin = Starts.begin
 
-    def watch_begin(self: Starts, own: Tensor, places: Tensor, source: torch.Generator) -> Tensor:
-        begun.append(begin(self, own, places, source))
+    def watch_begin(self: Starts, *arguments: Any) -> Tensor:
+        begun.append(begin(self, *arguments))
         return begun[-1]
 
     def watch(deq: object, dataset: object, batch: Batch, *others: object) -> Forward:
