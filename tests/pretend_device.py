@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,9 @@ import torch
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+
+from deqrun.settings import schema
+from deqrun.solvers import device
 
 NAME = "pretend"
 
@@ -208,8 +212,28 @@ def _count(name: str, arguments: tuple, here: list, target: torch.device | None)
             waits["size that depends on values"] += 1
 
 
+class Event:
+    """A moment in the queue. To ask for its time is to wait, unless the host has waited since for something later."""
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        self.seconds, self._waited = 0.0, -1
+
+    def record(self) -> None:
+        self.seconds, self._waited = time.perf_counter(), waits.total()
+
+    def synchronize(self) -> None:
+        if waits.total() == self._waited:
+            waits["synchronize"] += 1
+
+    def elapsed_time(self, later: Event) -> float:
+        """Milliseconds."""
+        return 1000 * (later.seconds - self.seconds)
+
+
 class _Module(_DummyBackendModule):
     """`torch.pretend`: what PyTorch asks of a device's module."""
+
+    Event = Event
 
     def is_available(self) -> bool:
         return True
@@ -232,13 +256,9 @@ class _Module(_DummyBackendModule):
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
-    @contextmanager
-    def device(self, index: Any) -> Iterator[None]:
-        yield
-
 
 LOWER_PRECISION = ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "conv1d", "conv2d", "convolution", "einsum")
-FULL_PRECISION = ("log_softmax.int", "softmax.int", "cross_entropy_loss", "layer_norm", "group_norm", "sum", "pow.Tensor_Scalar")
+FULL_PRECISION = ("log_softmax.int", "softmax.int", "cross_entropy_loss", "layer_norm", "group_norm", "sum")
 
 
 def _register_autocast(library: torch.library.Library) -> None:
@@ -281,6 +301,8 @@ def install() -> torch.device:
         # A file is read to the host whatever device it was saved on or is wanted on; modules copy from there.
         torch.serialization.register_package(0, lambda storage: None, _stay_on_host)
         rest.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
+        device.TRAITS[NAME] = device.Traits(draws=False)
+        schema.DEVICES += (NAME,)
         _libraries.extend([fallback, aten, rest])
     return torch.device(NAME, 0)
 
@@ -297,10 +319,12 @@ def _run_named(operator: Any, *arguments: Any, **keywords: Any) -> Any:
 def without_float64() -> Iterator[None]:
     """Within, the device has no float64."""
     _state["float64"] = False
+    device.TRAITS[NAME] = device.Traits(draws=False, float64=False)
     try:
         yield
     finally:
         _state["float64"] = True
+        device.TRAITS[NAME] = device.Traits(draws=False)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
 from deqrun.models import DEQ
+from deqrun.solvers.device import to_host
 
 
 @dataclass(frozen=True)
@@ -50,5 +51,5 @@ def evaluate(deq: DEQ, dataset: Dataset, split: Split, batch_size: int, device: 
         logits, solution = deq(x)
         parts.append((dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe))
     deq.train(was_training)
-    loss, correct, residual, nfe = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    loss, correct, residual, nfe = to_host([torch.cat(column) for column in zip(*parts, strict=True)])
     return Evaluation(loss, correct, residual, nfe)

@@ -23,6 +23,7 @@ from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
+from deqrun.experiment.devices import find
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
@@ -39,6 +40,7 @@ from deqrun.report import write_report
 from deqrun.report.tables import description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
+from deqrun.solvers.device import traits
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> float:
@@ -153,16 +155,16 @@ def run_describe(settings: Settings) -> None:
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
-    """Set up PyTorch's threads and the allocator, and say which device is meant; UserError where it isn't there."""
+    """Set up PyTorch's threads and the allocator, and find the device; UserError where it isn't there."""
     # PyTorch's own choice where none is given.
     if threads is not None:
         torch.set_num_threads(threads)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but PyTorch sees no CUDA device; device=auto takes what there is.")
-    wanted = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    if wanted != "cuda":
+    found = find(device)
+    if traits(found).at_hand:
         keep_freed_memory()
-    return torch.device("cpu" if wanted == "auto" else wanted)
+    elif found.index is not None:  # what names no number, as a generator, is then on this one, too
+        torch.accelerator.set_device_index(found)
+    return found
 
 
 def _require_data(dataset: Dataset) -> None:
@@ -279,7 +281,7 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
     """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
     n, epochs = len(dataset.load("train")), settings.train.epochs
-    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device.type}", flush=True)
+    print(f"train   {n:,} samples, {epochs} epoch{'' if epochs == 1 else 's'}, on {device}", flush=True)
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
         steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")

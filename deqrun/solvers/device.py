@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,20 +44,18 @@ class Traits:
     float64       whether there is float64
     copies_ahead  whether it copies from page-locked memory by itself, while the host goes on
     draws         whether it has generators of its own; else draws come from the host's
-    times_itself  whether moments in its queue can be marked, and the time between them told later
     """
 
     at_hand: bool = False
     float64: bool = True
     copies_ahead: bool = False
     draws: bool = True
-    times_itself: bool = False
 
 
 TRAITS: dict[str, Traits] = {
     "cpu": Traits(at_hand=True),
-    "cuda": Traits(copies_ahead=True, times_itself=True),
-    "xpu": Traits(copies_ahead=True, times_itself=True),
+    "cuda": Traits(copies_ahead=True),
+    "xpu": Traits(copies_ahead=True),
     "mps": Traits(float64=False),
 }
 """By type; a type that is not here is taken for an accelerator with float64."""
@@ -134,27 +133,26 @@ def to_host(tensors: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
-Mark = float | torch.Event
+Mark = Any
 """A moment: seconds of the host's clock, or an event in a device's queue."""
 
 
 def mark(device: torch.device) -> Mark:
     """This moment, as the device comes by it in its queue; nobody waits."""
-    kind = traits(device)
-    if kind.times_itself:
-        event = torch.Event(device, enable_timing=True)
+    if traits(device).at_hand:
+        return time.perf_counter()
+    module = torch.get_device_module(device)
+    event = module.Event(enable_timing=True)
+    if hasattr(module, "current_stream"):  # of this device, which need not be the process's current one
+        event.record(module.current_stream(device))
+    else:
         event.record()
-        return event
-    if not kind.at_hand and hasattr(torch.get_device_module(device), "synchronize"):
-        torch.get_device_module(device).synchronize()
-    return time.perf_counter()
+    return event
 
 
 def seconds_between(earlier: Mark, later: Mark) -> float:
-    """Seconds from one moment of a device to another, for which the host waits."""
-    if isinstance(earlier, torch.Event) and isinstance(later, torch.Event):
-        later.synchronize()
-        return earlier.elapsed_time(later) / 1000
-    assert isinstance(earlier, float)
-    assert isinstance(later, float)
-    return later - earlier
+    """Seconds from one moment of a device to another; the host waits for the later one, if it lies ahead."""
+    if isinstance(earlier, float):
+        return float(later) - earlier
+    later.synchronize()
+    return float(earlier.elapsed_time(later)) / 1000

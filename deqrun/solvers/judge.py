@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.batch import Batch
+from deqrun.solvers.device import at_hand
 from deqrun.solvers.norms import max_norms, ordinary, row_norms
 from deqrun.solvers.solution import Budget
 
@@ -60,7 +61,7 @@ class Judge:
     def _sizes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """‖g‖ and ‖f(z)‖, by whose sum rows diverge. On a CPU one look at the sum says whether plain norms will do."""
         g, fz = batch.g, batch.fz
-        if not batch.on_host or not g.numel():
+        if not batch.at_hand or not g.numel():
             norm_g, norm_f = row_norms(g), row_norms(fz)
             self._note_divergence(norm_g + norm_f, math.nan)
             return norm_g, norm_f
@@ -78,12 +79,12 @@ class Judge:
         """most: the largest size, NaN where the host is not to wait for the device."""
         if self._limit is None:
             self._limit = (size * GROWTH_LIMIT).clamp(max=torch.finfo(size.dtype).max)
-            self._least_limit = float(self._limit.amin()) if size.device.type == "cpu" and len(size) else 0.0
+            self._least_limit = float(self._limit.amin()) if at_hand(size) and len(size) else 0.0
         self._bounded = None
         if most <= self._least_limit:  # false for NaN
             return
         bounded = size <= self._limit
-        if not (bounded.device.type == "cpu" and bool(bounded.all())):
+        if not (at_hand(bounded) and bool(bounded.all())):
             self._bounded = bounded
 
     def _spare(self, batch: Batch) -> None:

@@ -37,7 +37,8 @@ def solve(
     z0       (batch, …) start, any float dtype; the solver's state is float32 or wider.
     solver   default Picard().
     budget   default Budget().
-    observe  called as observe(k, z_k, rows) at each iterate with the rows that have not stopped before k.
+    observe  called as observe(k, z_k, rows) at each iterate with the rows that have not stopped before k; on an
+             accelerator also with rows that have stopped since the host last looked, as they stopped.
 
     Iterate k is the state after k solver steps, its residual ‖f(z_k) − z_k‖₂ / (‖f(z_k)‖₂ + ε) with ε the dtype's
     smallest normal number, so that the residual is free of scale. So is the solve: of y ↦ f(s y) / s it has the same
@@ -86,10 +87,15 @@ def _of_active(batch: Batch, judge: Judge) -> Tensor:
 
 def _show(k: int, batch: Batch, active: Tensor, observe: Observer) -> None:
     if batch.whole:
+        batch.shown = batch.z
         observe(k, batch.f.given(batch.z), batch.rows)
-    else:
+    elif batch.at_hand:
         index = active.nonzero()[:, 0]
         observe(k, batch.f.given(batch.z[index], index), batch.rows[index])
+    else:
+        # To find the rows that have stopped is to wait: they are shown again as they were when they stopped.
+        batch.shown = torch.where(active[:, None], batch.z, batch.shown)
+        observe(k, batch.f.given(batch.shown), batch.rows)
 
 
 def _drop_finished(batch: Batch, judge: Judge, kept: Kept) -> None:

@@ -22,6 +22,7 @@ from deqrun.models import DEQ
 from deqrun.records.rows import SweepCell
 from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.device import to_host
 from deqrun.solvers.precision import warn_if_unreachable
 
 
@@ -116,17 +117,21 @@ class _Recorder:
         )
 
     def add(self, place: slice, solution: Solution, reader: _Reader) -> None:
+        # One copy to the host for all records of the batch.
         known = len(solution.residuals)
-        self.residual[:known, place] = solution.residuals.cpu().numpy()
-        self.nfe[:known, place] = solution.nfes.cpu().numpy()
-        self.nfe[known:, place] = self.nfe[known - 1, place]
-        self.jvps[:known, place] = solution.products.cpu().numpy()
-        self.jvps[known:, place] = self.jvps[known - 1, place]
-        self.correct[:known, place] = reader.correct[:known].cpu().numpy()
-        self.correct[known:, place] = self.correct[known - 1, place]
-        self.status[place] = solution.status.cpu().numpy()
+        tables = (solution.residuals, solution.nfes, solution.products, reader.correct[:known])
+        signals = [] if reader.signals is None else reader.signals.tensors()
+        residual, nfe, jvps, correct, status, steps, *signals = to_host(
+            [*tables, solution.status, solution.steps, *signals]
+        )
+        self.residual[:known, place] = residual.numpy()
+        # Behind the last iterate every count and answer stays as it was.
+        for table, values in ((self.nfe, nfe), (self.jvps, jvps), (self.correct, correct)):
+            table[:known, place] = values.numpy()
+            table[known:, place] = table[known - 1, place]
+        self.status[place] = status.numpy()
         if self.signals is not None and reader.signals is not None:
-            for name, array in reader.signals.arrays().items():
+            for name, array in reader.signals.arrays(steps, signals).items():
                 self.signals[name].append(array)
         self.seconds += reader.clock.seconds()
 

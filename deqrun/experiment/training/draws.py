@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from deqrun.experiment.training.seeding import derived_seed, generator
+from deqrun.solvers.device import generator as device_generator
+from deqrun.solvers.device import traits
 
-ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH = range(8)
+ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY = range(9)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
 
 
@@ -22,6 +24,7 @@ class Draws:
     order     of the samples; on the host
     augment   random changes of the inputs; on the device
     probes    of the Jacobian penalty; on the device
+    penalties whether a step carries it; on the host, where it is the same generator as probes
     starts    random initial states; on the device
     budgets   random training budgets; on the host
     paths     seeds of the noise along the path; on the host
@@ -31,6 +34,7 @@ class Draws:
     order: torch.Generator
     augment: torch.Generator
     probes: torch.Generator
+    penalties: torch.Generator
     starts: torch.Generator
     budgets: torch.Generator
     paths: torch.Generator
@@ -43,12 +47,14 @@ class Draws:
         torch.manual_seed(derived_seed(seed, epoch, NOISE))
 
         def on_device(purpose: int) -> torch.Generator:
-            return torch.Generator(device).manual_seed(derived_seed(seed, epoch, purpose))
+            return device_generator(device, derived_seed(seed, epoch, purpose))
 
+        probes = on_device(PROBE)
         return cls(
             order=generator(seed, epoch, ORDER),
             augment=on_device(AUGMENT),
-            probes=on_device(PROBE),
+            probes=probes,
+            penalties=probes if traits(probes.device).at_hand else generator(seed, epoch, PENALTY),
             starts=on_device(START),
             budgets=generator(seed, epoch, BUDGET),
             paths=generator(seed, epoch, PATH),

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as IndexedData
 
 from deqrun.datasets import Split
+from deqrun.solvers.device import copies_ahead
 
 __all__ = ["loaded", "shuffled"]
 
@@ -27,13 +28,13 @@ def loaded(
     split       samples on the host
     batches     places in the split, (batch,) long each
     workers     processes that put batches together ahead of time; 0: this one does
-    pin_memory  whether a batch goes through page-locked memory, from which a CUDA device copies by itself; of no
-                effect with another device
+    pin_memory  whether a batch goes through page-locked memory, from which CUDA and XPU devices copy by themselves; of
+                no effect with another device
 
     Whatever the options, the numbers are the same, and no random number is drawn.
     """
     # Page-locked memory pays only where a GPU copies from it by itself.
-    pinned = pin_memory and device.type == "cuda"
+    pinned = pin_memory and copies_ahead(device)
     source = DataLoader(
         _Batches(split),
         sampler=batches,  # a "sample" is a whole batch: one indexing, not one per row

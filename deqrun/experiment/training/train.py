@@ -95,7 +95,7 @@ def train(
             optimizer.step()
             schedule.step()
             meter.add(made, norm)
-            bar.set_postfix_str(meter.line(), refresh=False)
+            meter.show(bar)
             if log_every is not None and (step - done.step) % log_every == 0:
                 steps.append(meter.step(step, float(schedule.get_last_lr()[0])))
                 tracker.log_step(steps[-1])
@@ -198,8 +198,9 @@ def _advance(
 
 
 def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch: int) -> None:
-    objective_finite, norm_finite = math.isfinite(float(made.objective.detach())), math.isfinite(float(norm))
-    if objective_finite and norm_finite:
+    # One look, and one wait on an accelerator.
+    finite = made.objective.detach().isfinite()
+    if bool(finite & norm.detach().isfinite()):
         return
     if not bool(x.isfinite().all()):
         raise UserError(
@@ -208,7 +209,7 @@ def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch
         )
     adjoint = f"; its adjoint: {made.solution.adjoint.summary()}" if made.solution.adjoint else ""
     raise TrainingStopped(
-        f"The {'gradient' if objective_finite else 'loss'} is not finite at step {step} (epoch {epoch}); "
+        f"The {'gradient' if bool(finite) else 'loss'} is not finite at step {step} (epoch {epoch}); "
         f"the forward solve: {made.solution.summary()}{adjoint}. "
         f"Try a lower optimizer.lr, a higher train.jacobian_weight, or a larger budget.max_iter."
     )
