@@ -5,7 +5,8 @@ Each operator runs on the CPU, so its numbers are the CPU's. Three things are as
     mixing    an operator that takes tensors of both devices is refused; a host tensor without dimensions may be mixed
               in, and a host index may index a device tensor, as CUDA allows
     waits     each time that the host has to wait for the device is counted under its reason: a value that is read,
-              a size that depends on values (nonzero, a boolean index, unique), a copy to the host
+              a size that depends on values (nonzero, a boolean index, unique), a copy to the host, and a copy from
+              there that is not asked for as non_blocking
     float64   it can be told to have none, as MPS: then making a float64 tensor there is an error
 
     from tests.pretend_device import install, waits, without_float64
@@ -117,7 +118,7 @@ def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
     here = [leaf for leaf in leaves if isinstance(leaf, PretendTensor)]
     target = _target(name, arguments, keywords)
     _refuse_mixed(name, leaves, here, arguments)
-    _count(name, arguments, here, target)
+    _count(name, arguments, keywords, here, target)
 
     # The same call with host tensors, and with the host where the device is named.
     host = [_on_host(leaf) for leaf in leaves]
@@ -197,7 +198,7 @@ def _refuse_mixed(name: str, leaves: list, here: list, arguments: tuple) -> None
         raise RuntimeError(f"{name}: expected all tensors to be on the same device, but found {NAME}:0 and cpu.")
 
 
-def _count(name: str, arguments: tuple, here: list, target: torch.device | None) -> None:
+def _count(name: str, arguments: tuple, keywords: dict, here: list, target: torch.device | None) -> None:
     if name in SCALARS and here:
         waits["value read"] += 1
     elif name in CHECKED and here:
@@ -206,6 +207,11 @@ def _count(name: str, arguments: tuple, here: list, target: torch.device | None)
         waits["size that depends on values"] += 1
     elif name in COPIES and target is not None and target.type == "cpu" and here:
         waits["copy to the host"] += 1
+    elif name in COPIES and target is not None and target.type == NAME:
+        source = arguments[1 if name == "aten::copy_" else 0]
+        ahead = keywords.get("non_blocking") or (name == "aten::copy_" and len(arguments) > 2 and arguments[2])
+        if not isinstance(source, PretendTensor) and not ahead:
+            waits["copy from the host"] += 1
     elif name in INDEXED and any(isinstance(i, PretendTensor) and i.dtype == torch.bool for i in arguments[1]):
         fills = name != "aten::index" and arguments[2].numel() == 1 and len(arguments[1]) == 1
         if not fills:  # a value put where a mask is true is masked_fill_, which waits for nothing

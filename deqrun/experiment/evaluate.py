@@ -37,7 +37,8 @@ def batches(
     """(encoded inputs, targets, their place in the split), in order."""
     for low in range(0, len(split), batch_size):
         place = slice(low, min(low + batch_size, len(split)))
-        yield dataset.encode(split.inputs[place].to(device)), split.targets[place].to(device), place
+        x, y = (part[place].to(device, non_blocking=True) for part in (split.inputs, split.targets))
+        yield dataset.encode(x), y, place
 
 
 @torch.no_grad()

@@ -31,7 +31,8 @@ class Batch:
     at_hand whether the host reads numbers without waiting for a device
     """
 
-    def __init__(self, f: FlatMap, z0: Tensor, solver: Solver[Any, Any]) -> None:
+    def __init__(self, f: FlatMap, z0: Tensor, solver: Solver[Any, Any], *, observed: bool = False) -> None:
+        """observed: whether records are made on the way, whose copy to the host is a wait of its own."""
         z = f.flatten(z0)
         # Iterate 0 is evaluated here: its scale decides how the whole solve is scaled.
         fz = f.at(z, 0)
@@ -44,6 +45,8 @@ class Batch:
         self.state: SolverState | None = solver.init(z)
         self.rows = torch.arange(len(z), device=z.device)
         self.at_hand = at_hand(z)
+        # With the copy of the records an observed solve still has one wait in HOST_CHECK_EVERY steps.
+        self._first_look = (2 if observed else 1) * HOST_CHECK_EVERY
         self.whole = True
         self.shown = z
         self._count = len(z)  # active rows, when the host last looked
@@ -63,7 +66,7 @@ class Batch:
     def rows_left(self, k: int, active: Tensor) -> bool:
         """Whether any row goes on; notes whether the others should leave."""
         self._crowded = False
-        if not self.at_hand and (k == 0 or k % HOST_CHECK_EVERY):
+        if not self.at_hand and (k < self._first_look or k % HOST_CHECK_EVERY):
             self.whole = False  # not known; looking would make the host wait
             return True
         count, size = int(active.count_nonzero()), active.shape[0]

@@ -34,8 +34,8 @@ class Judge:
         self.active = torch.ones(count, dtype=torch.bool, device=z.device)
         self.diverged = torch.zeros(count, dtype=torch.bool, device=z.device)
         self._bounded: Tensor | None = None  # (n,) neither lost nor grown beyond all scale at z; None: all rows
-        self._tol = budget.tol if budget.row_tol is None else budget.row_tol.to(z)
-        self._max_iter = None if budget.row_max_iter is None else budget.row_max_iter.to(z.device)
+        self._tol = budget.tol if budget.row_tol is None else budget.row_tol.to(z, non_blocking=True)
+        self._max_iter = None if budget.row_max_iter is None else budget.row_max_iter.to(z.device, non_blocking=True)
         self._limit: Tensor | None = None  # (n,) size beyond which the row has diverged
         self._least_limit = 0.0  # of all rows there have been; 0 where looking would make the host wait
         self._epsilon = torch.finfo(z.dtype).tiny

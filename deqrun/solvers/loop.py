@@ -52,7 +52,7 @@ def solve(
     _check_layers(f, solver)
 
     # Iterate 0 is evaluated as the batch is made: its scale decides how the whole solve is scaled.
-    batch = Batch(solver.adapt(f, z0), z0, solver)
+    batch = Batch(solver.adapt(f, z0), z0, solver, observed=observe is not None)
     judge, kept, trace = Judge(batch, budget), Kept(batch, budget.keep == "best"), Trace(depth=depth_of(f))
     for k in range(budget.max_iter + 1):
         # Evaluate and measure iterate k, record it, show it.

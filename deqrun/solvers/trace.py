@@ -77,8 +77,8 @@ class Trace:
 def _status(final: Tensor, steps: Tensor, diverged: Tensor, budget: Budget) -> Tensor:
     status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
     if budget.patience is not None:
-        most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps)
+        most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps, non_blocking=True)
         status.masked_fill_(steps < most, int(Status.STALLED))
-    tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final)
+    tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final, non_blocking=True)
     converged = (final <= tol) & final.isfinite()  # at the tolerance inf, too
     return status.masked_fill_(diverged, int(Status.DIVERGED)).masked_fill_(converged, int(Status.CONVERGED))

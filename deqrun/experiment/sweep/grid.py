@@ -181,8 +181,6 @@ def _solve(
     wanted = key.start == "zeros" and "other" in grid.starts
 
     def solved(place: slice, solution: Solution) -> None:
-        if wanted:
-            ends.append(solution.z.cpu())
         advance(place.stop - place.start)
 
     trajectory = trace(
@@ -196,6 +194,7 @@ def _solve(
         precision=key.precision,
         signals=bool(set(SIGNALS) & set(grid.halting)),
         solved=solved,
+        ends=ends if wanted else None,
     )
     if wanted:  # before the trajectory, which says that all is done
         parts.write_solutions(key, torch.cat(ends))

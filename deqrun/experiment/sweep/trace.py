@@ -39,6 +39,7 @@ def trace(
     precision: str = "float32",
     signals: bool = False,
     solved: Callable[[slice, Solution], object] | None = None,
+    ends: list[Tensor] | None = None,
 ) -> Trajectory:
     """Solve every sample of `split` once, reading the head out at every iterate.
 
@@ -50,6 +51,7 @@ def trace(
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
     signals    whether to record the signals of halting rules, too
     solved     called as solved(place, solution) when the samples at `place` in the split have been solved
+    ends       to it the kept iterates of each batch are added, on the host
     """
     # In evaluation mode, with a recorder that has room for every iterate of every sample.
     device = next(deq.parameters()).device
@@ -66,7 +68,7 @@ def trace(
             f = deq.bind(cast(x, precision))
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
-        recorder.add(place, solution, reader)
+        recorder.add(place, solution, reader, ends)
         if solved is not None:
             solved(place, solution)
     deq.train(was_training)
@@ -116,14 +118,16 @@ class _Recorder:
             signals={name: [] for name in SIGNALS} if signals else None,
         )
 
-    def add(self, place: slice, solution: Solution, reader: _Reader) -> None:
+    def add(self, place: slice, solution: Solution, reader: _Reader, ends: list[Tensor] | None) -> None:
         # One copy to the host for all records of the batch.
         known = len(solution.residuals)
         tables = (solution.residuals, solution.nfes, solution.products, reader.correct[:known])
         signals = [] if reader.signals is None else reader.signals.tensors()
-        residual, nfe, jvps, correct, status, steps, *signals = to_host(
-            [*tables, solution.status, solution.steps, *signals]
-        )
+        states = [] if ends is None else [solution.z]
+        copied = to_host([*tables, solution.status, solution.steps, *signals, *states])
+        residual, nfe, jvps, correct, status, steps, *signals = copied[: len(copied) - len(states)]
+        if ends is not None:
+            ends.append(copied[-1])
         self.residual[:known, place] = residual.numpy()
         # Behind the last iterate every count and answer stays as it was.
         for table, values in ((self.nfe, nfe), (self.jvps, jvps), (self.correct, correct)):

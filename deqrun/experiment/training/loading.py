@@ -44,7 +44,7 @@ def loaded(
         generator=torch.Generator(),  # else it takes its workers' seed from the generator of dropout
     )
     for inputs, targets, index in source:
-        yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned), index
+        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True), index
 
 
 class _Batches(IndexedData[tuple[Tensor, Tensor, Tensor]]):
