@@ -44,9 +44,10 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, basis: Tensor, goal: Ten
     goal   (rows,) float64, absolute; inf for a row that needs no solution
     """
     process = _Arnoldi(b, basis, goal)
-    for column in range(basis.shape[1] - 1):
-        # On an accelerator every column is made: a look costs more than products for rows that want none.
-        if at_hand(b) and not bool(process.wanted.any()):
+    looks, columns = at_hand(b), basis.shape[1] - 1
+    # On an accelerator every column is made that a row may need: a look costs more than products that none wants.
+    for column in range(columns if looks else min(columns, b.shape[1])):
+        if looks and not bool(process.wanted.any()):
             break
         process.extend(column, apply)
     return process.result()
