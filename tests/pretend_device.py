@@ -23,7 +23,7 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,16 +114,18 @@ def _is_parameter(tensor: torch.Tensor) -> bool:
 
 def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
     """Run one operator on the host, in the manner of a device."""
-    name, leaves, spec = operator._schema.name, *tree_flatten((arguments, keywords))
+    name, writes = _described(operator)
+    leaves = [*_leaves(arguments), *_leaves(keywords.values())]
     here = [leaf for leaf in leaves if isinstance(leaf, PretendTensor)]
     target = _target(name, arguments, keywords)
     _refuse_mixed(name, leaves, here, arguments)
     _count(name, arguments, keywords, here, target)
 
     # The same call with host tensors, and with the host where the device is named.
-    host = [_on_host(leaf) for leaf in leaves]
-    host_arguments, host_keywords = tree_unflatten(host, spec)
-    found = operator(*host_arguments, **host_keywords)
+    found = operator(
+        *(_mapped(given, _on_host) for given in arguments),
+        **{key: _mapped(given, _on_host) for key, given in keywords.items()},
+    )
 
     # Results go to the device that is named, or stay where the arguments are.
     stays = target.type == NAME if target is not None else bool(here)
@@ -132,13 +134,27 @@ def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
     changed = [keywords["out"]] if isinstance(keywords.get("out"), PretendTensor) else []
     if name.endswith("_") and arguments and isinstance(arguments[0], PretendTensor):
         changed.append(arguments[0])
-    for tensor in [*changed, *_written(operator, arguments, keywords)]:
+    for tensor in [*changed, *_written(writes, arguments, keywords)]:
         _follow(tensor)
     if changed:
         return changed[0]
     written = {id(tensor.host): tensor for tensor in here}
-    results, shape = tree_flatten(found)
-    return tree_unflatten([_on_device(leaf, written) for leaf in results], shape)
+    return _mapped(found, lambda leaf: _on_device(leaf, written))
+
+
+def _leaves(values: Iterable[Any]) -> Iterator[Any]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def _mapped(value: Any, of: Callable[[Any], Any]) -> Any:
+    """of(leaf) for each leaf of lists and tuples."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_mapped(part, of) for part in value]) if len(value) else value
+    return of(value)
 
 
 def _on_host(leaf: Any) -> Any:
@@ -153,12 +169,18 @@ def _on_device(leaf: Any, written: dict[int, PretendTensor]) -> Any:
     return written.get(id(leaf)) if id(leaf) in written else PretendTensor(leaf)
 
 
-def _written(operator: Any, arguments: tuple, keywords: dict) -> Iterator[PretendTensor]:
-    """Arguments that the operator writes to, as its schema says."""
-    for place, argument in enumerate(operator._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        given = arguments[place] if place < len(arguments) else keywords.get(argument.name)
+@functools.cache
+def _described(operator: Any) -> tuple[str, tuple[tuple[int, str], ...]]:
+    """An operator's name, and the place and name of each argument that it writes to, as its schema says."""
+    places = enumerate(operator._schema.arguments)
+    writes = ((place, each.name) for place, each in places if each.alias_info is not None and each.alias_info.is_write)
+    return operator._schema.name, tuple(writes)
+
+
+def _written(writes: tuple[tuple[int, str], ...], arguments: tuple, keywords: dict) -> Iterator[PretendTensor]:
+    """Arguments that the operator writes to."""
+    for place, name in writes:
+        given = arguments[place] if place < len(arguments) else keywords.get(name)
         for tensor in given if isinstance(given, (list, tuple)) else [given]:
             if isinstance(tensor, PretendTensor):
                 yield tensor
