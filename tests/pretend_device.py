@@ -98,6 +98,16 @@ class PretendTensor(torch.Tensor):
         memo[id(self)] = copied
         return copied
 
+    @property
+    def data(self) -> torch.Tensor:  # type: ignore[override]
+        """As of every tensor; who replaces it, as `module.double()` does, replaces the numbers on the host, too."""
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined]
+
+    @data.setter
+    def data(self, value: PretendTensor) -> None:
+        torch.Tensor.data.__set__(self, value)  # type: ignore[attr-defined]
+        self.host = value.host
+
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"{self.host!r} on {NAME}:0"
 

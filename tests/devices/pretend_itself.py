@@ -135,6 +135,12 @@ def test_shapes_change_in_place() -> None:
     assert on(3).resize_(2, 4).shape == (2, 4)
 
 
+def test_a_module_changes_its_dtype_with_its_numbers() -> None:
+    layer = torch.nn.Linear(3, 2).to(DEVICE)
+    assert copy.deepcopy(layer).double()(on(4, 3).double()).dtype == torch.float64
+    assert layer(on(4, 3)).dtype == torch.float32
+
+
 def test_views_share_their_memory() -> None:
     whole = on(4)
     whole[1:3].zero_()
