@@ -83,7 +83,7 @@ def run(
     gradient: Gradient | None = None,
     observe: Observer | None = None,
 ) -> Outcome:
-    """One solve, and with a gradient a backward pass from ‖z‖²; the waits are those of the forward and backward pass."""
+    """One solve, and with a gradient a backward pass from ‖z‖², and the waits in them."""
     f, z0 = Layer.on(device), torch.zeros(ROWS, WIDTH, device=device)
     before = waits.total()
     if gradient is None:

@@ -27,7 +27,7 @@ def assert_bounded(step: StepWaits) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_training_step(model: str) -> None:
-    for step in training_waits(CASES[model], steps=3):
+    for step in training_waits(CASES[model], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
         assert_bounded(step)
 
@@ -55,13 +55,13 @@ OPTIONS = {
 
 @pytest.mark.parametrize("overrides", OPTIONS.values(), ids=OPTIONS)
 def test_options_of_training_add_few_waits(overrides: list[str]) -> None:
-    for step in training_waits([*CASES["mlp"], *overrides], steps=3):
+    for step in training_waits([*CASES["mlp"], *overrides], steps=2):
         assert_bounded(step)
 
 
 @pytest.mark.parametrize("solver", ["forward_backward", "peaceman_rachford"])
 def test_splitting_solvers_read_their_step_size(solver: str) -> None:
-    for step in training_waits([*CASES["monotone"], f"solver={solver}", f"solver@gradient.solver={solver}"], steps=3):
+    for step in training_waits([*CASES["monotone"], f"solver={solver}", f"solver@gradient.solver={solver}"], steps=2):
         assert step.total <= BESIDE + sum(
             math.ceil(each / HOST_CHECK_EVERY) for each in (step.forward_steps, step.adjoint_steps)
         )
@@ -69,7 +69,7 @@ def test_splitting_solvers_read_their_step_size(solver: str) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_sweep(model: str, tmp_path: Path) -> None:
-    found = sweep_waits(CASES[model], tmp_path)
+    found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,24]"], tmp_path, samples=16)
     assert found.steps > 0
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
@@ -84,7 +84,7 @@ AXES = [
 
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_of_a_sweep(axis: str, tmp_path: Path) -> None:
-    found = sweep_waits([*CASES["mlp"], "sweep.iterations=[1,4,16,40]", axis], tmp_path)
+    found = sweep_waits([*CASES["mlp"], "sweep.iterations=[1,4,16,40]", axis], tmp_path, samples=16)
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
 
@@ -96,7 +96,9 @@ def test_the_longer_an_epoch_the_fewer_waits_a_step() -> None:
         with counted() as found:
             train_small(settings_of(*overrides), DEVICE, samples)
         totals.append(found["value read"])
-    assert totals[1] - totals[0] == 4 * (2 + 2 + 1)  # 24 steps each of two solves with two looks, and one for finiteness
+    assert totals[1] - totals[0] == 4 * (
+        2 + 2 + 1
+    )  # 24 steps each of two solves with two looks, and one for finiteness
 
 
 def test_a_loss_that_is_lost_is_told() -> None:
