@@ -53,6 +53,9 @@ SIZES = {
 CHECKED = {"aten::_linalg_check_errors", "aten::_linalg_eigh", "aten::_linalg_eigvals", "aten::_linalg_svd"}
 INDEXED = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 
+LAZY = {"aten::_conj": torch.ops.aten._conj_physical.default, "aten::_neg_view": torch.ops.aten.neg.default}
+"""Views that note a change to be made later, as a flag of which a tensor of this kind knows nothing: made at once."""
+
 NOMINAL_STORAGE = 2**48
 """Bytes that a tensor's storage claims, of which none is taken: so the tensor may be resized to any size."""
 
@@ -132,7 +135,7 @@ def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
     _count(name, arguments, keywords, here, target)
 
     # The same call with host tensors, and with the host where the device is named.
-    found = operator(
+    found = LAZY.get(name, operator)(
         *(_mapped(given, _on_host) for given in arguments),
         **{key: _mapped(given, _on_host) for key, given in keywords.items()},
     )

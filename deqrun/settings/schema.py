@@ -246,7 +246,9 @@ class Settings(_Section):
         numbered = kind in NUMBERED and number.isascii() and number.isdigit() and len(number) < 4
         if kind not in DEVICES or (colon and not numbered):
             allowed = [*DEVICES[:3], "cuda:1", *DEVICES[3:]]
-            raise ValueError(_names_another(value, "a device", allowed))
+            told = _names_another(value, "a device", allowed)
+            # The usual word for it: by its letters it would be taken for xpu.
+            raise ValueError(told.replace("the nearest is xpu", "the nearest is cuda") if kind == "gpu" else told)
         return value
 
     @field_validator("objective")

@@ -141,6 +141,13 @@ def test_a_module_changes_its_dtype_with_its_numbers() -> None:
     assert layer(on(4, 3)).dtype == torch.float32
 
 
+def test_complex_numbers_are_the_cpus() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, dtype=torch.complex64)
+    for change in (lambda z: z.conj() + 1, lambda z: z.mH @ z + z.mT, lambda z: z.conj().imag * 2, lambda z: z.mH.real):
+        torch.testing.assert_close(change(x.to(DEVICE)).cpu(), change(x), rtol=0, atol=0)
+
+
 def test_views_share_their_memory() -> None:
     whole = on(4)
     whole[1:3].zero_()
