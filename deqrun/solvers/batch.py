@@ -27,7 +27,7 @@ class Batch:
     fz, g   (n, D) f(z) and f(z) − z
     rows    (n,) place of each row in the whole batch
     whole   whether every row is active, so that no mask is needed
-    shown   (n, D) the iterates that an observer saw last
+    shown   (n, D) on an accelerator the iterates that an observer saw last; None: all rows are active
     at_hand whether the host reads numbers without waiting for a device
     """
 
@@ -48,7 +48,7 @@ class Batch:
         # With the copy of the records an observed solve still has one wait in HOST_CHECK_EVERY steps.
         self._first_look = (2 if observed else 1) * HOST_CHECK_EVERY
         self.whole = True
-        self.shown = z
+        self.shown: Tensor | None = None
         self._count = len(z)  # active rows, when the host last looked
         self._crowded = False  # finished rows should leave
 
@@ -85,7 +85,7 @@ class Batch:
         """Keep only these rows."""
         self.f = self.f.take(index)
         self.z, self.rows = self.z.index_select(0, index), self.rows.index_select(0, index)
-        self.shown = self.z  # all rows that stay are active, and are shown at the next iterate
+        self.shown = None
         if self.state is None:
             self.fz = self.g = self.z  # the last value and residual vector are not asked for again
         else:

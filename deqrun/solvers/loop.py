@@ -86,16 +86,15 @@ def _of_active(batch: Batch, judge: Judge) -> Tensor:
 
 
 def _show(k: int, batch: Batch, active: Tensor, observe: Observer) -> None:
-    if batch.whole:
-        batch.shown = batch.z
+    if not batch.at_hand:
+        # To find the rows that have stopped is to wait: they are shown again as they were when they stopped.
+        batch.shown = batch.z if batch.shown is None else torch.where(active[:, None], batch.z, batch.shown)
+        observe(k, batch.f.given(batch.shown), batch.rows)
+    elif batch.whole:
         observe(k, batch.f.given(batch.z), batch.rows)
-    elif batch.at_hand:
+    else:
         index = active.nonzero()[:, 0]
         observe(k, batch.f.given(batch.z[index], index), batch.rows[index])
-    else:
-        # To find the rows that have stopped is to wait: they are shown again as they were when they stopped.
-        batch.shown = torch.where(active[:, None], batch.z, batch.shown)
-        observe(k, batch.f.given(batch.shown), batch.rows)
 
 
 def _drop_finished(batch: Batch, judge: Judge, kept: Kept) -> None:
