@@ -286,7 +286,7 @@ AXES = [
 
 
 GRIDS = {
-    "solvers": ["sweep.starts=[zeros]", "sweep.breadth=[1]", "dataset.n_validation=10", "dataset.n_test=10"],
+    "solvers": ["sweep.starts=[zeros]", "sweep.breadth=[1]", "dataset.n_validation=6", "dataset.n_test=6"],
     "starts and breadth": ["sweep.solvers=[anderson]"],
     "float64 and difficulties": [
         "sweep.solvers=[secant]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -41,10 +41,14 @@ SEARCHES: dict[str, Solver] = {
 }
 
 
-def quick(cases: dict[str, Solver]) -> list[Any]:
-    """The solvers as parameters of a test; of Newton's method, whose steps are long, the exact one is for the night."""
+VARIANTS = ("picard_damped", "anderson_short_mixed", "anderson_deep", "broyden_short", "broyden_deep", "newton_exact")
+"""Solvers that another one of the list differs from by a parameter alone."""
+
+
+def quick(cases: dict[str, Solver], nightly: Sequence[str] = ("newton_exact",)) -> list[Any]:
+    """The solvers as parameters of a test, some of them for the night."""
     return [
-        pytest.param(solver, id=name, marks=[pytest.mark.nightly] if name == "newton_exact" else [])
+        pytest.param(solver, id=name, marks=[pytest.mark.nightly] if name in nightly else [])
         for name, solver in cases.items()
     ]
 
@@ -134,7 +138,7 @@ def gradients(solver: Solver) -> dict[str, Gradient]:
 
 
 @pytest.mark.parametrize("name", ["implicit", *GRADIENTS])
-@pytest.mark.parametrize("solver", quick(CASES))
+@pytest.mark.parametrize("solver", quick(CASES, VARIANTS))
 def test_a_gradient_is_the_cpus(solver: Solver, name: str) -> None:
     """Every solver by every gradient: the same 20 steps on both devices, to rounding."""
     gradient, budget = gradients(solver)[name], Budget(20, 0.0)
