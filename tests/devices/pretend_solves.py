@@ -109,7 +109,7 @@ def allowed(solution: Solution) -> int:
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("solver", [*CASES.values(), *NOISY.values()], ids=[*CASES, *NOISY])
+@pytest.mark.parametrize("solver", quick(CASES | NOISY))
 def test_a_solve_is_the_cpus_and_looks_once_in_eight_steps(solver: Solver, keep: str) -> None:
     """Same steps, status, residuals and states; a residual at the tolerance itself may go either way."""
     budget = Budget(40, 1e-5, keep=keep)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,12 @@ from tests.devices.measure import CASES, StepWaits, settings_of, sweep_waits, tr
 from tests.pretend_device import counted, install
 
 DEVICE = install()
-MODELS = [pytest.param(name, marks=[pytest.mark.nightly] if name == "mdeq_large" else []) for name in CASES]
+
+
+def some(names: Iterable[str], nightly: Collection[str]) -> list[Any]:
+    """Parameters of a test, some of them for the night."""
+    return [pytest.param(name, marks=[pytest.mark.nightly] if name in nightly else []) for name in names]
+
 
 BESIDE = 3
 """Waits of a training step beside its solves."""
@@ -25,7 +32,7 @@ def assert_bounded(step: StepWaits) -> None:
     assert step.beside <= BESIDE
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(CASES, ["mdeq_large"]))
 def test_a_training_step(model: str) -> None:
     for step in training_waits(CASES[model], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
@@ -53,9 +60,12 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("overrides", OPTIONS.values(), ids=OPTIONS)
-def test_options_of_training_add_few_waits(overrides: list[str]) -> None:
-    for step in training_waits([*CASES["mlp"], *overrides], steps=2):
+FOR_THE_NIGHT = ("penalty", "mixture", "warmup", "phantom", "one_step", "untied", "picard", "secant", "damped")
+
+
+@pytest.mark.parametrize("name", some(OPTIONS, FOR_THE_NIGHT))
+def test_options_of_training_add_few_waits(name: str) -> None:
+    for step in training_waits([*CASES["mlp"], *OPTIONS[name]], steps=2):
         assert_bounded(step)
 
 
@@ -67,7 +77,7 @@ def test_splitting_solvers_read_their_step_size(solver: str) -> None:
         )
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", some(CASES, ["mdeq_large", "conv", "monotone", "monotone_conv", "transformer"]))
 def test_a_sweep(model: str, tmp_path: Path) -> None:
     found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,24]"], tmp_path, samples=16)
     assert found.steps > 0
