@@ -63,7 +63,7 @@ def answer_codes(logits: Tensor, asked: Tensor | None = None) -> Tensor:
             answer, unknown = answer.masked_fill(~asked, 0), unknown & asked
         answer, unknown = answer.flatten(1), unknown.flatten(1).any(1)
         draw = torch.Generator().manual_seed(0)
-        weights = torch.randint(1, 2**62, (answer.shape[1],), generator=draw).to(answer.device)
+        weights = torch.randint(1, 2**62, (answer.shape[1],), generator=draw).to(answer.device, non_blocking=True)
         answer = ((answer + 1) * (2 * weights + 1)).sum(1) & (2**62 - 1)  # wraps around, which is as good
     return answer.masked_fill(unknown, NO_ANSWER)
 

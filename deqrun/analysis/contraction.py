@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deqrun.analysis.products import Map
 from deqrun.analysis.spectrum import spectral_norm, spectral_radius
+from deqrun.solvers.device import widened
 
 __all__ = [
     "Behaviour",
@@ -106,7 +107,9 @@ def lipschitz_along(f: Map, states: Sequence[Tensor], others: Sequence[Tensor] |
 
 
 def _ratio(fa: Tensor, fb: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    before, after = (torch.linalg.vector_norm((x - y).flatten(1).double(), dim=1).cpu() for x, y in ((a, b), (fa, fb)))
+    before, after = (
+        torch.linalg.vector_norm(widened((x - y).flatten(1)), dim=1).cpu().double() for x, y in ((a, b), (fa, fb))
+    )
     return (after / before).masked_fill(before == 0, torch.nan)
 
 

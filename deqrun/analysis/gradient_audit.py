@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from deqrun.gradients.equilibrium import equilibrium
 from deqrun.gradients.gradient import Gradient, Map
 from deqrun.gradients.tally import counted
 from deqrun.solvers import Budget, Solver, solve
+from deqrun.solvers.device import mark, seconds_between
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,13 @@ def _row(
     name: str, gradient: Gradient, problem: Problem, solver: Solver | None, budget: Budget | None, truth: Truth
 ) -> AuditRow:
     f, tally = counted(problem.f)
-    began = _now(problem.z0)
+    began = mark(problem.z0.device)
     with torch.enable_grad():
         z, solution = equilibrium(f, problem.z0, solver=solver, budget=budget, gradient=gradient)
         value = problem.loss(z)
     forward, tally.evaluations, tally.products = tally.evaluations, 0, 0
     found = problem.gradient_of(value).double()
-    seconds = _now(problem.z0) - began
+    seconds = seconds_between(began, mark(problem.z0.device))
     batch = max(1, len(problem.z0))
     adjoint, exact = solution.adjoint, truth.gradient
     return AuditRow(
@@ -171,9 +171,3 @@ def _row(
         adjoint_residual=None if adjoint is None else float(adjoint.residual.max()),
         seconds=seconds,
     )
-
-
-def _now(z0: Tensor) -> float:
-    if z0.is_cuda:
-        torch.cuda.synchronize(z0.device)
-    return time.perf_counter()

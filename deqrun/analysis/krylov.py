@@ -66,7 +66,7 @@ def ritz_pairs(hessenberg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Returns θ (batch, M) complex, residuals (batch, M), y (batch, M, M) in columns of length 1, in double precision
     on the CPU; NaN in rows that are not finite. (Saad 2011, chapter 6.)
     """
-    small = hessenberg.double().cpu()
+    small = hessenberg.cpu().double()
     finite_B = small.isfinite().flatten(1).all(dim=1)
     values_BM, vectors_BMM = torch.linalg.eig(small[:, :-1].masked_fill(~finite_B[:, None, None], 0.0))
     order_BM = values_BM.abs().argsort(dim=1, descending=True, stable=True)
@@ -111,7 +111,7 @@ def leading_singular_value(small: Tensor, beta_B: Tensor) -> tuple[Tensor, Tenso
     σ never exceeds ‖A‖₂, and some singular value of A is within the residual of σ. Double precision, on the CPU; NaN
     in rows that are not finite.
     """
-    small, beta_B = small.double().cpu(), beta_B.double().cpu()
+    small, beta_B = small.cpu().double(), beta_B.cpu().double()
     finite_B = small.isfinite().flatten(1).all(dim=1) & beta_B.isfinite()
     left_BMM, sigma_BM, _ = torch.linalg.svd(small.masked_fill(~finite_B[:, None, None], 0.0))
     residual_B = beta_B * left_BMM[:, -1, 0].abs()

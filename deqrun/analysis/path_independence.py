@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.device import widened
 
 __all__ = ["STARTS", "Alignment", "alignment", "cosine", "derangement"]
 
@@ -92,7 +93,7 @@ def _lost(solution: Solution) -> Tensor:
 
 def _noise_like(end: Tensor, draw: torch.Generator) -> Tensor:
     """Normal numbers, per row of the root mean square of its end."""
-    scale = end.flatten(1).double().square().mean(1).sqrt().to(end.dtype).nan_to_num(0.0, 0.0, 0.0)
+    scale = widened(end.flatten(1)).square().mean(1).sqrt().to(end.dtype).nan_to_num(0.0, 0.0, 0.0)
     noise = torch.randn(end.shape, generator=draw).to(end)
     return noise * scale.view(-1, *[1] * (end.dim() - 1))
 

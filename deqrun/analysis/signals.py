@@ -16,6 +16,7 @@ models of recurrent depth.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.solvers.device import to_host
 from deqrun.solvers.norms import row_norms
 
 __all__ = ["Reading", "SignalRecorder", "answers_agree", "entropy_change", "kl_divergence", "state_change"]
@@ -163,14 +165,29 @@ class SignalRecorder:
         self._before = _Iterate(rows, z, reading, column[3])
         self._columns.append((rows, column))
 
-    def arrays(self) -> dict[str, NDArray[np.float32] | NDArray[np.int32]]:
-        """change, kl, entropy (iterates, batch) float32, and stable (iterates, batch) int32."""
+    def tensors(self) -> list[Tensor]:
+        """All that was taken in, for a copy to the host together with other records: see `arrays`."""
+        return [part for rows, column in self._columns for part in (rows, *column)]
+
+    def arrays(
+        self, steps: Tensor | None = None, copied: Sequence[Tensor] | None = None
+    ) -> dict[str, NDArray[np.float32] | NDArray[np.int32]]:
+        """change, kl, entropy (iterates, batch) float32, and stable (iterates, batch) int32.
+
+        steps   (batch,) at which rows stopped; needed where an accelerator showed them again afterwards
+        copied  `tensors()` on the host; None: they are copied here
+        """
         tables: dict[str, NDArray[np.float32] | NDArray[np.int32]] = {
             name: np.full((self.iterates, self.batch), np.nan, dtype=np.float32) for name in ("change", "kl", "entropy")
         }
         tables["stable"] = np.zeros((self.iterates, self.batch), dtype=np.int32)
-        for k, (rows, column) in enumerate(self._columns):
-            places = rows.cpu().numpy()
+        parts = [part.numpy() for part in (to_host(self.tensors()) if copied is None else copied)]
+        for k in range(len(self._columns)):
+            places, *column = parts[5 * k : 5 * k + 5]
             for name, values in zip(("change", "kl", "entropy", "stable"), column, strict=True):
-                tables[name][k, places] = values.cpu().numpy()
+                tables[name][k, places] = values
+        if steps is not None:
+            stopped = np.arange(self.iterates)[:, None] > steps.cpu().numpy()
+            for name, table in tables.items():
+                table[stopped] = 0 if name == "stable" else np.nan
         return tables

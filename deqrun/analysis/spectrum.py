@@ -17,6 +17,7 @@ from torch import Tensor
 
 from deqrun.analysis.krylov import arnoldi, bidiagonal, leading_singular_value, normalise, ritz_pairs
 from deqrun.analysis.products import Jacobian, Map
+from deqrun.solvers.device import widened
 from deqrun.solvers.precision import full_precision
 
 __all__ = ["Estimate", "SpectralRadius", "jacobian_frobenius", "spectral_norm", "spectral_radius"]
@@ -70,8 +71,8 @@ def jacobian_frobenius(f: Map, z: Tensor, *, probes: int = 16, generator: torch.
     _require_at_least("probes", probes, 2, "the standard error needs two")
     jacobian, generator = Jacobian(f, z), _seeded(generator)
     with full_precision(z.device.type):
-        squares = [jacobian.vjp(_signs(jacobian, generator)).double().square().sum(1) for _ in range(probes)]
-    squares_PB = torch.stack(squares).cpu()
+        squares = [widened(jacobian.vjp(_signs(jacobian, generator))).square().sum(1) for _ in range(probes)]
+    squares_PB = torch.stack(squares).cpu().double()
     mean_B = squares_PB.mean(dim=0)
     variance_B = (squares_PB - mean_B).square().sum(dim=0) / (probes - 1)
     value_B = mean_B.sqrt()
@@ -157,7 +158,7 @@ def _growth(jacobian: Jacobian, v_BD: Tensor, iterations: int) -> SpectralRadius
     logs, none = [], v_BD.new_zeros(jacobian.batch)
     for _ in range(iterations):
         norm_B, v_BD = normalise(jacobian.vjp(v_BD), none)
-        logs.append(norm_B.double().log().cpu())
+        logs.append(norm_B.cpu().double().log())
     tail_KB = torch.stack(logs[iterations // 2 :])
     half = len(tail_KB) // 2
     early_B, late_B, value_B = (part.mean(dim=0).exp() for part in (tail_KB[:half], tail_KB[half:], tail_KB))

@@ -56,7 +56,7 @@ Common keys, as in train.epochs=10
   solver@gradient.solver            solver of the backward pass
   baseline.layers, baseline.match   with baseline=tied or baseline=untied
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
-  seed, device, threads, name       device is auto, cpu or cuda
+  seed, device, threads, name       device: auto, cpu, cuda, cuda:1, mps, xpu
   tracker.mode                      offline, online or disabled
   report                            false: no page; deqrun report makes it later
   hydra/launcher, hydra/sweeper     with -m: parallel, processes, slurm; search
@@ -90,7 +90,7 @@ Common keys
   sweep.solvers=[anderson]     solvers to test
   solver.memory                any parameter of the run's solver
   dataset.root=DIR             folder of the data on this machine
-  device, threads              device is auto, cpu or cuda
+  device, threads              device: auto, cpu, cuda, cuda:1, mps, xpu
 
 Examples, for the run in outputs/train/mine
   deqrun sweep run=outputs/train/mine

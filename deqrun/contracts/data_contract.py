@@ -112,7 +112,7 @@ class _Trial:
         if not isinstance(value, Tensor) or value.dtype not in NUMERIC:
             kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
             raise Fault(f"{field} of the {split} split are a {kind}; they must be a tensor of numbers ({DOCS}).")
-        if value.device.type != "cpu" or value.requires_grad:
+        if value.device != torch.device("cpu") or value.requires_grad:
             raise Fault(
                 f"{field} of the {split} split are on {value.device} or carry a gradient; they must be plain "
                 f"tensors in the host's memory ({DOCS})."

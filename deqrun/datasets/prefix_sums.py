@@ -63,7 +63,7 @@ class PrefixSums(GeneratedSequences):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """(batch, 1, length) of stored bits (batch, length): -1 for 0, +1 for 1, 0 beyond the string's end."""
-        values = torch.tensor([-1.0, 1.0, 0.0], device=inputs.device)
+        values = torch.tensor([-1.0, 1.0, 0.0]).to(inputs.device, non_blocking=True)
         return values[inputs.long()][:, None]
 
     def _stream(self) -> tuple[int, ...]:

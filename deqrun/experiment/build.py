@@ -21,6 +21,7 @@ from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.errors import UserError, nearest, one_line, unknown
 from deqrun.experiment.data.changes import MatchedDataset
 from deqrun.experiment.data.record import read_record
+from deqrun.experiment.devices import require_device
 from deqrun.gradients import Gradient
 from deqrun.models import (
     DEQ,
@@ -236,8 +237,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
 
     seen  components built before, as text; added to. The random state is left as it was. Raises UserError.
     """
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was given, but PyTorch sees no CUDA device; allowed here: auto, cpu.")
+    require_device(settings)
     # Keyed by what each check depends on, so that the jobs of a grid share those that are equal.
     checks: dict[str, Callable[[], object]] = {
         f"dataset {settings.dataset}": lambda: build_dataset(settings),

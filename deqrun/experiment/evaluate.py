@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
 from deqrun.models import DEQ
+from deqrun.solvers.device import to_host
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def batches(
     """(encoded inputs, targets, their place in the split), in order."""
     for low in range(0, len(split), batch_size):
         place = slice(low, min(low + batch_size, len(split)))
-        yield dataset.encode(split.inputs[place].to(device)), split.targets[place].to(device), place
+        x, y = (part[place].to(device, non_blocking=True) for part in (split.inputs, split.targets))
+        yield dataset.encode(x), y, place
 
 
 @torch.no_grad()
@@ -59,5 +61,5 @@ def evaluate(
         logits, solution = deq(x)
         parts.append((dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe))
     deq.train(was_training)
-    loss, correct, residual, nfe = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    loss, correct, residual, nfe = to_host([torch.cat(column) for column in zip(*parts, strict=True)])
     return Evaluation(loss, correct, residual, nfe)

@@ -24,6 +24,7 @@ from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
+from deqrun.experiment.devices import find
 from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
@@ -43,6 +44,7 @@ from deqrun.report import write_report
 from deqrun.report.tables import decay_table, description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
+from deqrun.solvers.device import traits
 
 
 def run_train(settings: Settings, folder: Path, command: str) -> float:
@@ -163,16 +165,16 @@ def run_describe(settings: Settings) -> None:
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
-    """Set up PyTorch's threads and the allocator, and say which device is meant; UserError where it isn't there."""
+    """Set up PyTorch's threads and the allocator, and find the device; UserError where it isn't there."""
     # PyTorch's own choice where none is given.
     if threads is not None:
         torch.set_num_threads(threads)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but PyTorch sees no CUDA device; device=auto takes what there is.")
-    wanted = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    if wanted != "cuda":
+    found = find(device)
+    if traits(found).at_hand:
         keep_freed_memory()
-    return torch.device("cpu" if wanted == "auto" else wanted)
+    elif found.index is not None:  # what names no number, as a generator, is then on this one, too
+        torch.accelerator.set_device_index(found)
+    return found
 
 
 def _require_data(dataset: Dataset) -> None:
@@ -319,7 +321,7 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
     """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
     n, unit = len(dataset.load("train")), "epoch" if settings.train.steps is None else "step"
     count = settings.train.steps or settings.train.epochs
-    print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device.type}", flush=True)
+    print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device}", flush=True)
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
         steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")
@@ -364,9 +366,10 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
 
 
 def _device_name(device: torch.device) -> str:
-    """The name of the GPU, or of the processor where the system tells it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    """The name of the accelerator, or of the processor, where the system tells it."""
+    if not traits(device).at_hand:
+        named = getattr(torch.get_device_module(device), "get_device_name", None)
+        return str(named(device)) if named else device.type
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

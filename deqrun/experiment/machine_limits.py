@@ -10,6 +10,7 @@ import torch
 from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, build_own_cell
+from deqrun.experiment.devices import is_accelerator
 from deqrun.models import Cell
 from deqrun.records.safe_reading import available_memory
 from deqrun.settings import TRUSTED_PACKAGES, Settings
@@ -72,7 +73,7 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
         _require("the weights of " + _named(settings, "model"), COPIES_OF_WEIGHTS * weights, available, "model")
         states = 4 * COPIES_OF_STATES * rows * cell.state_size
-        if settings.device != "cuda" and not (settings.device == "auto" and torch.cuda.is_available()):
+        if not is_accelerator(settings.device):
             _require(
                 f"the states of {rows} samples at a time of " + _named(settings, "model"),
                 states,

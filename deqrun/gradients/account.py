@@ -52,9 +52,9 @@ class Account:
         nfes = torch.arange(1, len(residuals) + 1, device=z.device).clamp(max=self.depth or len(residuals))
         nfes = nfes[:, None].expand(residuals.shape)
         status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
-        status[self.unbounded] = int(Status.DIVERGED)
-        tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals)
-        status[(residuals[-1] <= tol) & residuals[-1].isfinite()] = int(Status.CONVERGED)
+        status.masked_fill_(self.unbounded, int(Status.DIVERGED))
+        tol = self.budget.tol if self.budget.row_tol is None else self.budget.row_tol.to(residuals, non_blocking=True)
+        status.masked_fill_((residuals[-1] <= tol) & residuals[-1].isfinite(), int(Status.CONVERGED))
         return Solution(
             z=z.detach(),
             residual=residuals[-1].clone(),

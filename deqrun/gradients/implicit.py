@@ -12,6 +12,7 @@ from torch import Tensor
 from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map, recording, refuse_second_derivative, rooted
 from deqrun.solvers import Anderson, Budget, Solution, Solver, solve
+from deqrun.solvers.device import at_hand
 from deqrun.solvers.linearization import Linearization
 
 
@@ -103,9 +104,15 @@ class _AdjointMap:
 
     def forward_product(self, w: Tensor) -> Tensor:
         """J w, by differentiating u ↦ Jᵀu; 0 without that, since f may have no second derivative."""
-        if not bool(w.any()):
+        if at_hand(w):
+            return self.at.jvp(w) if bool(w.any()) else torch.zeros_like(w)
+        # To look whether w is 0 is to wait: that is left for an f that has none.
+        try:
+            return self.at.jvp(w)
+        except RuntimeError:
+            if bool(w.any()):
+                raise
             return torch.zeros_like(w)
-        return self.at.jvp(w)
 
 
 class _Transposed(torch.autograd.Function):

@@ -19,6 +19,7 @@ from deqrun.models import DEQ
 from deqrun.records.safe_reading import is_there, read_json
 from deqrun.settings import Settings
 from deqrun.solvers import Solution, Solver, Status
+from deqrun.solvers.device import has_float64
 
 __all__ = ["Answer", "RunModel", "load_model"]
 
@@ -94,7 +95,7 @@ class RunModel:
         """
         shape = tuple(self.dataset.input_shape)
         try:
-            given = torch.as_tensor(x).to(self.device)
+            given = self._there(x)
             encoded = self.dataset.encode(given)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise ValueError(one_line(f"x can't be encoded as {self.dataset.name} ({error})")) from error
@@ -105,6 +106,12 @@ class RunModel:
                 f"(batch, {', '.join(map(str, shape))}){hint}."
             )
         return encoded
+
+    def _there(self, x: Any) -> Tensor:
+        """x as a tensor on the model's device, in float32 where the device lacks NumPy's float64."""
+        given = torch.as_tensor(x)
+        narrow = given.dtype == torch.float64 and not has_float64(self.device)
+        return (given.float() if narrow else given).to(self.device)
 
     def _of_the_weights_kind(self, x: Tensor) -> Tensor:
         """Floating-point numbers as wide as the weights: NumPy's are double."""
@@ -129,7 +136,7 @@ class RunModel:
 
         Raises ValueError on an x of the wrong shape, UserError on an unknown solver.
         """
-        given = torch.as_tensor(x).to(self.device) if encoded else self.encode(x)
+        given = self._there(x) if encoded else self.encode(x)
         inputs = self._of_the_weights_kind(given)
         given_limits = {name: value for name, value in (("max_iter", max_iter), ("tol", tol)) if value is not None}
         budget = self.deq.budget.with_(**given_limits)

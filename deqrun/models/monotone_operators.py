@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deqrun.solvers import Constants
+from deqrun.solvers.device import has_float64
 from deqrun.solvers.precision import full_precision
 
 __all__ = ["MonotoneConvolution", "MonotoneMatrix", "MonotoneOperator"]
@@ -50,7 +51,7 @@ class MonotoneOperator(ABC):
         with full_precision(v.device.type):
             if self._inverse is None or self._inverse[0] != alpha:
                 symbol = self.symbol()
-                self._inverse = (alpha, torch.linalg.inv((1 + alpha) * _identity(symbol) - alpha * symbol))
+                self._inverse = (alpha, torch.linalg.inv_ex((1 + alpha) * _identity(symbol) - alpha * symbol)[0])
             inverse = self._inverse[1]
             return self.product(inverse.mH if transposed else inverse, v)
 
@@ -62,9 +63,10 @@ class MonotoneOperator(ABC):
         """
         if self._constants is None:
             symbol = self.symbol()
+            symbol = symbol if has_float64(symbol.device) else symbol.cpu()
             symbol = symbol.to(torch.promote_types(symbol.dtype, torch.float64))  # M⁻¹ is as large as 1 / m
             with full_precision(symbol.device.type):
-                inverse = torch.linalg.inv(_identity(symbol) - symbol)
+                inverse = torch.linalg.inv_ex(_identity(symbol) - symbol)[0]
                 self._constants = Constants(self.m, float(torch.linalg.eigvalsh((inverse + inverse.mH) / 2).min()))
         return self._constants
 

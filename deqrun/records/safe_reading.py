@@ -35,6 +35,9 @@ MOST_TEXT = 512 * 2**20
 MOST_BY_PARTS = 2**36
 """Bytes that an archive read part by part may unpack to: a limit to the time that a hostile one takes."""
 
+MOST_RATIO = 1040
+"""By which deflated bytes can grow: 258 bytes from two bits are the most (RFC 1951)."""
+
 MOST_MEMBERS = 100_000
 """Files in an archive; a sweep of a thousand trajectories has ten thousand."""
 
@@ -125,6 +128,11 @@ def require_honest_zip(archive: zipfile.ZipFile, most: int) -> None:
         raise NotReadable(f"it holds {len(members):,} files, and at most {MOST_MEMBERS:,} are read")
     if size > most:
         raise NotReadable(f"it would unpack to {size:,} bytes, and {most:,} are the most that fit")
+    for member in members:
+        if member.file_size > MOST_RATIO * member.compress_size + 1024:
+            raise NotReadable(
+                f"{member.filename} would unpack to {member.file_size:,} bytes, and has {member.compress_size:,}"
+            )
 
 
 @contextmanager

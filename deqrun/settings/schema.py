@@ -221,8 +221,15 @@ class TrackerSettings(_Section):
         return () if self.mode == "disabled" else tuple(dict.fromkeys(name for name in given if name != "none"))
 
 
+DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda", "mps", "xpu")
+NUMBERED = ("cuda", "xpu")
+"""Of these a machine may have several: cuda:1 is the second."""
+
+
 class Settings(_Section):
     """All of a user's choices for a run. Equal settings give equal runs.
+
+    device         auto, cpu, cuda, mps or xpu, of cuda and xpu with a number if wanted, as in cuda:1
 
     choices        the option taken of each config group, e.g. {'model': 'mdeq', 'solver': 'anderson'}
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
@@ -234,7 +241,7 @@ class Settings(_Section):
 
     name: RunName
     seed: Seed
-    device: Literal["auto", "cpu", "cuda"]
+    device: str
     threads: PositiveCount | None
     run: Path | None
     resume: Flag
@@ -266,6 +273,18 @@ class Settings(_Section):
                     f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
                 )
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _names_a_device(cls, value: str) -> str:
+        kind, colon, number = value.partition(":")
+        numbered = kind in NUMBERED and number.isascii() and number.isdigit() and len(number) < 4
+        if kind not in DEVICES or (colon and not numbered):
+            allowed = [*DEVICES[:3], "cuda:1", *DEVICES[3:]]
+            told = _names_another(value, "a device", allowed)
+            # The usual word for it: by its letters it would be taken for xpu.
+            raise ValueError(told.replace("the nearest is xpu", "the nearest is cuda") if kind == "gpu" else told)
+        return value
 
     @field_validator("objective")
     @classmethod

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.device import at_hand, wide, widened
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
@@ -118,12 +119,12 @@ class AndersonState(SolverState):
     def __init__(self, z: Tensor, memory: int, ridge: float, rejects: bool) -> None:
         rows = len(z)
         self.rejects = rejects
-        self.memory, self.ridge, self.on_host = memory, ridge, z.device.type == "cpu"
+        self.memory, self.ridge, self.on_host = memory, ridge, at_hand(z)
         self.tiny = torch.finfo(z.dtype).tiny
         self.g, self.f = History(memory + 2 if memory else 0, z), History(memory, z)
         self.last_f = z
-        self._hold(torch.zeros(rows, memory, memory, dtype=torch.float64, device=z.device))
-        self.scale = torch.zeros(rows, memory, dtype=torch.float64, device=z.device)
+        self._hold(torch.zeros(rows, memory, memory, dtype=wide(z.device), device=z.device))
+        self.scale = torch.zeros(rows, memory, dtype=wide(z.device), device=z.device)
         self.weights = z.new_zeros(rows, self.f.width)
         self.begun = torch.zeros(rows, dtype=torch.bool, device=z.device)
         self.fresh: Tensor | None = None
@@ -177,7 +178,7 @@ class AndersonState(SolverState):
         k, last_f = self.pushed, self.last_f
         now, self.last_f = self._slot(k), fz
         self.pushed += 1
-        if g.data_ptr() != self.g[now].data_ptr():
+        if g is not self.g[now]:
             self.g[now].copy_(g)
         if not k:
             return
@@ -186,7 +187,7 @@ class AndersonState(SolverState):
         torch.sub(fz, last_f, out=self.f[newest])
         row, self.right = self.g.pair_products(newest, now, count)
         # The square of a length underflows before the length does: such a difference is as good as none.
-        scale = row.select(1, newest).double().clamp_(min=self.tiny).rsqrt_()
+        scale = widened(row.select(1, newest)).clamp(min=self.tiny).rsqrt_()
         self.scale.select(1, newest).copy_(scale)
         entries = torch.mul(row, scale[:, None]).mul_(self._first(self.scale))
         self._first(self._rows[newest]).copy_(entries)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.device import at_hand, wide, widened
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.line_search import Criterion, Found, SearchedMap, backtrack
@@ -113,9 +114,9 @@ class BroydenState(SolverState):
         rows = len(z)
         self.memory = memory
         self.directions = History(memory, z)
-        self.gram = torch.zeros(rows, memory + 1, memory + 1, dtype=torch.float64, device=z.device)
+        self.gram = torch.zeros(rows, memory + 1, memory + 1, dtype=wide(z.device), device=z.device)
         self.system = torch.zeros_like(self.gram)
-        self.inverse = torch.zeros(rows, memory + 1, dtype=torch.float64, device=z.device)
+        self.inverse = torch.zeros(rows, memory + 1, dtype=wide(z.device), device=z.device)
         self.length = torch.ones_like(self.inverse)
         self.count = 0
         self.searched = line_search
@@ -133,7 +134,7 @@ class BroydenState(SolverState):
         self.length[:, count] = 1
         direction = self.directions[count] if count < self.memory else g
         if count:
-            along = self.directions.products(g, count).double()
+            along = widened(self.directions.products(g, count))
             weights, scale = self._weights(along)
             if weights.shape[1]:
                 first = count - weights.shape[1]
@@ -144,7 +145,7 @@ class BroydenState(SolverState):
         elif self.memory:
             direction.copy_(g)
         if count < self.memory or self.searched:
-            self.gram[:, count, count] = torch.linalg.vector_norm(direction, dim=1).double().square_()
+            self.gram[:, count, count] = widened(torch.linalg.vector_norm(direction, dim=1)).square_()
         return direction
 
     def _enter_products(self, along: Tensor, weights: Tensor, scale: Tensor) -> None:
@@ -192,7 +193,7 @@ class BroydenState(SolverState):
         c = torch.linalg.solve_triangular(system, right, upper=False, unitriangular=True)[:, :, 0]
         exact = 1 - c[:, -1:]
         limit = 0.1 / torch.finfo(self.directions.vectors.dtype).eps
-        if c.device.type == "cpu" and len(c) and float(exact.abs().min()) >= LEAST_DENOMINATOR:
+        if at_hand(c) and len(c) and float(exact.abs().min()) >= LEAST_DENOMINATOR:
             least, most = (float(value) for value in torch.aminmax(c))
             if -limit < least and most < limit:  # false for NaN, too
                 return c, 1 / exact

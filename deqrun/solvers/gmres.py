@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.solvers.device import at_hand, wide, widened
+
 
 @dataclass(frozen=True)
 class Krylov:
@@ -42,8 +44,10 @@ def gmres(apply: Callable[[Tensor], Tensor], b: Tensor, basis: Tensor, goal: Ten
     goal   (rows,) float64, absolute; inf for a row that needs no solution
     """
     process = _Arnoldi(b, basis, goal)
-    for column in range(basis.shape[1] - 1):
-        if not bool(process.wanted.any()):
+    looks, columns = at_hand(b), basis.shape[1] - 1
+    # On an accelerator every column is made that a row may need: a look costs more than products that none wants.
+    for column in range(columns if looks else min(columns, b.shape[1])):
+        if looks and not bool(process.wanted.any()):
             break
         process.extend(column, apply)
     return process.result()
@@ -63,12 +67,12 @@ class _Arnoldi:
         self.basis, self.goal = basis, goal
         norm = torch.linalg.vector_norm(b, dim=1)
         torch.div(b, torch.where(norm > 0, norm, 1.0)[:, None], out=basis[:, 0])
-        self.residual = norm.double()
+        self.residual = widened(norm)
         self.wanted = self.residual > goal
         self.products = torch.zeros(rows, dtype=torch.long, device=b.device)
-        self.turned = torch.eye(size, dtype=torch.float64, device=b.device).repeat(rows, 1, 1)
-        self.upper = torch.eye(size - 1, dtype=torch.float64, device=b.device).repeat(rows, 1, 1)
-        self.right = torch.zeros(rows, size, dtype=torch.float64, device=b.device)
+        self.turned = torch.eye(size, dtype=wide(b.device), device=b.device).repeat(rows, 1, 1)
+        self.upper = torch.eye(size - 1, dtype=wide(b.device), device=b.device).repeat(rows, 1, 1)
+        self.right = torch.zeros(rows, size, dtype=wide(b.device), device=b.device)
         self.right[:, 0] = self.residual
         self.used = torch.zeros_like(self.products)
         self.columns = 0
@@ -79,7 +83,7 @@ class _Arnoldi:
         self.products += self.wanted
         self.columns = column + 1
         v = apply(self.basis[:, column])
-        size = torch.linalg.vector_norm(v, dim=1).double()
+        size = widened(torch.linalg.vector_norm(v, dim=1))
         h, length = self._orthogonalise(v, column + 1)
         # What is left of v is rounding: the space is exhausted, and the residual as small as it gets.
         length = torch.where(length > 10 * self.eps * size, length, 0.0)
@@ -93,12 +97,12 @@ class _Arnoldi:
         (Giraud et al. 2005, The loss of orthogonality in the Gram-Schmidt orthogonalization process).
         """
         basis = self.basis[:, :count]
-        total = torch.zeros(len(v), count, dtype=torch.float64, device=v.device)
+        total = torch.zeros(len(v), count, dtype=wide(v.device), device=v.device)
         for _ in range(2):
             h = torch.bmm(v[:, None], basis.transpose(1, 2))
             v[:, None].baddbmm_(h, basis, alpha=-1)
             total += h[:, 0]
-        return total, torch.linalg.vector_norm(v, dim=1).double()
+        return total, widened(torch.linalg.vector_norm(v, dim=1))
 
     def _rotate(self, column: int, h: Tensor, length: Tensor, size: Tensor) -> None:
         """Make column `column` of R from H's, and find the new residual."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deqrun.solvers.device import at_hand
+
 NAIVE_BELOW = 400
 """On a CPU torch multiplies matrices of fewer multiply-adds than this each by a plain loop, five times slower."""
 
@@ -21,7 +23,7 @@ class History:
     def __init__(self, slots: int, z: Tensor) -> None:
         rows, width = z.shape
         enough = -(-NAIVE_BELOW // max(width, 1))
-        self.on_host = z.device.type == "cpu"
+        self.on_host = at_hand(z)
         self.padded = self.on_host and slots < enough <= 2 * slots
         self._hold(z.new_zeros(enough, rows, width) if self.padded else z.new_empty(slots, rows, width))
 

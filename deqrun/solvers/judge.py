@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.batch import Batch
+from deqrun.solvers.device import at_hand
 from deqrun.solvers.norms import max_norms, ordinary, row_norms
 from deqrun.solvers.solution import Budget
 
@@ -33,8 +34,8 @@ class Judge:
         self.active = torch.ones(count, dtype=torch.bool, device=z.device)
         self.diverged = torch.zeros(count, dtype=torch.bool, device=z.device)
         self._bounded: Tensor | None = None  # (n,) neither lost nor grown beyond all scale at z; None: all rows
-        self._tol = budget.tol if budget.row_tol is None else budget.row_tol.to(z)
-        self._max_iter = None if budget.row_max_iter is None else budget.row_max_iter.to(z.device)
+        self._tol = budget.tol if budget.row_tol is None else budget.row_tol.to(z, non_blocking=True)
+        self._max_iter = None if budget.row_max_iter is None else budget.row_max_iter.to(z.device, non_blocking=True)
         self._limit: Tensor | None = None  # (n,) size beyond which the row has diverged
         self._least_limit = 0.0  # of all rows there have been; 0 where looking would make the host wait
         self._epsilon = torch.finfo(z.dtype).tiny
@@ -60,7 +61,7 @@ class Judge:
     def _sizes(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """‖g‖ and ‖f(z)‖, by whose sum rows diverge. On a CPU one look at the sum says whether plain norms will do."""
         g, fz = batch.g, batch.fz
-        if not batch.on_host or not g.numel():
+        if not batch.at_hand or not g.numel():
             norm_g, norm_f = row_norms(g), row_norms(fz)
             self._note_divergence(norm_g + norm_f, math.nan)
             return norm_g, norm_f
@@ -78,12 +79,12 @@ class Judge:
         """most: the largest size, NaN where the host is not to wait for the device."""
         if self._limit is None:
             self._limit = (size * GROWTH_LIMIT).clamp(max=torch.finfo(size.dtype).max)
-            self._least_limit = float(self._limit.amin()) if size.device.type == "cpu" and len(size) else 0.0
+            self._least_limit = float(self._limit.amin()) if at_hand(size) and len(size) else 0.0
         self._bounded = None
         if most <= self._least_limit:  # false for NaN
             return
         bounded = size <= self._limit
-        if not (bounded.device.type == "cpu" and bool(bounded.all())):
+        if not (at_hand(bounded) and bool(bounded.all())):
             self._bounded = bounded
 
     def _spare(self, batch: Batch) -> None:

@@ -32,7 +32,7 @@ class Kept:
         if self.best:
             better = residual < self.residual
             keep = better if batch.whole else keep & better
-        if not batch.on_host:  # by masks, which make no host wait
+        if not batch.at_hand:  # by masks, which make no host wait
             kept = self.z if self.at is None else self._in_order()
             self.z, self.at = torch.where(keep[:, None], batch.z, kept), None
             self.residual = torch.where(keep, residual, self.residual)

@@ -37,7 +37,8 @@ def solve(
     z0       (batch, …) start, any float dtype; the solver's state is float32 or wider.
     solver   default Picard().
     budget   default Budget().
-    observe  called as observe(k, z_k, rows) at each iterate with the rows that have not stopped before k.
+    observe  called as observe(k, z_k, rows) at each iterate with the rows that have not stopped before k; on an
+             accelerator also with rows that have stopped since the host last looked, as they stopped.
 
     Iterate k is the state after k solver steps, its residual ‖f(z_k) − z_k‖₂ / (‖f(z_k)‖₂ + ε) with ε the dtype's
     smallest normal number, so that the residual is free of scale. So is the solve: of y ↦ f(s y) / s it has the same
@@ -51,7 +52,7 @@ def solve(
     _check_layers(f, solver)
 
     # Iterate 0 is evaluated as the batch is made: its scale decides how the whole solve is scaled.
-    batch = Batch(solver.adapt(f, z0), z0, solver)
+    batch = Batch(solver.adapt(f, z0), z0, solver, observed=observe is not None)
     judge, kept, trace = Judge(batch, budget), Kept(batch, budget.keep == "best"), Trace(depth=depth_of(f))
     for k in range(budget.max_iter + 1):
         # Evaluate and measure iterate k, record it, show it.
@@ -85,7 +86,11 @@ def _of_active(batch: Batch, judge: Judge) -> Tensor:
 
 
 def _show(k: int, batch: Batch, active: Tensor, observe: Observer) -> None:
-    if batch.whole:
+    if not batch.at_hand:
+        # To find the rows that have stopped is to wait: they are shown again as they were when they stopped.
+        batch.shown = batch.z if batch.shown is None else torch.where(active[:, None], batch.z, batch.shown)
+        observe(k, batch.f.given(batch.shown), batch.rows)
+    elif batch.whole:
         observe(k, batch.f.given(batch.z), batch.rows)
     else:
         index = active.nonzero()[:, 0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.device import wide, widened
 from deqrun.solvers.gmres import Krylov, gmres
 from deqrun.solvers.line_search import Criterion, backtrack
 from deqrun.solvers.linearized_map import LinearizedMap
@@ -75,7 +76,7 @@ class NewtonKrylov(Solver["NewtonState", LinearizedMap]):
             return point.fz
         if not point.f.depends_on_state:
             return self._constant(state, point)
-        norm = torch.linalg.vector_norm(point.g, dim=1).double()
+        norm = widened(torch.linalg.vector_norm(point.g, dim=1))
         eta = state.next_forcing(norm) if self.forcing is None else torch.full_like(norm, self.forcing)
         found = self._linear_solve(state, point, eta * norm)
         state.jvps = state.jvps + found.products
@@ -89,7 +90,7 @@ class NewtonKrylov(Solver["NewtonState", LinearizedMap]):
     def _linear_solve(self, state: NewtonState, point: Point[LinearizedMap], goal: Tensor) -> Krylov:
         f = point.f
         floor = 10 * torch.finfo(point.g.dtype).eps * torch.linalg.vector_norm(point.g, dim=1)
-        goal = torch.maximum(goal, floor.double()).masked_fill(~point.active, torch.inf)
+        goal = torch.maximum(goal, widened(floor)).masked_fill(~point.active, torch.inf)
         return gmres(lambda v: v - f.product(v), point.g, state.basis(point.g, self.krylov), goal)
 
     def _search(
@@ -123,7 +124,7 @@ class NewtonState(SolverState):
     def __init__(self, z: Tensor) -> None:
         self.nfe = torch.zeros(len(z), dtype=torch.long, device=z.device)
         self.jvps = torch.zeros_like(self.nfe)
-        self.forcing = torch.full_like(self.nfe, FIRST_FORCING, dtype=torch.float64)
+        self.forcing = torch.full_like(self.nfe, FIRST_FORCING, dtype=wide(z.device))
         self.norm: Tensor | None = None
         self._space: Tensor | None = None
 

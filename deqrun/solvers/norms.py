@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deqrun.solvers.device import at_hand, has_float64
+
 __all__ = ["max_norms", "ordinary", "power_of_two", "row_norms"]
 
 
@@ -13,12 +15,15 @@ def row_norms(v: Tensor) -> Tensor:
 
     Squares underflow below the root of the smallest number and overflow above the largest's root: float32 takes
     1e-23 for 0 and 1e20 for inf. Rows whose norm comes out where that may have happened are measured again, brought to
-    the scale 1; no other row is touched, so that no row's norm depends on its neighbours. On CUDA, where looking would
-    make the host wait, squares are summed in float64.
+    the scale 1; no other row is touched, so that no row's norm depends on its neighbours. On an accelerator, where
+    looking would make the host wait, squares are summed in float64; where it has none, every row is brought to 1.
     """
     flat = v.flatten(1)
-    if flat.device.type != "cpu":
-        return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(v.dtype)
+    if not at_hand(flat):
+        if has_float64(flat.device):
+            return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(v.dtype)
+        size = power_of_two(max_norms(flat))
+        return torch.linalg.vector_norm(flat / size[:, None], dim=1) * size
     norm = torch.linalg.vector_norm(flat, dim=1)
     if not flat.numel():
         return norm

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deqrun.solvers.device import generator
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.line_search import SearchedMap
 from deqrun.solvers.picard import Picard
@@ -86,9 +87,9 @@ class Perturbed(Solver["PerturbedState", FlatMap]):
         """ε_k (batch, …), beyond the batch of `like`'s shape, in its dtype and on its device."""
         # A seed for each k: gradient checkpointing comes by an iterate again, and has to find the same noise.
         digest = sha256(f"{self.seed}/{k}".encode()).digest()
-        generator = torch.Generator(like.device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        source = generator(like.device, int.from_bytes(digest[:8], "big") >> 1)
         first, size = self.part or (0, batch)
-        drawn = torch.randn(size, *like.shape[1:], generator=generator, dtype=like.dtype, device=like.device)
+        drawn = torch.randn(size, *like.shape[1:], generator=source, dtype=like.dtype, device=like.device)
         return drawn if self.part is None else drawn[first : first + batch]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from deqrun.arguments import require_count
+from deqrun.solvers.device import at_hand, wide, widened
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
@@ -60,7 +61,7 @@ class Secant(Solver["SecantState", FlatMap]):
         if self.memory == 0:
             return point.fz
         z, g = state.go_back(point.z, point.g)
-        norm = torch.linalg.vector_norm(g, dim=1).double()
+        norm = widened(torch.linalg.vector_norm(g, dim=1))
         state.push(z, g)
         if not state.count:
             state.last_norm = norm
@@ -70,7 +71,7 @@ class Secant(Solver["SecantState", FlatMap]):
         state.judge(norm, forecast)
         weights = state.usable(torch.where(state.linear[:, None], anderson, broyden))
         direction = state.direction(weights, g)
-        size = torch.linalg.vector_norm(direction, dim=1).double()
+        size = widened(torch.linalg.vector_norm(direction, dim=1))
         far = (norm > NEAR * torch.linalg.vector_norm(z + g, dim=1)) & ~state.linear & (size > CAP * norm)
         if not state.on_host or bool(far.any()):
             direction.mul_(torch.where(far, CAP * norm / size, 1.0).to(direction.dtype)[:, None])
@@ -95,12 +96,12 @@ class SecantState(SolverState):
 
     def __init__(self, z: Tensor, memory: int) -> None:
         rows, device = len(z), z.device
-        self.memory, self.on_host = memory, device.type == "cpu"
+        self.memory, self.on_host = memory, at_hand(z)
         self.epsilon = torch.finfo(z.dtype).eps
         self.ring = History(2 * memory + 2, z)
-        self.gram = torch.zeros(rows, 2 * memory, 2 * memory, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(rows, 2 * memory, 2 * memory, dtype=wide(device), device=device)
         self.z = z
-        self.forecast = torch.full((rows,), torch.inf, dtype=torch.float64, device=device)
+        self.forecast = torch.full((rows,), torch.inf, dtype=wide(device), device=device)
         self.last_norm = self.forecast
         self.falling = torch.zeros(rows, dtype=torch.long, device=device)
         self.linear = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -136,14 +137,14 @@ class SecantState(SolverState):
         k, last_z = self.pushed, self.z
         now, self.z = self._slot(k), z
         self.pushed += 1
-        if g.data_ptr() != self.ring[now].data_ptr():
+        if g is not self.ring[now]:
             self.ring[now].copy_(g)
         if not k:
             return
         newest, count = 2 * ((k - 1) % self.memory), 2 * self.count
         torch.sub(z, last_z, out=self.ring[newest])
         torch.sub(g, self.ring[self._slot(k - 1)], out=self.ring[newest + 1])
-        found = self.ring.several_products((newest, newest + 1, now), count).double()
+        found = widened(self.ring.several_products((newest, newest + 1, now), count))
         self.right = found[:, 2]
         self.gram[:, newest : newest + 2, :count] = found[:, :2]
         self.gram[:, :count, newest : newest + 2] = found[:, :2].mT

@@ -120,7 +120,8 @@ class Solution:
     nfe        (batch,) evaluations of f spent on the row
     jvps       (batch,) Jacobian-vector and vector-Jacobian products spent on it besides; 0 for most solvers
     status     (batch,) codes of Status, uint8
-    residuals  (T+1, batch) residual of iterate k in row k, T = max(steps); NaN after the row stopped
+    residuals  (T+1, batch) residual of iterate k in row k, T = max(steps), or the few more that the loop made on an
+               accelerator until it knew; NaN after the row stopped
     nfes       (T+1, batch) evaluations spent when iterate k's residual was known; held after the stop
     products   (T+1, batch) of jvps, those spent by then
     adjoint    the Solution of the adjoint solve, once a backward pass has run through `equilibrium`

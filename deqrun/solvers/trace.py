@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from deqrun.solvers.device import at_hand
 from deqrun.solvers.solution import Budget, Solution, Status
 from deqrun.solvers.solver import SolverState
 
@@ -37,7 +38,8 @@ class Trace:
         """The Solution whose kept iterates are z; `diverged` (batch,) bool."""
         residuals = self._spread(self.residuals, torch.nan, len(kept))
         steps = (residuals == residuals).sum(0).sub_(1).clamp_(min=0)  # that is, not NaN
-        residuals = residuals[: int(steps.max()) + 1 if len(steps) else 1]
+        if at_hand(steps):  # elsewhere the rows of NaN that no sample reached stay: to cut them off is to wait
+            residuals = residuals[: int(steps.max()) + 1 if len(steps) else 1]
         iterate = torch.arange(len(residuals), device=steps.device)[:, None].minimum(steps)
         nfes = (iterate + 1).clamp(max=self.depth or len(residuals))
         if self.nfe:
@@ -75,8 +77,8 @@ class Trace:
 def _status(final: Tensor, steps: Tensor, diverged: Tensor, budget: Budget) -> Tensor:
     status = torch.full_like(steps, int(Status.EXHAUSTED), dtype=torch.uint8)
     if budget.patience is not None:
-        most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps)
+        most = budget.max_iter if budget.row_max_iter is None else budget.row_max_iter.to(steps, non_blocking=True)
         status.masked_fill_(steps < most, int(Status.STALLED))
-    tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final)
+    tol = budget.tol if budget.row_tol is None else budget.row_tol.to(final, non_blocking=True)
     converged = (final <= tol) & final.isfinite()  # at the tolerance inf, too
     return status.masked_fill_(diverged, int(Status.DIVERGED)).masked_fill_(converged, int(Status.CONVERGED))

@@ -16,6 +16,7 @@ from deqrun import __version__
 from deqrun.errors import Interrupted, UserError, one_line
 from deqrun.experiment.data.asked import require_own_data
 from deqrun.experiment.data.record import read_record
+from deqrun.experiment.devices import is_accelerator
 from deqrun.experiment.launch import prepare, recorded, resume_command, run_train
 from deqrun.experiment.trained import require_sound
 from deqrun.experiment.training.train import TrainingStopped
@@ -94,7 +95,7 @@ def _shared_out(study: Study) -> tuple[int, int | None]:
 
     An accelerator is not shared, and a run that is asked has it to itself.
     """
-    if study.asked or study.device == "cuda" or (study.device == "auto" and torch.cuda.is_available()):
+    if study.asked or is_accelerator(study.device):
         return 1, study.threads
     threads = study.threads or 1
     jobs = study.jobs or max(1, cores() // threads)

@@ -20,6 +20,7 @@ from deqrun.models import DEQ
 from deqrun.records.rows import BreadthRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.device import to_host
 
 __all__ = ["AGGREGATIONS", "Starts", "breadth_rows", "solve_starts"]
 
@@ -104,11 +105,11 @@ class _Depths:
         if k in batch.depths:
             self.codes[k], self.rights[k] = self.code.clone(), self.right.clone()
 
-    def at_depths(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    def at_depths(self) -> tuple[Tensor, Tensor]:
         """(D, n) codes and rights; depths that no row reached have the end's values."""
         codes = torch.stack([self.codes.get(depth, self.code) for depth in self.batch.depths])
         rights = torch.stack([self.rights.get(depth, self.right) for depth in self.batch.depths])
-        return codes.cpu().numpy(), rights.cpu().numpy()
+        return codes, rights
 
 
 class _Batch:
@@ -126,19 +127,21 @@ class _Batch:
 
     def end_start(self, solution: Solution, observe: _Depths) -> None:
         """Take in one start's solve."""
-        codes, rights = observe.at_depths()
-        self._codes.append(codes)
-        self._rights.append(rights)
         # The mean over the starts so far, read out at each depth.
         self.mean.end_start()
         probabilities = (self.mean.probabilities(depth) for depth in self.depths)
-        self._of_mean.append(torch.stack([self.dataset.correct(p, self.targets) for p in probabilities]).cpu().numpy())
+        of_mean = torch.stack([self.dataset.correct(p, self.targets) for p in probabilities])
+        # One copy to the host for all of a start.
+        tensors = (*observe.at_depths(), of_mean, solution.residuals, solution.nfes)
+        codes, rights, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
+        self._codes.append(codes)
+        self._rights.append(rights)
+        self._of_mean.append(means)
         # Residuals and evaluations as far as the budget goes: NaN, and the last count, behind the stop.
         known, n = len(solution.residuals), len(self.targets)
         residual = np.full((self.iterates, n), np.nan)
-        residual[:known] = solution.residuals.cpu().numpy()
+        residual[:known] = residuals
         self._residual.append(residual)
-        nfe = solution.nfes.cpu().numpy()
         self._nfe.append(nfe[np.minimum(np.arange(self.iterates), known - 1)])
 
     def starts(self) -> Starts:

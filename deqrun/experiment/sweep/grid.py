@@ -194,15 +194,16 @@ def _solve(
         start=_start(key, settings, parts),
         precision=key.precision,
         signals=bool(set(SIGNALS) & set(grid.halting)),
+        ends=wanted,
     )
     with ExitStack() as stack:
         # The trajectory is entered first, and so ends last: its file says that all is done.
         writer = stack.enter_context(parts.writing(key))
         ended = stack.enter_context(parts.writing_solutions(key, len(split))) if wanted else None
-        for part, solution in traced:
+        for part, states in traced:
             writer.add(part)
-            if ended is not None:
-                ended(solution.z)
+            if ended is not None and states is not None:
+                ended(states)
             advance(part.n)
     found = parts.read(key)
     assert found is not None

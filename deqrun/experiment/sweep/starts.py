@@ -62,7 +62,7 @@ class SweepStart:
         if self.kind != "other" or self._solutions is None:
             return own
         # A solve that was lost gives no start.
-        other = torch.as_tensor(self._solutions[self._other[place]]).to(own)
+        other = torch.as_tensor(self._solutions[self._other[place]]).to(own, non_blocking=True)
         finite = other.flatten(1).isfinite().all(1).view(-1, *[1] * (own.dim() - 1))
         return torch.where(finite, other, own)
 
@@ -74,7 +74,7 @@ def normal_start(own: Tensor, place: slice, *, seed: int, split: str, scale: flo
     source = torch.Generator()
     for row, i in zip(noise, range(place.start, place.stop), strict=True):
         row.normal_(generator=source.manual_seed(derived_seed(seed, NORMAL, SPLITS.index(split), draw, i)))
-    return own + scale * noise.to(own)
+    return own + scale * noise.to(own, non_blocking=True)
 
 
 def derangement(n: int, seed: int, split: str) -> Tensor:

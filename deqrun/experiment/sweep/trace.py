@@ -22,6 +22,7 @@ from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
 from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
 from deqrun.solvers import Budget, Solution, Solver, solve
+from deqrun.solvers.device import to_host
 from deqrun.solvers.precision import warn_if_unreachable
 
 
@@ -56,8 +57,9 @@ def trace_parts(
     start: SweepStart | None = None,
     precision: str = "float32",
     signals: bool = False,
-) -> Iterator[tuple[Trajectory, Solution]]:
-    """The trajectory of each batch of `split`, and its solution; the head is read out at every iterate.
+    ends: bool = False,
+) -> Iterator[tuple[Trajectory, Tensor | None]]:
+    """The trajectory of each batch of `split`, and its kept states; the head is read out at every iterate.
 
     Iterates depend on neither budget nor tolerance, so one trajectory holds the answer to every smaller budget and
     larger tolerance.
@@ -66,6 +68,7 @@ def trace_parts(
     start      where solves begin; None: the cell's own start
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
     signals    whether to record the signals of halting rules, too
+    ends       whether the kept states (batch, *state_shape) are wanted, on the host
     """
     # In evaluation mode.
     device = next(deq.parameters()).device
@@ -81,7 +84,7 @@ def trace_parts(
             f = deq.bind(cast(x, precision))
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
-        yield _recorded(solution, reader, precision, budget.min_iter), solution
+        yield _recorded(solution, reader, precision, budget.min_iter, ends)
     deq.train(was_training)
 
 
@@ -104,23 +107,33 @@ class _Reader:
                 self.signals(k, z, logits, rows)
 
 
-def _recorded(solution: Solution, reader: _Reader, precision: str, min_iter: int) -> Trajectory:
-    """One batch on the host, as long as the budget: behind the last iterate NaN, or the last value."""
+def _recorded(
+    solution: Solution, reader: _Reader, precision: str, min_iter: int, ends: bool
+) -> tuple[Trajectory, Tensor | None]:
+    """One batch on the host, as long as the budget: behind the last iterate NaN, or the last value; and its states."""
+    # One copy to the host for all records of the batch.
     known, iterates = len(solution.residuals), len(reader.correct)
-    residual = np.full((iterates, len(solution.z)), np.nan, dtype=np.float64 if precision == "float64" else np.float32)
-    residual[:known] = solution.residuals.cpu().numpy()
+    tables = (solution.residuals, solution.nfes, solution.products, reader.correct[:known])
+    signals = [] if reader.signals is None else reader.signals.tensors()
+    states = [solution.z] if ends else []
+    copied = to_host([*tables, solution.status, solution.steps, *signals, *states])
+    residual, nfe, jvps, correct, status, steps, *signals = copied[: len(copied) - len(states)]
+    # Behind the last iterate every count and answer stays as it was.
     held = np.minimum(np.arange(iterates), known - 1)
-    signals: dict[str, Any] = dict(reader.signals.arrays()) if reader.signals is not None else {}
-    return Trajectory(
-        residual,
-        solution.nfes.cpu().numpy().astype(np.int32)[held],
-        reader.correct.cpu().numpy()[held],
+    residuals = np.full((iterates, len(status)), np.nan, dtype=np.float64 if precision == "float64" else np.float32)
+    residuals[:known] = residual.numpy()
+    named: dict[str, Any] = {} if reader.signals is None else dict(reader.signals.arrays(steps, signals))
+    part = Trajectory(
+        residuals,
+        nfe.numpy().astype(np.int32)[held],
+        correct.numpy()[held],
         reader.clock.seconds(),
-        solution.status.cpu().numpy().astype(np.uint8),
-        solution.products.cpu().numpy().astype(np.int32)[held],
-        **signals,
+        status.numpy().astype(np.uint8),
+        jvps.numpy().astype(np.int32)[held],
+        **named,
         min_iter=min_iter,
     )
+    return part, copied[-1] if ends else None
 
 
 def cells(

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from deqrun.experiment.training.seeding import derived_seed, generator
+from deqrun.solvers.device import generator as device_generator
+from deqrun.solvers.device import noise_of, set_noise_of, traits
 
-ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH = range(8)
+ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY = range(9)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
 
-AGAIN = ("probes", "starts", "budgets", "paths", "depths")
+AGAIN = ("probes", "penalties", "starts", "budgets", "paths", "depths")
 """Fields of `Draws` that a step draws from once for a whole batch, though it may work on the batch in parts."""
 
-ON_HOST = ("order", "budgets", "paths", "depths")
+ON_HOST = ("order", "penalties", "budgets", "paths", "depths")
 """Fields of `Draws` whose generators are on the host, whatever the device."""
 
 
@@ -32,6 +34,7 @@ class Draws:
     order     of the samples; on the host
     augment   random changes of the inputs; on the device
     probes    of the Jacobian penalty; on the device
+    penalties whether a step carries it; on the host, where it is the same generator as probes
     starts    random initial states; on the device
     budgets   random training budgets; on the host
     paths     seeds of the noise along the path; on the host
@@ -41,6 +44,7 @@ class Draws:
     order: torch.Generator
     augment: torch.Generator
     probes: torch.Generator
+    penalties: torch.Generator
     starts: torch.Generator
     budgets: torch.Generator
     paths: torch.Generator
@@ -53,12 +57,14 @@ class Draws:
         torch.manual_seed(derived_seed(seed, epoch, NOISE))
 
         def on_device(purpose: int) -> torch.Generator:
-            return torch.Generator(device).manual_seed(derived_seed(seed, epoch, purpose))
+            return device_generator(device, derived_seed(seed, epoch, purpose))
 
+        probes = on_device(PROBE)
         return cls(
             order=generator(seed, epoch, ORDER),
             augment=on_device(AUGMENT),
-            probes=on_device(PROBE),
+            probes=probes,
+            penalties=probes if traits(probes.device).at_hand else generator(seed, epoch, PENALTY),
             starts=on_device(START),
             budgets=generator(seed, epoch, BUDGET),
             paths=generator(seed, epoch, PATH),
@@ -66,18 +72,18 @@ class Draws:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of every generator, by purpose; `noise` is of PyTorch's own on the host, `device_noise` on CUDA."""
+        """States of the generators by purpose; `noise` is PyTorch's own of the host, `device_noise` the device's."""
         states = {name: source.get_state() for name, source in self._named()}
         states["noise"] = torch.get_rng_state()
-        if self.probes.device.type == "cuda":
-            states["device_noise"] = torch.cuda.get_rng_state(self.probes.device)
+        if (noise := noise_of(self.probes.device)) is not None:
+            states["device_noise"] = noise
         return {"device": self.probes.device.type, "states": states}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the states of a checkpoint within the epoch.
 
-        On another kind of device the generators there keep the epoch's seeds: CUDA has other streams than the host,
-        and no number of an uninterrupted run can be repeated.
+        On another kind of device the generators there keep the epoch's seeds: an accelerator has other streams than the
+        host, and no number of an uninterrupted run can be repeated.
         """
         states, same = state["states"], state["device"] == self.probes.device.type
         for name, source in self._named():
@@ -85,7 +91,7 @@ class Draws:
                 source.set_state(states[name].cpu())
         torch.set_rng_state(states["noise"].cpu())
         if same and "device_noise" in states:
-            torch.cuda.set_rng_state(states["device_noise"].cpu(), self.probes.device)
+            set_noise_of(self.probes.device, states["device_noise"].cpu())
 
     def states(self) -> dict[str, Tensor]:
         """States of the generators that every part of a batch draws from alike; `rewind` goes back there."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as IndexedData
 
 from deqrun.datasets import Split
+from deqrun.solvers.device import copies_ahead
 
 __all__ = ["loaded", "shuffled"]
 
@@ -28,13 +29,13 @@ def loaded(
     split       samples on the host
     batches     places in the split, (batch,) long each
     workers     processes that put batches together ahead of time; 0: this one does
-    pin_memory  whether a batch goes through page-locked memory, from which a CUDA device copies by itself; of no
-                effect with another device
+    pin_memory  whether a batch goes through page-locked memory, from which CUDA and XPU devices copy by themselves; of
+                no effect with another device
 
     Whatever the options, the numbers are the same, and no random number is drawn.
     """
     # Page-locked memory pays only where a GPU copies from it by itself.
-    pinned = pin_memory and device.type == "cuda"
+    pinned = pin_memory and copies_ahead(device)
     source = DataLoader(
         _Batches(split),
         sampler=batches,  # a "sample" is a whole batch: one indexing, not one per row
@@ -45,7 +46,7 @@ def loaded(
         worker_init_fn=_heedless,
     )
     for inputs, targets, index in source:
-        yield inputs.to(device, non_blocking=pinned), targets.to(device, non_blocking=pinned), index
+        yield inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True), index
 
 
 def _heedless(worker: int) -> None:

@@ -2,120 +2,157 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import math
+import time
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from deqrun.experiment.evaluate import Evaluation
 from deqrun.experiment.training.objective import Forward
 from deqrun.records.rows import Epoch, Step
+from deqrun.solvers.device import to_host, wide
+
+HELD = 64
+"""Steps whose figures stay on an accelerator until they are read together, unless a row or the bar needs them."""
 
 
-@dataclass
 class EpochMeter:
-    """Per-sample and per-step figures of one epoch."""
+    """Per-sample and per-step figures of one epoch.
 
-    losses: list[tuple[float, int]] = field(default_factory=list)
-    correct: list[Tensor] = field(default_factory=list)
-    residuals: list[Tensor] = field(default_factory=list)
-    nfes: list[Tensor] = field(default_factory=list)
-    converged: list[Tensor] = field(default_factory=list)
-    adjoint_residuals: list[Tensor] = field(default_factory=list)
-    adjoint_nfes: list[Tensor] = field(default_factory=list)
-    adjoint_converged: list[Tensor] = field(default_factory=list)
-    penalties: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    shares: list[tuple[int, float]] = field(default_factory=list)
+    Figures stay on the device on which they were made. They come to the host in one copy, every 64 steps and whenever
+    one is asked for, so that the host hardly waits for an accelerator.
+    """
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[Tensor]] = {}  # on the host, by name: one tensor for each step that has it
+        self._waiting: list[dict[str, Tensor]] = []  # of the latest steps, on the device
+        self._shown = -math.inf
 
     def add(self, made: Forward, norm: Tensor) -> None:
         """Take in one step, after its backward pass; norm is the gradient's, over all weights."""
-        # Sums are kept by sample, so that a short last batch does not weigh more.
+        # Kept by sample, so that a short last batch does not weigh more.
         solution = made.solution
-        self.losses.append((float(made.loss), len(made.correct)))
-        self.correct.append(made.correct.cpu())
-        self.residuals.append(solution.residual.cpu())
-        self.nfes.append(solution.nfe.cpu())
-        self.converged.append(solution.converged.cpu())
+        figures = {
+            "loss": made.loss,
+            "correct": made.correct,
+            "residual": solution.residual,
+            "nfe": solution.nfe,
+            "converged": solution.converged,
+            "norm": norm.detach(),
+        }
         if solution.adjoint is not None:
-            self.adjoint_residuals.append(solution.adjoint.residual.cpu())
-            self.adjoint_nfes.append(solution.adjoint.nfe.cpu())
-            self.adjoint_converged.append(solution.adjoint.converged.cpu())
+            figures["adjoint_residual"] = solution.adjoint.residual
+            figures["adjoint_nfe"] = solution.adjoint.nfe
+            figures["adjoint_converged"] = solution.adjoint.converged
         if made.penalty is not None:
-            self.penalties.append(float(made.penalty.detach()))
-        self.norms.append(float(norm))
+            figures["penalty"] = made.penalty.detach()
         # With an adjoint its solution is the gradient at the state.
         gradient = made.z.grad if solution.adjoint is None else solution.adjoint.z
-        if gradient is not None and bool(gradient.any()):
-            self.shares.append((len(gradient), gradient_share(gradient)))
+        if gradient is not None:
+            figures["share"], figures["share_of"] = _share(gradient), torch.tensor(len(gradient))
+        self._waiting.append(figures)
+        if len(self._waiting) >= HELD:
+            self._read()
+
+    def _read(self) -> None:
+        """Bring to the host what is not there yet, in one copy."""
+        names = [name for figures in self._waiting for name in figures]
+        tensors = [tensor for figures in self._waiting for tensor in figures.values()]
+        self._waiting = []
+        for name, tensor in zip(names, to_host(tensors), strict=True):
+            self._steps.setdefault(name, []).append(tensor)
+
+    def _all(self, name: str) -> list[Tensor]:
+        """A figure of every step that has it, on the host."""
+        if self._waiting:
+            self._read()
+        return self._steps.get(name, [])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All figures so far, on the host, for a checkpoint within the epoch."""
+        self._all("loss")
+        return {name: _packed(tensors) for name, tensors in self._steps.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's figures."""
+        self._steps, self._waiting = {name: _unpacked(packed) for name, packed in state.items()}, []
+
+    def show(self, bar: tqdm[Any]) -> None:
+        """Put the line onto the bar, if the bar is there and about to be drawn."""
+        if not bar.disable and time.monotonic() - self._shown >= bar.mininterval:
+            bar.set_postfix_str(self.line(), refresh=False)
+            self._shown = time.monotonic()
 
     def line(self) -> str:
         """The bar's figures: means over the epoch so far; residuals are the medians of the last step."""
-        text = f"loss {self.mean_loss:.3f} acc {_mean(self.correct):.1%} nfe {_mean(self.nfes):.0f}"
-        text += f" res {_median(self.residuals[-1:]):.0e}"
-        if self.adjoint_residuals:
-            text += f" adj {_median(self.adjoint_residuals[-1:]):.0e}"
-        return text
+        text = f"loss {self.mean_loss:.3f} acc {_mean(self._all('correct')):.1%} nfe {_mean(self._all('nfe')):.0f}"
+        text += f" res {_median(self._all('residual')[-1:]):.0e}"
+        adjoint = self._all("adjoint_residual")
+        return f"{text} adj {_median(adjoint[-1:]):.0e}" if adjoint else text
 
     def step(self, step: int, learning_rate: float) -> Step:
         """The row of steps.jsonl of the last step taken in."""
         return Step(
             step=step,
-            loss=self.losses[-1][0],
-            accuracy=_mean(self.correct[-1:]),
+            loss=float(self._all("loss")[-1]),
+            accuracy=_mean(self._all("correct")[-1:]),
             learning_rate=learning_rate,
-            nfe=_mean(self.nfes[-1:]),
-            residual=_median(self.residuals[-1:]),
-            converged=_mean(self.converged[-1:]),
-            grad_norm=self.norms[-1],
+            nfe=_mean(self._all("nfe")[-1:]),
+            residual=_median(self._all("residual")[-1:]),
+            converged=_mean(self._all("converged")[-1:]),
+            grad_norm=float(self._all("norm")[-1]),
         )
 
     @property
     def mean_loss(self) -> float:
-        return sum(loss * n for loss, n in self.losses) / sum(n for _, n in self.losses)
+        sizes = [len(correct) for correct in self._all("correct")]
+        return sum(float(loss) * n for loss, n in zip(self._all("loss"), sizes, strict=True)) / sum(sizes)
 
     def epoch(self, epoch: int, step: int, held_out: Evaluation, learning_rate: float, seconds: float) -> Epoch:
         """The epoch's row of train.jsonl."""
+        adjoint = {name: self._all(f"adjoint_{name}") for name in ("nfe", "residual", "converged")}
+        penalties, norms = ([float(value) for value in self._all(name)] for name in ("penalty", "norm"))
         return Epoch(
             epoch=epoch,
             step=step,
             loss=self.mean_loss,
-            train_accuracy=_mean(self.correct),
+            train_accuracy=_mean(self._all("correct")),
             val_loss=held_out.mean_loss,
             val_accuracy=held_out.accuracy,
             learning_rate=learning_rate,
-            nfe=_mean(self.nfes),
-            residual=_median(self.residuals),
-            converged=_mean(self.converged),
-            adjoint_nfe=_mean(self.adjoint_nfes) if self.adjoint_nfes else None,
-            adjoint_residual=_median(self.adjoint_residuals) if self.adjoint_residuals else None,
-            adjoint_converged=_mean(self.adjoint_converged) if self.adjoint_converged else None,
-            jacobian_penalty=sum(self.penalties) / len(self.penalties) if self.penalties else None,
-            grad_norm=sum(self.norms) / len(self.norms),
+            nfe=_mean(self._all("nfe")),
+            residual=_median(self._all("residual")),
+            converged=_mean(self._all("converged")),
+            adjoint_nfe=_mean(adjoint["nfe"]) if adjoint["nfe"] else None,
+            adjoint_residual=_median(adjoint["residual"]) if adjoint["residual"] else None,
+            adjoint_converged=_mean(adjoint["converged"]) if adjoint["converged"] else None,
+            jacobian_penalty=sum(penalties) / len(penalties) if penalties else None,
+            grad_norm=sum(norms) / len(norms),
             gradient_share=self._largest_share(),
             seconds=seconds,
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All fields, for a checkpoint within the epoch."""
-        return {entry.name: _packed(getattr(self, entry.name)) for entry in fields(self)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the fields of a checkpoint."""
-        for name, value in state.items():
-            setattr(self, name, _unpacked(value))
-
     def _largest_share(self) -> float | None:
         """Over the batches of full size: in the rest of an epoch one sample may be all there is."""
-        full = max((n for n, _ in self.shares), default=0)
-        return max((share for n, share in self.shares if n == full), default=None)
+        pairs = zip(self._all("share_of"), self._all("share"), strict=True)
+        # NaN where a whole batch has no gradient.
+        shares = [(int(n), float(share)) for n, share in pairs if not math.isnan(float(share))]
+        full = max((n for n, _ in shares), default=0)
+        return max((share for n, share in shares if n == full), default=None)
 
 
 def gradient_share(gradient: Tensor) -> float:
     """max_i ‖g_i‖₂ / Σ_i ‖g_i‖₂ of (batch, …): 1 / batch where all samples have the same, 1 where one has all."""
-    norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64)
-    return float(norms.max() / norms.sum())
+    return float(_share(gradient))
+
+
+def _share(gradient: Tensor) -> Tensor:
+    """`gradient_share` on the gradient's device; NaN where all is 0."""
+    norms = torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1, dtype=wide(gradient.device))
+    return norms.max() / norms.sum()
 
 
 def _mean(parts: list[Tensor]) -> float:
@@ -126,14 +163,15 @@ def _median(parts: list[Tensor]) -> float:
     return float(torch.cat(parts).median())
 
 
-def _packed(value: Any) -> Any:
-    """A list of vectors as one vector and their lengths: a file of thousands of small tensors is slow and large."""
-    if isinstance(value, list) and value and all(isinstance(part, Tensor) and part.dim() == 1 for part in value):
-        return {"vectors": torch.cat(value), "lengths": [len(part) for part in value]}
-    return value
+def _packed(tensors: list[Tensor]) -> dict[str, Any]:
+    """Tensors as one vector, with their shapes: a file of thousands of small ones is slow and large."""
+    return {
+        "values": torch.cat([tensor.reshape(-1) for tensor in tensors]),
+        "shapes": [list(tensor.shape) for tensor in tensors],
+    }
 
 
-def _unpacked(value: Any) -> Any:
-    if isinstance(value, dict) and value.keys() == {"vectors", "lengths"}:
-        return list(value["vectors"].split(value["lengths"]))
-    return value
+def _unpacked(packed: dict[str, Any]) -> list[Tensor]:
+    sizes = [math.prod(shape) for shape in packed["shapes"]]
+    parts = packed["values"].split(sizes)
+    return [part.reshape(shape) for part, shape in zip(parts, packed["shapes"], strict=True)]

@@ -16,6 +16,7 @@ from deqrun.models import DEQ
 from deqrun.models.cell import BoundCell
 from deqrun.settings import TrainSettings
 from deqrun.solvers import Budget, Perturbed, Solution, Solver
+from deqrun.solvers.device import at_hand
 
 
 class Batch(NamedTuple):
@@ -84,7 +85,7 @@ def forward(
     starts.end(batch.places, shown.solution.z)
     # The penalty is at the state that is shown, and at a share of the steps where it is costly.
     penalty = None
-    if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.probes):
+    if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.penalties):
         whole = (part.size, *shown.z.shape[1:])
         probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
         penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
@@ -96,8 +97,8 @@ def forward(
     return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z)
 
 
-def _due(frequency: float, probes: torch.Generator) -> bool:
-    return frequency >= 1 or float(torch.rand((), generator=probes, device=probes.device)) < frequency
+def _due(frequency: float, source: torch.Generator) -> bool:
+    return frequency >= 1 or float(torch.rand((), generator=source)) < frequency
 
 
 def _gradient_and_budget(
@@ -154,8 +155,13 @@ class _Runs:
         total = run.loss
         # Losses on the way, each at an iterate that the solve has come by.
         for k, weight in watch.weights.items():
-            total = total + weight * self._correction(watch.state(k, run.solution), run.solution)
+            total = total + weight * self._correction(watch.state(k, run.solution, self._recorded), run.solution)
         return run._replace(total=total)
+
+    @property
+    def _recorded(self) -> int:
+        """Steps that the gradient adds to the solve's in the solution."""
+        return self.gradient.steps if isinstance(self.gradient, Phantom) and self.gradient.advance else 0
 
     def progressive(self) -> _Run:
         """n iterations without gradient, then k with it; n and k are drawn (Bansal et al. 2022, Algorithm 1)."""
@@ -217,9 +223,17 @@ class _Watch:
         if k in self.weights:
             self._seen[k] = (z, rows)
 
-    def state(self, k: int, solution: Solution) -> Tensor:
-        """Iterate k (batch, *state_shape); in rows that had stopped before, their solution."""
+    def state(self, k: int, solution: Solution, added: int = 0) -> Tensor:
+        """Iterate k (batch, *state_shape); in rows that had stopped before, their solution.
+
+        added  steps of the solution that are not the solve's
+        """
         if k not in self._seen:
             return solution.z
         z, rows = self._seen[k]
-        return z if len(z) == len(solution.z) else solution.z.index_copy(0, rows, z)
+        z = z if len(z) == len(solution.z) else solution.z.index_copy(0, rows, z)
+        if at_hand(z):
+            return z
+        # An accelerator shows rows again that have stopped since the last look.
+        going = solution.steps - added >= k
+        return torch.where(going.view(-1, *[1] * (z.dim() - 1)), z, solution.z)

@@ -66,7 +66,8 @@ class Starts:
     def _previous(self, own: Tensor, places: Tensor) -> Tensor:
         if self._ends is None:
             return own
-        ends, known = self._ends[places].to(own), self._known[places].to(own.device)
+        ends = self._ends[places].to(own, non_blocking=True)
+        known = self._known[places].to(own.device, non_blocking=True)
         return torch.where(_per_row(known, own), ends, own)
 
     def state_dict(self) -> dict[str, Any]:

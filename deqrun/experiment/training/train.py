@@ -139,7 +139,7 @@ def train(
                 if average is not None:
                     average.update(step)
                 now.meter.add(made, norm)
-                bar.set_postfix_str(now.meter.line(), refresh=False)
+                now.meter.show(bar)
                 # Within the epoch: rows, evaluations and checkpoints, and the end where a signal asks for it.
                 if settings.log_every is not None and step % settings.log_every == 0:
                     steps.append(now.meter.step(step, float(schedule.get_last_lr()[0])))
@@ -299,8 +299,9 @@ def _advance(reached: Checkpoint, rows: list[Epoch], best: Evaluation | None) ->
 
 
 def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch: int) -> None:
-    objective_finite, norm_finite = math.isfinite(float(made.objective.detach())), math.isfinite(float(norm))
-    if objective_finite and norm_finite:
+    # One look, and one wait on an accelerator.
+    finite = made.objective.detach().isfinite()
+    if bool(finite & norm.detach().isfinite()):
         return
     if not bool(x.isfinite().all()):
         raise UserError(
@@ -309,7 +310,7 @@ def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch
         )
     adjoint = f"; its adjoint: {made.solution.adjoint.summary()}" if made.solution.adjoint else ""
     raise TrainingStopped(
-        f"The {'gradient' if objective_finite else 'loss'} is not finite at step {step} (epoch {epoch}); "
+        f"The {'gradient' if bool(finite) else 'loss'} is not finite at step {step} (epoch {epoch}); "
         f"the forward solve: {made.solution.summary()}{adjoint}. "
         f"Try a lower optimizer.lr, a higher train.jacobian_weight, or a larger budget.max_iter."
     )

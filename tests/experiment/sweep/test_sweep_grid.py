@@ -23,7 +23,7 @@ from deqrun.experiment.sweep.precision import in_precision
 from deqrun.records.residual_curve import residual_curve
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Settings
-from deqrun.solvers import Budget, Picard, Solution, solve
+from deqrun.solvers import Budget, Picard, solve
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -135,7 +135,7 @@ def test_a_stopped_sweep_goes_on_where_it_stopped(
     settings = sequences(settings_of, "sweep.starts=[zeros,normal,other]", "sweep.halting=[kl,oracle,budget]")
     whole, solved, real = swept(settings, tmp_path / "whole"), [], sweep_grid.trace_parts
 
-    def counted(*arguments: Any, **named: Any) -> Iterator[tuple[Trajectory, Solution]]:
+    def counted(*arguments: Any, **named: Any) -> Iterator[tuple[Trajectory, torch.Tensor | None]]:
         traced = real(*arguments, **named)
         if len(solved) == 2 and not resumed:
             yield next(traced)  # in the midst of a trajectory

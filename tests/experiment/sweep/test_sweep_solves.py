@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,14 +93,12 @@ def traced(split: Split) -> Callable[[str, str], Case]:
         (cell, solver), ends = SOLVERS[name], []
         budget = Budget(T, min(TOLERANCES))
 
-        def run(start: SweepStart) -> list[tuple[Trajectory, Solution]]:
-            deq, data = model(cell), Digits()
-            return list(
-                trace_parts(deq, data, split, solver, budget, 10, start=start, precision="float64", signals=True)
-            )
+        def run(start: SweepStart) -> list[tuple[Trajectory, Tensor | None]]:
+            named: dict[str, Any] = {"start": start, "precision": "float64", "signals": True, "ends": True}
+            return list(trace_parts(model(cell), Digits(), split, solver, budget, 10, **named))
 
         if kind == "other":
-            ends = [solution.z for _, solution in run(SweepStart())]
+            ends = [states for _, states in run(SweepStart())]
         start = SweepStart(kind, seed=4, solutions=torch.cat(ends) if ends else None)  # type: ignore[arg-type]
         return model(cell), solver, start, joined([part for part, _ in run(start)])
 

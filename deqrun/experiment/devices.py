@@ -1,0 +1,67 @@
+"""The device that `device=` names, or one sentence where it is not there."""
+
+from __future__ import annotations
+
+import torch
+
+from deqrun.errors import UserError
+from deqrun.settings import Settings
+from deqrun.solvers.device import has_float64, traits
+
+__all__ = ["find", "is_accelerator", "require_device"]
+
+NAMES = {"cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
+
+
+def find(name: str) -> torch.device:
+    """The device of a name that `Settings.device` allows: auto is CUDA if there is any, else the CPU.
+
+    Raises UserError where PyTorch sees no such device, or fewer than the number asks for.
+    """
+    kind, _, number = name.partition(":")
+    if kind == "auto":
+        kind = "cuda" if _count("cuda") else "cpu"
+    if kind == "cpu":
+        return torch.device("cpu")
+    count, said = _count(kind), NAMES.get(kind, kind)
+    if not count:
+        raise UserError(
+            f"device={name} was given, but PyTorch sees no {said} device; allowed here: {', '.join(_present())}."
+        )
+    if int(number or 0) >= count:
+        devices = f"{count} {said} device{'' if count == 1 else 's'}"
+        raise UserError(
+            f"device={name} was given, but PyTorch sees {devices}; allowed here: {kind}:0"
+            f"{f' to {kind}:{count - 1}' if count > 1 else ''} (nearest: {kind}:{count - 1})."
+        )
+    return torch.device(kind, int(number)) if number else torch.device(kind)
+
+
+def is_accelerator(name: str) -> bool:
+    """Whether a name stands for another device than the CPU, as far as that can be told; never raises."""
+    return name != "cpu" and (name != "auto" or _count("cuda") > 0)
+
+
+def require_device(settings: Settings) -> None:
+    """Refuse a device that is not there, or that lacks a precision of the sweep. Raises UserError."""
+    device = find(settings.device)
+    if traits(device).at_hand or settings.sweep.empty:
+        return
+    if "float64" in settings.sweep.precisions and not has_float64(device):
+        others = [precision for precision in settings.sweep.precisions if precision != "float64"] or ["float32"]
+        raise UserError(
+            f"sweep.precisions names float64, which device={settings.device} does not have; allowed there: float32, "
+            f"bfloat16 (nearest: sweep.precisions=[{','.join(others)}])."
+        )
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind PyTorch sees; 0 where it is built without."""
+    if kind == "mps":  # whose module does not say whether it is there
+        return int(torch.backends.mps.is_available())
+    module = getattr(torch, kind, None)
+    return int(module.device_count()) if module is not None and module.is_available() else 0
+
+
+def _present() -> list[str]:
+    return ["auto", "cpu", *(kind for kind in NAMES if _count(kind))]
