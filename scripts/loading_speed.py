@@ -21,7 +21,7 @@ from deqrun.datasets import Dataset, Split
 from deqrun.datasets.images import CIFAR10
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.training.draws import Draws
-from deqrun.experiment.training.loading import loaded, shuffled
+from deqrun.experiment.training.loading import Loaded, shuffled
 from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.settings import Settings, load_settings
@@ -49,7 +49,7 @@ def epochs(repeats: int, device: torch.device) -> None:
     def epoch(workers: int, *, pinned: bool = True, augmented: bool = False) -> Callable[[], None]:
         def run() -> None:
             order, draws = shuffled(IMAGES, BATCH, torch.Generator()), torch.Generator(device)
-            for inputs, _, _ in loaded(split, order, device, workers=workers, pin_memory=pinned):
+            for inputs, _, _ in Loaded(split, order, device, workers=workers, pin_memory=pinned):
                 x = cifar.encode(inputs)
                 if augmented:
                     cifar.augment(x, draws)

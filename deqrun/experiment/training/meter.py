@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -80,10 +81,10 @@ class EpochMeter:
         """Go on from a checkpoint's figures."""
         self._steps, self._waiting = {name: _unpacked(packed) for name, packed in state.items()}, []
 
-    def show(self, bar: tqdm[Any]) -> None:
-        """Put the line onto the bar, if the bar is there and about to be drawn."""
+    def show(self, bar: tqdm[Any], words: Callable[[], str]) -> None:
+        """Put the line and `words` onto the bar, if the bar is there and about to be drawn."""
         if not bar.disable and time.monotonic() - self._shown >= bar.mininterval:
-            bar.set_postfix_str(self.line(), refresh=False)
+            bar.set_postfix_str(f"{self.line()} {words()}", refresh=False)
             self._shown = time.monotonic()
 
     def line(self) -> str:

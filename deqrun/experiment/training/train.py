@@ -28,7 +28,7 @@ from deqrun.experiment.training.accumulation import accumulated
 from deqrun.experiment.training.averaging import WeightAverage
 from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.evaluations import Evaluations
-from deqrun.experiment.training.loading import loaded, shuffled
+from deqrun.experiment.training.loading import Loaded, shuffled
 from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.pace import ROWS_EVERY, Pace
@@ -117,8 +117,11 @@ def train(
             now.go_on(done.within)
             evaluate_if_due(step, now)  # a signal may have come before it was done
             deq.train()
+            source = Loaded(
+                data, batches[now.taken :], device, workers=settings.workers, pin_memory=settings.pin_memory
+            )
             bar = tqdm(
-                loaded(data, batches[now.taken :], device, workers=settings.workers, pin_memory=settings.pin_memory),
+                source,
                 total=len(batches),
                 initial=now.taken,
                 desc=f"epoch {epoch}/{length.epochs}",
@@ -139,7 +142,7 @@ def train(
                 if average is not None:
                     average.update(step)
                 now.meter.add(made, norm)
-                now.meter.show(bar)
+                now.meter.show(bar, source.words)
                 # Within the epoch: rows, evaluations and checkpoints, and the end where a signal asks for it.
                 if settings.log_every is not None and step % settings.log_every == 0:
                     steps.append(now.meter.step(step, float(schedule.get_last_lr()[0])))
@@ -153,6 +156,7 @@ def train(
                     save(step, now)
                     stop.check()
 
+            wait = source.wait
             # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
             evaluate_if_due(step, now, ends_epoch=True)
             with looking(step, now):
@@ -173,7 +177,7 @@ def train(
             saves.restart()
             folder.write_status("running", epoch=epoch)
             tracker.log_epoch(row)
-            tqdm.write(_epoch_line(row, length.epochs, better))
+            tqdm.write(_epoch_line(row, length.epochs, better, wait))
             stop.check()
     return done
 
@@ -316,9 +320,14 @@ def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch
     )
 
 
-def _epoch_line(row: Epoch, epochs: int, better: bool) -> str:
+NOTICEABLE_WAIT = 0.05
+"""The share of an epoch spent on waiting for data from which its line says so."""
+
+
+def _epoch_line(row: Epoch, epochs: int, better: bool, wait: float) -> str:
+    waited = f"  waiting for data {wait:.0%}" if wait >= NOTICEABLE_WAIT else ""
     return (
         f"epoch {row.epoch:>{len(str(epochs))}}/{epochs}  loss {row.loss:.3f}  train {row.train_accuracy:.1%}  "
         f"val {row.val_accuracy:.1%}{'*' if better else ' '}  nfe {row.nfe:.0f}  residual {row.residual:.0e}  "
-        f"converged {row.converged:.0%}"
+        f"converged {row.converged:.0%}{waited}"
     )

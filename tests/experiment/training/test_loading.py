@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deqrun.datasets import Split
-from deqrun.errors import Interrupted
+from deqrun.datasets import DataUnavailable, Split
+from deqrun.errors import Interrupted, UserError
 from deqrun.experiment.build import build_dataset, build_deq, order_channels_last
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.training import train as training
-from deqrun.experiment.training.loading import loaded, shuffled
+from deqrun.experiment.training.loading import Loaded, shuffled
 from deqrun.experiment.training.seeding import generator
 from deqrun.records.reading import read_run
 from deqrun.settings import Settings, load_settings
@@ -46,7 +49,7 @@ def test_batches_are_the_rows_of_the_split_in_the_order_asked(workers: int, pin_
     split = images(23)
     batches = shuffled(23, 5, generator(1))
     before = random_states()
-    brought = list(loaded(split, batches, CPU, workers=workers, pin_memory=pin_memory))
+    brought = list(Loaded(split, batches, CPU, workers=workers, pin_memory=pin_memory))
     assert random_states() == before
     assert [len(places) for _, _, places in brought] == [5, 5, 5, 5, 3]
     for (inputs, targets, places), asked in zip(brought, batches, strict=True):
@@ -64,11 +67,62 @@ def test_an_order_is_a_permutation_drawn_from_its_generator() -> None:
 
 def test_a_loop_that_is_left_early_leaves_no_worker() -> None:
     before = len(torch.multiprocessing.active_children())
-    batches = loaded(images(40), shuffled(40, 2, generator(0)), CPU, workers=2, pin_memory=False)
+    batches = iter(Loaded(images(40), shuffled(40, 2, generator(0)), CPU, workers=2, pin_memory=False))
     next(batches)
     assert len(torch.multiprocessing.active_children()) == before + 2
     batches.close()  # type: ignore[attr-defined]
     assert len(torch.multiprocessing.active_children()) == before
+
+
+class Fragile:
+    """Inputs of which one place is not to be had."""
+
+    def __init__(self, how: Callable[[], None]) -> None:
+        self.whole, self.how = images(12).inputs, how
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        if 7 in index.tolist():
+            self.how()
+        return self.whole[index]
+
+
+def unreadable() -> None:
+    raise DataUnavailable("seven.png can't be read as a picture; repair it, or take it away.")
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def brought(how: Callable[[], None], workers: int) -> list[Tensor]:
+    split = Split(Fragile(how), torch.arange(12))  # type: ignore[arg-type]
+    places = torch.arange(12).split(4)
+    return [index for _, _, index in Loaded(split, places, CPU, workers=workers, pin_memory=False)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_data_that_cannot_be_read_is_its_own_sentence(workers: int) -> None:
+    with pytest.raises(UserError, match=r"^seven.png can't be read as a picture; repair it, or take it away.$"):
+        brought(unreadable, workers)
+
+
+def test_a_worker_that_dies_is_told_with_what_helps() -> None:
+    with pytest.raises(
+        UserError, match=r"^A process that puts batches together died .*train.workers=2 .*train.workers=0"
+    ):
+        brought(killed, 2)
+
+
+def test_the_wait_for_batches_is_measured() -> None:
+    """A worker that sleeps, and a caller that does nothing: all of the time goes by waiting."""
+    split = Split(Fragile(lambda: time.sleep(0.2)), torch.arange(12))  # type: ignore[arg-type]
+    loaded = Loaded(split, [torch.tensor([7])] * 3, CPU, workers=0, pin_memory=False)
+    assert len(list(loaded)) == loaded.taken == 3
+    assert loaded.waited >= 0.6
+    assert "wait" in loaded.words()
 
 
 @pytest.fixture(scope="module")
