@@ -28,6 +28,7 @@ class Checkpoint:
     within  of a checkpoint within the epoch after `epoch`: the steps done in it, their seconds, the state of every
             generator, and the epoch's running figures; empty at the end of an epoch, where the next one's generators
             are seeded anew by (seed, epoch, purpose)
+    stepping  with train.precision=float16, the scale of the loss
     ema     with `train.ema`, the averages of `model`, under its names; empty in best.pt, whose `model` they are
     """
 
@@ -44,10 +45,11 @@ class Checkpoint:
     starts: dict[str, Any] = field(default_factory=dict)
     within: dict[str, Any] = field(default_factory=dict)
     ema: dict[str, Any] = field(default_factory=dict)
+    stepping: dict[str, Any] = field(default_factory=dict)
 
     def best(self) -> Checkpoint:
         """The content of best.pt: the weights that are tested, without what only the next step of training needs."""
-        return replace(self, model=self.ema or self.model, starts={}, within={}, ema={})
+        return replace(self, model=self.ema or self.model, starts={}, within={}, ema={}, stepping={})
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -96,7 +98,7 @@ def _placed(storage: Any, kept: str, device: torch.device) -> Any:
 
 def _require_types(checkpoint: Checkpoint) -> None:
     """ValueError where an entry is of another type than deqrun writes."""
-    for name in ("model", "optimizer", "schedule", "starts", "within", "ema"):
+    for name in ("model", "optimizer", "schedule", "starts", "within", "ema", "stepping"):
         if not isinstance(getattr(checkpoint, name), dict):
             raise ValueError(f"{name} is no mapping")
     if checkpoint.within and checkpoint.within.keys() != WITHIN:

@@ -362,6 +362,7 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         best_epoch=done.best_epoch,
         val_accuracy=done.best_accuracy,
         train_seconds=done.seconds,
+        compilations=deq.compilations,
     )
 
 

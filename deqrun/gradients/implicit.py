@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map, recording, refuse_second_derivative, rooted
+from deqrun.gradients.twice import eager
 from deqrun.solvers import Anderson, Budget, Solution, Solver, solve
 from deqrun.solvers.device import at_hand
 from deqrun.solvers.linearization import Linearization
@@ -52,7 +53,7 @@ class Implicit(Gradient):
             raise ValueError(
                 f"Implicit start must have the state's shape {tuple(z.shape)}, got {tuple(self.start.shape)}."
             )
-        with recording():
+        with recording(), eager():
             z_in = rooted(z)
             value = f(z_in)
         if not value.requires_grad:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["is_twice_differentiable", "twice_differentiable"]
+__all__ = ["eager", "is_eager", "is_twice_differentiable", "twice_differentiable"]
 
 
-_WITHIN: ContextVar[bool] = ContextVar("twice_differentiable", default=False)
+_within = _eager = 0
+"""How many `twice_differentiable` and `eager` are entered; plain numbers, since compiled cells read them."""
 
 
 @contextmanager
@@ -25,15 +25,32 @@ def twice_differentiable() -> Iterator[None]:
     """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    token = _WITHIN.set(True)
+    global _within
+    _within += 1
     try:
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        _WITHIN.reset(token)
+        _within -= 1
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def eager() -> Iterator[None]:
+    """Within: f is evaluated operator by operator, since many products will be taken of one evaluation."""
+    global _eager
+    _eager += 1
+    try:
+        yield
+    finally:
+        _eager -= 1
+
+
+def is_eager() -> bool:
+    """Whether f is evaluated within `eager` or `twice_differentiable`."""
+    return _eager > 0 or _within > 0
 
 
 def is_twice_differentiable() -> bool:
     """Whether f is evaluated within `twice_differentiable`."""
-    return _WITHIN.get()
+    return _within > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_shape
+from deqrun.gradients.twice import is_eager
 
 __all__ = ["BoundCell", "Cell", "as_injection"]
 
@@ -33,6 +34,7 @@ class Cell(nn.Module, ABC):
 
     Attributes
         state_shape   shape of one sample's state z, without the batch; each subclass sets it
+        compiled      `forward` compiled, while it is to be used; else None
 
     f must treat every row of the batch alone: row i of f(z; x) depends on row i of z and of the injection
     only. That rules out batch norm in `forward`; `inject` and `readout` may have it, as in published models.
@@ -42,6 +44,7 @@ class Cell(nn.Module, ABC):
     num_classes: int
     output_shape: tuple[int, ...]
     state_shape: tuple[int, ...]
+    compiled: Callable[[Tensor, tuple[Tensor, ...]], Tensor] | None = None
 
     def __init__(self, *, input_shape: Sequence[int], num_classes: int, output_shape: Sequence[int] = ()) -> None:
         super().__init__()
@@ -124,7 +127,8 @@ class BoundCell:
 
     def __call__(self, z: Tensor) -> Tensor:
         """f(z; x), (batch, *state_shape), in z's dtype."""
-        value: Tensor = self.cell(z, self.injection)
+        evaluate = self.cell if self.cell.compiled is None or is_eager() else self.cell.compiled
+        value: Tensor = evaluate(z, self.injection)
         # Under autocast a cell computes in 16 bits; the solver's state stays in 32 or more.
         return value.to(z.dtype)
 

@@ -30,6 +30,7 @@ class DEQ(nn.Module):
         self.solver = solver
         self.budget = budget
         self.gradient = gradient
+        self.compilations: int | None = None  # graphs that training made of the cell, if it was compiled
 
     def bind(self, x: Tensor) -> BoundCell:
         """f(·; x) for one batch x (batch, *input_shape): features and dropout masks are computed here."""

@@ -26,7 +26,8 @@ class Summary:
     spectral_radius is the median of ρ(∂f/∂z) at the returned states of spectral_radius_n test samples, with its 95 %
     interval, the largest, and the share below 1. ema: decay of the average of the weights that was validated, tested
     and swept; None: the weights of the last step were. git_commit and git_dirty are of the folder that the command was
-    given in, when it began; device is the name of what it ran on.
+    given in, when it began; device is the name of what it ran on. compilations: graphs that
+    train.compile made.
     """
 
     name: str | None = None
@@ -66,6 +67,7 @@ class Summary:
     spectral_radius_below_one: float | None = None
     spectral_radius_n: int | None = None
     train_seconds: float | None = None
+    compilations: int | None = None
     sweep_seconds: float | None = None
     status: str | None = None
 

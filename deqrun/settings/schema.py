@@ -74,6 +74,9 @@ class TrainSettings(_Section):
     eval_every: PositiveCount | None = None
     eval_iterations: tuple[Iterations, ...] = ()
     decay: Literal["matrices", "all"] = "all"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: Flag = False
+    compile: Flag = False
 
     @field_validator("random_budget", mode="before")
     @classmethod

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.layers import Layers
+from deqrun.solvers.precision import matmul_precision
 
 
 class FlatMap:
     """f on flat float32-or-wider states: reshapes, casts, and checks the output of f.
 
     f is the map as it was given to `solve`, for the rows of the current batch; `part` calls a method of it. A solver's
-    step runs without autocast, but f is always called with the autocast under which `solve` was.
+    step runs without autocast and TF32, but f is always called with those under which `solve` was.
 
     Where the scale s of a row, a power of two, is far from 1, y ↦ f(s y) / s is seen instead, whose iterates
     are those of f over s to the last digit. Products of the solver's own vectors then neither overflow nor underflow.
@@ -36,6 +37,7 @@ class FlatMap:
         self._device = like.device.type
         autocast = torch.is_autocast_enabled(self._device)
         self._autocast = torch.get_autocast_dtype(self._device) if autocast else None
+        self._matmul = torch.get_float32_matmul_precision()
         self.scale: Tensor | None = None  # (rows, 1); None: 1
         self._last: dict[str, tuple[Tensor, int]] = {}  # each part's last output, and how often it had been written to
         self._width = like[0:1].numel() if len(like) else int(torch.tensor(self._shape).prod())
@@ -98,6 +100,9 @@ class FlatMap:
         return value if self.scale is None else value / self.scale
 
     def _evaluate(self, method: Callable[..., Tensor], given: Tensor, *arguments: object) -> Tensor:
+        if self._matmul != torch.get_float32_matmul_precision():
+            with matmul_precision(self._matmul):
+                return self._evaluate(method, given, *arguments)
         if self._autocast is None or torch.is_autocast_enabled(self._device):
             return method(given, *arguments)
         with torch.autocast(self._device, self._autocast):

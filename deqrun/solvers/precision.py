@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 
@@ -14,10 +15,29 @@ class PrecisionWarning(UserWarning):
     """A tolerance lies below the reliable precision of f's dtype."""
 
 
-def full_precision(device: str) -> AbstractContextManager[object]:
-    """Within: autocast is off on a type of device. Autocast is for the cell; other products stay in their own dtype."""
+@contextmanager
+def full_precision(device: str) -> Iterator[None]:
+    """Within: products on a type of device are rounded to their own dtype alone.
+
+    Autocast is off, and float32 products are no TF32: both are for the cell.
+    """
     on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # meta tensors have none
-    return torch.autocast(device, enabled=False) if on else nullcontext()
+    with matmul_precision("highest"), torch.autocast(device, enabled=False) if on else nullcontext():
+        yield
+
+
+@contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Within: float32 matrix products as `torch.set_float32_matmul_precision` has it; 'high' allows TF32 on CUDA."""
+    before = torch.get_float32_matmul_precision()
+    if before == name:
+        yield
+        return
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def warn_if_unreachable(tol: float, dtype: torch.dtype) -> None:

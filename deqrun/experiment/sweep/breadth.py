@@ -13,7 +13,7 @@ from torch import Tensor
 from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, spread, total_evaluations
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
-from deqrun.experiment.sweep.precision import autocast, cast
+from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, build_sweep_solvers
+from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
-from deqrun.experiment.sweep.precision import in_precision
 from deqrun.experiment.sweep.starts import StartKind, SweepStart
 from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.models import DEQ

@@ -13,7 +13,7 @@ from torch import Tensor
 from deqrun.analysis.signals import SignalRecorder
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batches
-from deqrun.experiment.sweep.precision import autocast, cast
+from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
 from deqrun.inference import share_interval

@@ -11,6 +11,7 @@ from deqrun.datasets import Dataset
 from deqrun.experiment.training.draws import Draws, Part, parts
 from deqrun.experiment.training.objective import Batch, Forward
 from deqrun.experiment.training.starts import Starts
+from deqrun.experiment.training.steps import Stepping
 from deqrun.models import DEQ
 from deqrun.settings import TrainSettings
 from deqrun.solvers import Solution
@@ -27,6 +28,7 @@ def accumulated(
     step: int,
     draws: Draws,
     starts: Starts,
+    stepping: Stepping,
 ) -> Forward:
     """Forward and backward pass of a batch: the gradients of its mean objective are added to the parameters'.
 
@@ -35,13 +37,15 @@ def accumulated(
     sum is the objective of the whole batch, up to the order of summation, if the model couples no samples. Every part
     makes the draws of the whole batch and takes its rows of them; dropout alone draws for each part by itself.
 
-    forward  `deqrun.experiment.training.objective.forward`
+    forward   `deqrun.experiment.training.objective.forward`
+    stepping  the precision of both passes
     Returns the `Forward` of the whole batch, after its backward pass.
     """
     if settings.accumulate == 1:
         with deq.cell.fixed_weights():  # around the backward pass, too: checkpointed iterations run again in it
-            made = forward(deq, dataset, batch, settings, step, draws, starts)
-            made.objective.backward()
+            with stepping.autocast():
+                made = forward(deq, dataset, batch, settings, step, draws, starts)
+            stepping.backward(made.objective)
         return made
     # Each part by itself: its graph is gone before the next begins.
     before, done = draws.states(), []
@@ -50,8 +54,9 @@ def accumulated(
         draws.rewind(before)
         rows = Batch(part.rows(batch.x), part.rows(batch.y), part.rows(batch.places))
         with deq.cell.fixed_weights():
-            made = forward(deq, dataset, rows, settings, step, draws, starts, part)
-            (made.objective * part.share).backward()
+            with stepping.autocast():
+                made = forward(deq, dataset, rows, settings, step, draws, starts, part)
+            stepping.backward(made.objective * part.share)
         done.append(_without_graph(made))
     return _joined(done, cut)
 

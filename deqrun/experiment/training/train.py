@@ -11,7 +11,6 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -33,6 +32,7 @@ from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.pace import ROWS_EVERY, Pace
 from deqrun.experiment.training.starts import Starts
+from deqrun.experiment.training.steps import Stepping, compiled
 from deqrun.models import DEQ
 from deqrun.records.reading import read_rows
 from deqrun.records.rows import ROW_KINDS, BudgetEvaluation, Epoch, Step
@@ -70,7 +70,8 @@ def train(
     keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
     average = None if settings.ema is None else WeightAverage(settings.ema, deq)
-    done = _resume(deq, optimizer, schedule, starts, average, folder)
+    stepping, weights = Stepping(settings.precision, device, tf32=settings.tf32), list(deq.parameters())
+    done = _resume(deq, optimizer, schedule, starts, average, stepping, folder)
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
         folder.write_rows("epochs", rows)
@@ -83,7 +84,9 @@ def train(
         """The checkpoint of this very moment."""
         state = replace(done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
         ema = average.state_dict() if average else {}
-        return replace(state, starts=starts.state_dict(), step=step, within=within, ema=ema)
+        return replace(
+            state, starts=starts.state_dict(), step=step, within=within, ema=ema, stepping=stepping.state_dict()
+        )
 
     def save(step: int, now: _Underway) -> None:
         """Write a checkpoint within the epoch, the rows first, so that none of a step that is done is missing."""
@@ -108,7 +111,11 @@ def train(
             with looking(step, now):
                 evaluations.make(deq, dataset, validation, step, now.epoch, stop.check)
 
-    with held() as stop:  # a signal is noted, and looked for after each step
+    with (
+        held() as stop,
+        compiled(deq, settings.compile),
+        stepping.products(),
+    ):  # a signal is noted, and looked for after each step
         for epoch in range(done.epoch + 1, length.epochs + 1):
             # Every draw of an epoch comes from (seed, epoch, purpose). A run that stopped within it takes the states of
             # the generators, the running figures, and the batches that are left.
@@ -134,10 +141,11 @@ def train(
                 step, now.taken = step + 1, now.taken + 1
                 optimizer.zero_grad(set_to_none=True)
                 x = dataset.augment(dataset.encode(x), now.draws.augment)
-                made = accumulated(forward, deq, dataset, Batch(x, y, index), settings, step, now.draws, starts)
-                norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
-                _stop_unless_finite(made, norm, x, step, epoch)
-                optimizer.step()
+                batch = Batch(x, y, index)
+                made = accumulated(forward, deq, dataset, batch, settings, step, now.draws, starts, stepping)
+                norm = stepping.clip(optimizer, weights, settings.clip_norm)
+                _stop_unless_finite(made, None if stepping.scales else norm, x, step, epoch)
+                stepping.step(optimizer, norm)
                 schedule.step()
                 if average is not None:
                     average.update(step)
@@ -272,7 +280,13 @@ def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int]
 
 
 def _resume(
-    deq: DEQ, optimizer: Optimizer, schedule: LambdaLR, starts: Starts, average: WeightAverage | None, folder: RunFolder
+    deq: DEQ,
+    optimizer: Optimizer,
+    schedule: LambdaLR,
+    starts: Starts,
+    average: WeightAverage | None,
+    stepping: Stepping,
+    folder: RunFolder,
 ) -> Checkpoint:
     """The folder's last checkpoint, put in place; where there is none, the state before the first epoch."""
     path = folder.checkpoints / "last.pt"
@@ -289,6 +303,7 @@ def _resume(
     starts.load_state_dict(done.starts)
     if average is not None:
         average.load_state_dict(done.ema)
+    stepping.load_state_dict(done.stepping)
     return done
 
 
@@ -302,10 +317,11 @@ def _advance(reached: Checkpoint, rows: list[Epoch], best: Evaluation | None) ->
     return after
 
 
-def _stop_unless_finite(made: Forward, norm: Tensor, x: Tensor, step: int, epoch: int) -> None:
+def _stop_unless_finite(made: Forward, norm: Tensor | None, x: Tensor, step: int, epoch: int) -> None:
+    """norm: of the gradient; None where a gradient that is not finite is left out."""
     # One look, and one wait on an accelerator.
     finite = made.objective.detach().isfinite()
-    if bool(finite & norm.detach().isfinite()):
+    if bool(finite if norm is None else finite & norm.detach().isfinite()):
         return
     if not bool(x.isfinite().all()):
         raise UserError(

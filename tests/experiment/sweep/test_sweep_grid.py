@@ -15,11 +15,11 @@ from deqrun.errors import Interrupted, UserError
 from deqrun.experiment import launch
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, check_components
 from deqrun.experiment.launch import run_sweep
+from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep import grid as sweep_grid
 from deqrun.experiment.sweep import parts
 from deqrun.experiment.sweep.grid import SweepResult, sweep, sweep_cells, sweep_halting, sweep_keys
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
-from deqrun.experiment.sweep.precision import in_precision
 from deqrun.records.residual_curve import residual_curve
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import ComponentSettings, Settings

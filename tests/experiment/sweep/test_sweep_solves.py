@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deqrun.analysis.halting import Recording, stops
 from deqrun.datasets import Digits, Split
-from deqrun.experiment.sweep.precision import in_precision
+from deqrun.experiment.precision import in_precision
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.sweep.trace import cells, trace, trace_parts
 from deqrun.gradients import OneStep

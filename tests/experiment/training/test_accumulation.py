@@ -14,6 +14,7 @@ from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.starts import Starts
+from deqrun.experiment.training.steps import Stepping
 from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from deqrun.models import DEQ
 from deqrun.settings import Settings
@@ -21,6 +22,7 @@ from deqrun.solvers import Anderson, Budget, Picard, Solution, solve
 from tests.experiment.linear_model import CLASSES, WIDTH, Vectors, draws, model, settings
 
 ROWS = 11
+STEPPING = Stepping("float32", torch.device("cpu"))
 GRADIENTS: dict[str, Gradient] = {
     "implicit": Implicit(Picard(), Budget(60, 1e-12)),
     "one_step": OneStep(),
@@ -52,7 +54,7 @@ def three_steps(
     drawn, starts, found = draws(), Starts(chosen.start, chosen.start_scale, ROWS), []
     for step in range(1, 4):
         deq.zero_grad()
-        made = accumulated(forward, deq, Vectors(), samples(step), chosen, step, drawn, starts)
+        made = accumulated(forward, deq, Vectors(), samples(step), chosen, step, drawn, starts, STEPPING)
         found.append((made, [weight.grad.clone() for weight in deq.parameters() if weight.grad is not None]))
     return found, drawn, starts
 
@@ -112,7 +114,7 @@ def test_weight_normalised_layers_and_checkpoints_take_parts() -> None:
         chosen = settings(batch_size=5, accumulate=accumulate)
         deq.zero_grad()
         batch = Batch(x, y, torch.arange(5))
-        accumulated(forward, deq.eval(), Vectors(), batch, chosen, 1, draws(), Starts("zeros", 1.0, 5))
+        accumulated(forward, deq.eval(), Vectors(), batch, chosen, 1, draws(), Starts("zeros", 1.0, 5), STEPPING)
         found.append([weight.grad.clone() for weight in deq.parameters() if weight.grad is not None])
     for parts in found[1:]:
         assert len(parts) == len(found[0]) > 0

@@ -1,4 +1,4 @@
-"""The precisions in which a trained model can be asked."""
+"""The precisions in which a model is trained, and asked."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ def cast(x: Tensor, precision: str) -> Tensor:
     return x.double() if precision == "float64" else x
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """For bfloat16: within, cell and read-out compute in 16 bits where PyTorch's autocast deems it safe.
+AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
-    Weights and the solver's state stay float32, so that iterates are not rounded to 8 bits between steps.
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """For bfloat16 and float16: within, cell and read-out compute in 16 bits where PyTorch's autocast deems it safe.
+
+    Weights and the solver's state stay float32, so that iterates are not rounded to 8 or 11 bits between steps.
     """
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    return torch.autocast(device.type, AUTOCAST[precision]) if precision in AUTOCAST else nullcontext()

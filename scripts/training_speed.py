@@ -1,0 +1,291 @@
+"""Processor time until an MDEQ is right on 98 % of held-out digits: deqrun, torchdeq's gradient, back-propagation.
+
+    python scripts/training_speed.py [--seeds 0 1 2] [--target 0.98]
+
+The demo's cell, data, optimizer and schedule, one thread, three ways to train it, one after the other for each seed:
+
+    deqrun     as study=demo has it: Anderson(5), implicit gradient, starts at the last solutions, its own penalty
+    torchdeq   its Anderson and its implicit gradient, with the demo's tolerances and its own Jacobian penalty
+    bptt       twelve plain iterations from zeros, back-propagated through by PyTorch
+
+After each epoch, outside of the clock, the validation digits are solved as the way trains; the time is the processor
+time of the steps up to the first epoch that reaches the target. Beside it: the bytes that one step keeps for its
+backward pass. torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`).
+
+Then what the options train.precision and train.compile do to the time of a step, on the demo's cell, on an MDEQ of
+3x32x32 noise, and on a recall cell of prefix sums: ratios over float32 within one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
+from deqrun.experiment.training.accumulation import accumulated
+from deqrun.experiment.training.draws import Draws
+from deqrun.experiment.training.loading import shuffled
+from deqrun.experiment.training.objective import Batch, forward
+from deqrun.experiment.training.starts import Starts
+from deqrun.experiment.training.steps import Stepping, compiled
+from deqrun.settings import Settings, load_settings
+from deqrun.settings.sources import open_sources
+
+try:
+    import torchdeq
+    from torchdeq.loss import jac_reg
+except ImportError:  # its rows are left out
+    torchdeq = None
+
+CPU = torch.device("cpu")
+
+
+class Trainer:
+    """One way to train: `objective` of a batch, with its graph, and `answers` to inputs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.train = settings, settings.train
+        self.dataset = build_dataset(settings)
+        torch.manual_seed(settings.seed)
+        self.deq = build_deq(settings, self.dataset)
+        self.data, self.validation = self.dataset.load("train"), self.dataset.load("validation")
+        self.optimizer = build_optimizer(settings, self.deq)
+        self.steps = math.ceil(len(self.data) / self.train.batch_size)
+        total, warm = self.steps * self.train.epochs, max(1, round(0.1 * self.steps * self.train.epochs))
+
+        def factor(step: int) -> float:
+            return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.count = 0
+
+    def backward(self, batch: Batch, draws: Draws) -> None:
+        """Gradients of the batch's objective."""
+        with self.deq.cell.fixed_weights():
+            self.objective(batch, draws).backward()
+
+    def objective(self, batch: Batch, draws: Draws) -> Tensor:
+        raise NotImplementedError
+
+    def answers(self, x: Tensor) -> Tensor:
+        return self.deq(x)[0]
+
+    def epoch(self, number: int) -> float:
+        """Train for one epoch; its processor time."""
+        self.deq.train()
+        draws = Draws.of_epoch(self.settings.seed, number, CPU)
+        batches = shuffled(len(self.data), self.train.batch_size, draws.order)
+        began = time.process_time()
+        for index in batches:
+            self.count += 1
+            self.optimizer.zero_grad(set_to_none=True)
+            self.backward(self.batch(index), draws)
+            torch.nn.utils.clip_grad_norm_(self.deq.parameters(), self.train.clip_norm or math.inf)
+            self.optimizer.step()
+            self.schedule.step()
+        return time.process_time() - began
+
+    def batch(self, index: Tensor) -> Batch:
+        return Batch(self.dataset.encode(self.data.inputs[index]), self.data.targets[index], index)
+
+    @torch.no_grad()
+    def accuracy(self) -> float:
+        """On the validation digits."""
+        self.deq.eval()
+        logits = self.answers(self.dataset.encode(self.validation.inputs[:]))
+        return float(self.dataset.correct(logits, self.validation.targets).double().mean())
+
+    def kept(self) -> int:
+        """Bytes that a step keeps for its backward pass, each storage once."""
+        sizes: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        self.deq.train()
+        draws = Draws.of_epoch(self.settings.seed, 1, CPU)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), self.deq.cell.fixed_weights():
+            self.objective(self.batch(torch.arange(self.train.batch_size)), draws)
+        return sum(sizes.values())
+
+
+class Ours(Trainer):
+    """deqrun's own step."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.starts = Starts(self.train.start, self.train.start_scale, len(self.data))
+        self.stepping = Stepping("float32", CPU)
+
+    def backward(self, batch: Batch, draws: Draws) -> None:
+        accumulated(forward, self.deq, self.dataset, batch, self.train, self.count, draws, self.starts, self.stepping)
+
+    def objective(self, batch: Batch, draws: Draws) -> Tensor:
+        return forward(self.deq, self.dataset, batch, self.train, 1, draws, self.starts).objective
+
+
+class Theirs(Trainer):
+    """torchdeq's solver and gradient around the same cell."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        own = settings.gradient.parameters["budget"].parameters
+        self.core = torchdeq.get_deq(
+            ift=True,
+            f_solver="anderson",
+            b_solver="anderson",
+            f_max_iter=settings.budget.max_iter,
+            b_max_iter=own["max_iter"],
+            f_tol=settings.budget.tol,
+            b_tol=own["tol"],
+            f_stop_mode="rel",
+            b_stop_mode="rel",
+            m=6,
+        )
+
+    def objective(self, batch: Batch, draws: Draws) -> Tensor:
+        f = self.deq.bind(batch.x)
+        self.core.train()
+        states, _ = self.core(f, self.deq.start(f))
+        loss = self.dataset.loss(self.deq.cell.readout(states[-1]), batch.y).mean()
+        if float(torch.rand((), generator=draws.probes)) < self.train.jacobian_frequency:
+            z = states[-1].detach().requires_grad_()
+            loss = loss + self.train.jacobian_weight * jac_reg(f(z), z)
+        return loss
+
+    def answers(self, x: Tensor) -> Tensor:
+        self.core.eval()
+        with self.deq.cell.fixed_weights():
+            f = self.deq.bind(x)
+            states, _ = self.core(f, self.deq.start(f))
+            return self.deq.cell.readout(states[-1])
+
+
+class Unrolled(Trainer):
+    """Twelve plain iterations, back-propagated through."""
+
+    ITERATIONS = 12
+
+    def objective(self, batch: Batch, draws: Draws) -> Tensor:
+        return self.dataset.loss(self._answers(batch.x), batch.y).mean()
+
+    def _answers(self, x: Tensor) -> Tensor:
+        f = self.deq.bind(x)
+        z = self.deq.start(f)
+        for _ in range(self.ITERATIONS):
+            z = f(z)
+        return self.deq.cell.readout(z)
+
+    def answers(self, x: Tensor) -> Tensor:
+        with self.deq.cell.fixed_weights():
+            return self._answers(x)
+
+
+def until(trainer: Trainer, target: float) -> tuple[float, int]:
+    """(processor time, epochs) to the target; inf where the epochs end before."""
+    spent = 0.0
+    for epoch in range(1, trainer.train.epochs + 1):
+        spent += trainer.epoch(epoch)
+        if trainer.accuracy() >= target:
+            return spent, epoch
+    return math.inf, trainer.train.epochs
+
+
+def composed(*overrides: str) -> Settings:
+    with open_sources() as sources:
+        return load_settings(sources.compose("train", list(overrides)))
+
+
+def race(seeds: Sequence[int], target: float) -> None:
+    """The three ways, seed by seed."""
+    ways: dict[str, type[Trainer]] = {"deqrun": Ours, "torchdeq": Theirs, "bptt": Unrolled}
+    if torchdeq is None:
+        ways.pop("torchdeq")
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    for seed in seeds:
+        found = {name: until(way(composed("study=demo", f"seed={seed}")), target) for name, way in ways.items()}
+        for name, (seconds, epochs) in found.items():
+            ratios[name].append(seconds / found["deqrun"][0])
+            print(f"seed {seed}  {name:<9} {seconds:6.1f} s  {epochs:>2} epochs", flush=True)
+    for name, way in ways.items():
+        kept = way(composed("study=demo")).kept() / 1e6
+        middle = statistics.geometric_mean(ratios[name]) if all(map(math.isfinite, ratios[name])) else math.inf
+        print(
+            f"{name:<9} over deqrun {middle:.2f} [{min(ratios[name]):.2f}, {max(ratios[name]):.2f}] "
+            f"({len(seeds)} seeds, least and largest)   kept for the backward pass {kept:.0f} MB"
+        )
+
+
+CASES: dict[str, list[str]] = {
+    "demo, 1x8x8": ["study=demo"],
+    "MDEQ, 3x32x32": ["study=mdeq_cifar10", "train.batch_size=16", "train.unrolled_warmup_steps=0"],
+    "prefix sums, 16 bits": ["study=prefix_sums"],
+}
+OPTIONS: dict[str, list[str]] = {
+    "float32": [],
+    "bfloat16": ["train.precision=bfloat16"],
+    "compiled": ["train.compile=true"],
+}
+
+
+def step_seconds(settings: Settings, shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
+    """Median processor time of a training step on noise of the shape, and the median residual of its solves."""
+    torch.manual_seed(0)
+    dataset = build_dataset(settings)
+    deq = build_deq(settings, dataset).train()
+    stepping, optimizer = Stepping(settings.train.precision, CPU), build_optimizer(settings, deq)
+    rows = settings.train.batch_size
+    y = torch.randint(dataset.num_classes, (rows, *dataset.output_shape))
+    batch = Batch(torch.randn(rows, *shape), y, torch.arange(rows))
+    draws, starts = Draws.of_epoch(0, 1, CPU), Starts("zeros", 1.0, rows)
+    times, residual = [], math.nan
+    with compiled(deq, settings.train.compile):
+        for step in range(1, repeats + 3):
+            began = time.process_time()
+            optimizer.zero_grad(set_to_none=True)
+            made = accumulated(forward, deq, dataset, batch, settings.train, step, draws, starts, stepping)
+            stepping.step(optimizer, stepping.clip(optimizer, list(deq.parameters()), settings.train.clip_norm))
+            times.append(time.process_time() - began)
+            residual = float(made.solution.residual.median())
+    return statistics.median(times[2:]), residual
+
+
+def options(repeats: int) -> None:
+    """What each option does to a step."""
+    for name, overrides in CASES.items():
+        plain: float | None = None
+        for option, more in OPTIONS.items():
+            settings = composed(*overrides, "train.start=zeros", *more)
+            shape = build_dataset(settings).input_shape
+            seconds, residual = step_seconds(settings, shape, repeats)
+            plain = seconds if plain is None else plain
+            print(f"{name:<22} {option:<9} {seconds / plain:5.2f} of float32   residual {residual:.1e}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--target", type=float, default=0.98)
+    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--only", choices=("race", "options"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    parts: dict[str, Callable[[], Any]] = {
+        "race": lambda: race(given.seeds, given.target),
+        "options": lambda: options(given.repeats),
+    }
+    for name, part in parts.items():
+        if given.only in (None, name):
+            part()
+
+
+if __name__ == "__main__":
+    main()
