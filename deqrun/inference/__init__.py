@@ -10,6 +10,7 @@ Every claim is about something, and that is the unit that was drawn at random:
 simulates the coverage of each interval and how often a claim is false. Imports no torch.
 """
 
+from deqrun.inference.auroc import auroc, auroc_interval
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
@@ -43,6 +44,8 @@ __all__ = [
     "Estimate",
     "Told",
     "Unit",
+    "auroc",
+    "auroc_interval",
     "claim",
     "claim_median",
     "claim_statistic",

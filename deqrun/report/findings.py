@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deqrun.inference import DIFFERENCE, Estimate, mean_interval, wilson
+from deqrun.inference import DIFFERENCE, Estimate, auroc_interval, mean_interval, wilson
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
@@ -31,6 +31,7 @@ def findings(record: RunRecord) -> list[Finding]:
             *enough_iterations(record),
             *longer_thinking(record),
             *overthinking(record),
+            *settled_and_right(record),
             *evaluations_saved(record),
             *halting(record),
             *breadth(record),
@@ -158,6 +159,31 @@ def accuracy_change(trajectory: AnyTrajectory, shorter: int, longer: int, keep: 
     """Mean over samples of correct(longer) − correct(shorter), with its interval."""
     after = trajectory.correct_at(longer, keep).astype(np.int8)
     return mean_interval(after - trajectory.correct_at(shorter, keep).astype(np.int8), DIFFERENCE)
+
+
+def settled_and_right(record: RunRecord) -> Iterator[Finding]:
+    """Accuracy of the test samples that settled and of the others, and whether the residual tells right from wrong."""
+    budget, tol, solver = record.train_max_iter, record.train_tol, record.main_solver
+    trajectory = record.trajectory(solver) if solver is not None else None
+    if trajectory is None or budget is None or not tol or record.baseline[0]:
+        return
+    title = "Settled and right"
+    settled = trajectory.at("residual", trajectory.stop(budget, tol)) <= tol
+    right = trajectory.at("correct", trajectory.returned(budget, record.keep, tol))
+    where = f"to {numbers.tolerance(tol)} within {numbers.iterations(budget)} of {solver}"
+    for name, group in (("settled", settled), ("not settled", ~settled)):
+        if group.any():
+            share, n = float(right[group].mean()), int(group.sum())
+            how = f"{int(right[group].sum()):,} right, n = {n:,} of {trajectory.n:,} samples"
+            yield _share(title, f"test accuracy of samples {name} {where}", share, n, how)
+    # The residual as a judge: at the whole budget, since a tolerance makes all residuals alike.
+    at = trajectory.returned(budget, record.keep)
+    residual, answers = trajectory.at("residual", at), trajectory.at("correct", at)
+    if 2 <= answers.sum() <= len(answers) - 2:
+        area = auroc_interval(-residual, answers)
+        how = "pairs of a right and a wrong answer in which the right one has the lower residual; 0.5 tells nothing"
+        what = f"AUROC of a low residual for right answers, {numbers.iterations(budget)} of {solver}"
+        yield Finding(title, what, f"{area.mean:.2f}", f"{area.low:.2f} to {area.high:.2f}", area.n, how)
 
 
 def evaluations_saved(record: RunRecord) -> Iterator[Finding]:

@@ -243,3 +243,20 @@ def test_an_untied_net_is_said_to_have_no_fixed_point(tiny_record: RunRecord) ->
 
 def test_a_deq_is_not_said_to_be_explicit(tiny_record: RunRecord) -> None:
     assert note(tiny_record) == ""
+
+
+def test_settled_and_right_of_a_run_reckoned_by_hand(tiny_record: RunRecord) -> None:
+    """Anderson at one iteration and 1e-2: no sample settles, two of four are right; at two, three settle."""
+    found = [one for one in findings(tiny_record) if one.title == "Settled and right"]
+    assert [(one.value, one.n) for one in found[:1]] == [("50.0 %", 4)]
+    assert "not settled" in found[0].what
+    assert found[1].what.startswith("AUROC")
+    assert found[1].value == "0.50"  # all residuals are equal there
+    longer = replace(tiny_record, summary=replace(tiny_record.summary, train_max_iter=2))
+    found = [one for one in findings(longer) if one.title == "Settled and right"]
+    assert [(one.what.split(" to ")[0], one.value, one.n) for one in found[:2]] == [
+        ("test accuracy of samples settled", "66.7 %", 3),
+        ("test accuracy of samples not settled", "0.0 %", 1),
+    ]
+    # Residuals 0.005, 0.005, 0.005 and 0.04, of which the first two are right: two pairs are ties, two in order.
+    assert found[2].value == "0.75"
