@@ -13,7 +13,8 @@ time of the steps up to the first epoch that reaches the target. Beside it: the 
 backward pass. torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`).
 
 Then what the options train.precision and train.compile do to the time of a step, on the demo's cell, on an MDEQ of
-3x32x32 noise, and on a recall cell of prefix sums: ratios over float32 within one run.
+3x32x32 noise, and on a recall cell of prefix sums: ratios over float32 within one run. At last the shares of a step's
+time by kinds of operators.
 """
 
 from __future__ import annotations
@@ -236,26 +237,67 @@ OPTIONS: dict[str, list[str]] = {
 }
 
 
-def step_seconds(settings: Settings, shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
-    """Median processor time of a training step on noise of the shape, and the median residual of its solves."""
-    torch.manual_seed(0)
-    dataset = build_dataset(settings)
-    deq = build_deq(settings, dataset).train()
-    stepping, optimizer = Stepping(settings.train.precision, CPU), build_optimizer(settings, deq)
-    rows = settings.train.batch_size
-    y = torch.randint(dataset.num_classes, (rows, *dataset.output_shape))
-    batch = Batch(torch.randn(rows, *shape), y, torch.arange(rows))
-    draws, starts = Draws.of_epoch(0, 1, CPU), Starts("zeros", 1.0, rows)
-    times, residual = [], math.nan
-    with compiled(deq, settings.train.compile):
-        for step in range(1, repeats + 3):
+class Noise:
+    """Training steps of a recipe on noise of its shape."""
+
+    def __init__(self, settings: Settings) -> None:
+        torch.manual_seed(0)
+        self.settings, self.dataset = settings, build_dataset(settings)
+        self.deq = build_deq(settings, self.dataset).train()
+        self.stepping, self.optimizer = Stepping(settings.train.precision, CPU), build_optimizer(settings, self.deq)
+        rows, shape = settings.train.batch_size, self.dataset.input_shape
+        y = torch.randint(self.dataset.num_classes, (rows, *self.dataset.output_shape))
+        self.batch = Batch(torch.randn(rows, *shape), y, torch.arange(rows))
+        self.draws, self.starts = Draws.of_epoch(0, 1, CPU), Starts("zeros", 1.0, rows)
+        self.count = 0
+
+    def step(self) -> float:
+        """One step; the median residual of its solves."""
+        self.count += 1
+        train = self.settings.train
+        self.optimizer.zero_grad(set_to_none=True)
+        made = accumulated(
+            forward, self.deq, self.dataset, self.batch, train, self.count, self.draws, self.starts, self.stepping
+        )
+        norm = self.stepping.clip(self.optimizer, list(self.deq.parameters()), train.clip_norm)
+        self.stepping.step(self.optimizer, norm)
+        return float(made.solution.residual.median())
+
+
+def step_seconds(settings: Settings, repeats: int) -> tuple[float, float]:
+    """Median processor time of a training step, and the median residual of its solves."""
+    noise, times, residual = Noise(settings), [], math.nan
+    with compiled(noise.deq, settings.train.compile):
+        for _ in range(repeats + 2):
             began = time.process_time()
-            optimizer.zero_grad(set_to_none=True)
-            made = accumulated(forward, deq, dataset, batch, settings.train, step, draws, starts, stepping)
-            stepping.step(optimizer, stepping.clip(optimizer, list(deq.parameters()), settings.train.clip_norm))
+            residual = noise.step()
             times.append(time.process_time() - began)
-            residual = float(made.solution.residual.median())
     return statistics.median(times[2:]), residual
+
+
+GROUPS = {
+    "convolutions": ("conv",),
+    "norms": ("norm", "GroupNorm"),
+    "small systems": ("bmm", "linalg", "cholesky", "triangular", "lu_", "_AtEquilibrium"),
+    "optimizer": ("Optimizer",),
+}
+
+
+def profile(repeats: int) -> None:
+    """Shares of the time of a training step, by kinds of operators."""
+    for name, overrides in CASES.items():
+        noise = Noise(composed(*overrides, "train.start=zeros"))
+        noise.step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as found:
+            for _ in range(repeats):
+                noise.step()
+        events = found.key_averages()
+        total = sum(event.self_cpu_time_total for event in events)
+        shares = dict.fromkeys([*GROUPS, "rest"], 0.0)
+        for event in events:
+            kind = next((kind for kind, parts in GROUPS.items() if any(p in event.key for p in parts)), "rest")
+            shares[kind] += event.self_cpu_time_total / total
+        print(f"{name:<22} " + "  ".join(f"{kind} {share:.0%}" for kind, share in shares.items()), flush=True)
 
 
 def options(repeats: int) -> None:
@@ -263,9 +305,7 @@ def options(repeats: int) -> None:
     for name, overrides in CASES.items():
         plain: float | None = None
         for option, more in OPTIONS.items():
-            settings = composed(*overrides, "train.start=zeros", *more)
-            shape = build_dataset(settings).input_shape
-            seconds, residual = step_seconds(settings, shape, repeats)
+            seconds, residual = step_seconds(composed(*overrides, "train.start=zeros", *more), repeats)
             plain = seconds if plain is None else plain
             print(f"{name:<22} {option:<9} {seconds / plain:5.2f} of float32   residual {residual:.1e}", flush=True)
 
@@ -275,12 +315,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--target", type=float, default=0.98)
     parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--only", choices=("race", "options"))
+    parser.add_argument("--only", choices=("race", "options", "profile"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Any]] = {
         "race": lambda: race(given.seeds, given.target),
         "options": lambda: options(given.repeats),
+        "profile": lambda: profile(given.repeats),
     }
     for name, part in parts.items():
         if given.only in (None, name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -408,6 +409,8 @@ def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Stud
 def _command(command: str, but: tuple[str, ...] = ()) -> str:
     """The command line that repeats this job; `but` for overrides that begin so."""
     words = [word for word in HydraConfig.get().overrides.task if not but or not word.startswith(but)]
+    # A path that was quoted for Hydra needs no quotes where it is plain.
+    words = [re.sub(r"^([\w.@/]+)='([\w./:@+-]+)'$", r"\1=\2", word) for word in words]
     return shlex.join(["deqrun", command, *words, *_added_folders()])
 
 
