@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import special
 
 from deqrun.inference.estimate import LEVEL, Estimate
 from deqrun.inference.samples import normal, p_value
@@ -25,7 +25,7 @@ def auroc(score: ArrayLike, positive: ArrayLike) -> float:
     ones, zeros = int(kind.sum()), int((~kind).sum())
     if not ones or not zeros:
         return math.nan
-    ranks = stats.rankdata(scores)
+    ranks = midranks(scores)
     return float((ranks[kind].sum() - ones * (ones + 1) / 2) / (ones * zeros))
 
 
@@ -43,9 +43,9 @@ def auroc_interval(score: ArrayLike, positive: ArrayLike) -> Estimate:
     if ones < 2 or zeros < 2:
         return Estimate(area, 0.0, 1.0, len(scores), p=math.nan, versus=0.5)
     # Placements: of each sample the share of the other kind that it is told from.
-    ranks = stats.rankdata(scores)
-    of_ones = (ranks[kind] - stats.rankdata(scores[kind])) / zeros
-    of_zeros = (ranks[~kind] - stats.rankdata(scores[~kind])) / ones
+    ranks = midranks(scores)
+    of_ones = (ranks[kind] - midranks(scores[kind])) / zeros
+    of_zeros = (ranks[~kind] - midranks(scores[~kind])) / ones
     error = math.sqrt(of_ones.var(ddof=1) / ones + of_zeros.var(ddof=1) / zeros)
 
     def ends(level: float) -> tuple[float, float]:
@@ -66,11 +66,25 @@ def _newcombe(area: float, ones: int, zeros: int, z: float) -> tuple[float, floa
         spread = t * (1 - t) * (1 + size * (1 - t) / (2 - t) + size * t / (1 + t)) / (ones * zeros)
         return (area - t) ** 2 - z**2 * spread
 
+    def root(far: float, near: float) -> float:
+        """Where `excess` changes its sign, from above 0 at `far`."""
+        for _ in range(50):
+            middle = (far + near) / 2
+            far, near = (middle, near) if excess(middle) > 0 else (far, middle)
+        return near
+
     # At an area of 0 or 1 itself both sides are 0; the end is the other root.
     beside = 1e-9
-    low = optimize.brentq(excess, 0.0, area - beside) if area > beside else 0.0
-    high = optimize.brentq(excess, area + beside, 1.0) if area < 1 - beside else 1.0
-    return float(low), float(high)
+    low = root(0.0, area - beside) if area > beside else 0.0
+    return low, root(1.0, area + beside) if area < 1 - beside else 1.0
+
+
+def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last: NDArray[np.int64] = counts.cumsum()
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks
 
 
 def _checked(score: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

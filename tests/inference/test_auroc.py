@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deqrun.inference.auroc import auroc, auroc_interval
+from deqrun.inference.auroc import auroc, auroc_interval, midranks
 
 
 def by_definition(score: np.ndarray, kind: np.ndarray) -> float:
@@ -25,6 +25,11 @@ def test_it_is_the_share_of_pairs_in_order_with_ties_as_halves(seed: int) -> Non
     assert auroc(score, kind) + auroc(score, ~kind) == pytest.approx(1, abs=1e-12)
     found = auroc_interval(score, kind)
     assert 0 <= found.low <= found.mean <= found.high <= 1
+
+
+def test_ranks_are_scipys() -> None:
+    values = np.random.default_rng(0).integers(0, 9, 50).astype(float)
+    np.testing.assert_array_equal(midranks(values), stats.rankdata(values))
 
 
 def test_known_ends() -> None:
