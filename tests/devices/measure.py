@@ -70,7 +70,7 @@ class Few(Dataset):
 
 for _name in ("difficulty", "classes", "by_content", "repeats", "output_shape"):
     setattr(Few, _name, property(lambda self, name=_name: getattr(self.whole, name)))
-for _name in ("encode", "augment", "loss", "asked", "correct", "memory"):
+for _name in ("encode", "augment", "augment_pair", "loss", "asked", "correct", "memory"):
     setattr(Few, _name, property(lambda self, name=_name: getattr(self.whole, name)))
 
 

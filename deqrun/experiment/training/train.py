@@ -130,7 +130,7 @@ def train(
             for x, y, index in bar:
                 step, now.taken = step + 1, now.taken + 1
                 optimizer.zero_grad(set_to_none=True)
-                x = dataset.augment(dataset.encode(x), now.draws.augment)
+                x, y = dataset.augment_pair(dataset.encode(x), y, now.draws.augment)
                 made = accumulated(forward, deq, dataset, Batch(x, y, index), settings, step, now.draws, starts)
                 norm = torch.nn.utils.clip_grad_norm_(deq.parameters(), settings.clip_norm or math.inf)
                 _stop_unless_finite(made, norm, x, step, epoch)
