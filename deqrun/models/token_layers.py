@@ -111,7 +111,7 @@ class RotaryAttention(nn.Module):
         """R_i q_i at every position i of q (batch, heads, length, d)."""
         first, second = q.chunk(2, dim=-1)
         kind = q.dtype, q.device
-        if kind not in self._turns:  # rounded once from float64, in place of a buffer that float32 has rounded before
+        if kind not in self._turns:  # no buffer: a cell made float64 later would keep its rounding
             self._turns[kind] = _turns(self.length, q.shape[-1], *kind)
         cosines, sines = self._turns[kind]
         return torch.cat([first * cosines - second * sines, second * cosines + first * sines], dim=-1)
@@ -161,7 +161,8 @@ class PreNormBlock(nn.Module):
 
 
 def _turns(length: int, features: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (length, features / 2) of the angles i · base^(−2t/features)."""
-    rates = ROPE_BASE ** (-torch.arange(0, features, 2, dtype=torch.float64, device="cpu") / features)
-    angles = torch.outer(torch.arange(length, dtype=torch.float64, device="cpu"), rates)
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
+    """Cosines and sines (length, features / 2) of the angles i · base^(−2t/features), computed on the device."""
+    wide = torch.promote_types(dtype, torch.float32)
+    rates = ROPE_BASE ** (-torch.arange(0, features, 2, dtype=wide, device=device) / features)
+    angles = torch.outer(torch.arange(length, dtype=wide, device=device), rates)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
