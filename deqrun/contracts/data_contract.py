@@ -260,12 +260,24 @@ class _Trial:
                 )
 
     def check_augment(self) -> None:
-        """Augmented inputs have their shape and dtype still."""
-        x = self.data.encode(self.splits["train"].inputs[:SAMPLES].clone())
+        """Augmented inputs and targets have their shape and dtype still, and targets name classes that there are."""
+        split = self.splits["train"]
+        x, targets = self.data.encode(split.inputs[:SAMPLES].clone()), split.targets[:SAMPLES]
         changed = _called("augment", lambda: self.data.augment(x.clone(), torch.Generator().manual_seed(0)))
-        if not isinstance(changed, Tensor) or changed.shape != x.shape or changed.dtype != x.dtype:
-            given = f"{tuple(changed.shape)}" if isinstance(changed, Tensor) else type(changed).__name__
-            raise Fault(f"augment returned {given} for {tuple(x.shape)}; it keeps shape and dtype ({DOCS}).")
+        self._require_kept("augment", x, changed)
+        pair = _called(
+            "augment_pair", lambda: self.data.augment_pair(x.clone(), targets.clone(), torch.Generator().manual_seed(0))
+        )
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise Fault(f"augment_pair returned a {type(pair).__name__}; it must return inputs and targets ({DOCS}).")
+        self._require_kept("augment_pair", x, pair[0])
+        self._require_kept("augment_pair", targets, pair[1])
+        self._require_range("augmented train", pair[1])
+
+    def _require_kept(self, name: str, before: Tensor, after: object) -> None:
+        if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype:
+            given = f"{tuple(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
+            raise Fault(f"{name} returned {given} for {tuple(before.shape)}; it keeps shape and dtype ({DOCS}).")
 
 
 def _called(name: str, call: Callable[[], T]) -> T:

@@ -30,10 +30,12 @@ class Split:
     inputs   (n, …) as they are stored: float32, or whatever smaller form the data set's `encode` takes. Pictures that
              are decoded when they are indexed look like the tensor of all
     targets  (n, *output_shape) long; IGNORED where nothing is asked
+    ratings  (n,) float64: how hard each sample is, by its publisher; NaN where that is unknown. None: not rated
     """
 
     inputs: Tensor | Pictures
     targets: Tensor
+    ratings: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -79,6 +81,14 @@ class Dataset(ABC):
     def augment(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Random changes that leave the target right, of encoded x; training alone uses them. None by default."""
         return x
+
+    def augment_pair(self, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random changes of encoded x and of its targets together; training calls it for each batch.
+
+        By default `augment` of x, and the targets as they are. A data set overrides it where a change moves the
+        answer, too, as a turned maze's path is turned.
+        """
+        return self.augment(x, generator), targets
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, the mean over a sample's positions: (batch, classes, *output_shape) -> (batch,)."""

@@ -66,7 +66,13 @@ class GeneratedGrids(Dataset):
             if n >= wanted:
                 break
         inputs, targets = np.concatenate(questions)[:wanted], np.concatenate(answers)[:wanted]
-        return Split(torch.from_numpy(inputs), torch.from_numpy(targets).long())
+        ratings = self._ratings(inputs)
+        rated = None if ratings is None else torch.from_numpy(ratings)
+        return Split(torch.from_numpy(inputs), torch.from_numpy(targets).long(), rated)
+
+    def _ratings(self, inputs: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        """(n,) how hard each sample is; None: they are not rated."""
+        return None
 
     @abstractmethod
     def _stream(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from deqrun.datasets.dataset import IGNORED, SPLITS
 from deqrun.datasets.generated_grids import CHUNK, GeneratedGrids
 from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
-from deqrun.datasets.sudoku_solver import rules
+from deqrun.datasets.sudoku_solver import guesses, rules
 
 __all__ = ["MOST_HOLES", "SPLIT_KEY", "Sudoku"]
 
@@ -43,6 +43,7 @@ class Sudoku(GeneratedGrids):
     holes       empty cells, up to 12 of 16, 27 of 36 and 58 of 81; null: half of the cells
     n_train, n_validation, n_test   puzzles of each split
     data_seed   seed of the puzzles, apart from the seed of the training
+    rated       whether `load` gives each puzzle's rating: the guesses of a search (`sudoku_solver.guesses`)
 
     Raises ValueError for parameters outside these ranges.
     """
@@ -60,10 +61,12 @@ class Sudoku(GeneratedGrids):
         n_validation: int = 1_000,
         n_test: int = 1_000,
         data_seed: int = 0,
+        rated: bool = False,
     ) -> None:
         super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
         self.box_rows, self.box_columns = _require_box(box_rows, box_columns)
         side = self.num_classes = self.box_rows * self.box_columns
+        self.rated = rated
         self.holes = side**2 // 2 if holes is None else _require_holes(holes, self.box_rows, self.box_columns)
         self.input_shape, self.output_shape = (side + 1, side, side), (side, side)
 
@@ -73,6 +76,16 @@ class Sudoku(GeneratedGrids):
 
     def _stream(self) -> tuple[int, ...]:
         return self.box_rows, self.box_columns, self.holes
+
+    def _ratings(self, inputs: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+        if not self.rated:
+            return None
+        rule, found = rules(self.box_rows, self.box_columns), []
+        for low in range(0, len(inputs), CHUNK):
+            digits = inputs[low : low + CHUNK].reshape(-1, self.num_classes**2).T.astype(np.int64)
+            boards = np.where(digits == 0, rule.full, 1 << np.maximum(digits - 1, 0)).astype(np.uint16)
+            found.append(guesses(boards, rule).astype(np.float64))
+        return np.concatenate(found)
 
     def _draw(self, words: np.random.PCG64, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
         rule = rules(self.box_rows, self.box_columns)

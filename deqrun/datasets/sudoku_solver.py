@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Boards", "Rules", "eliminate", "is_solvable", "is_solved", "rules", "select_cell"]
+__all__ = ["Boards", "Rules", "eliminate", "guesses", "is_solvable", "is_solved", "rules", "select_cell"]
 
 Boards = NDArray[np.uint16]
 
@@ -127,3 +127,37 @@ def is_solvable(boards: Boards, rule: Rules) -> NDArray[np.bool_]:
         now[cell, column], other[cell, column] = lowest, digits ^ lowest
         boards, owner = np.concatenate([boards, other, now], axis=1), np.concatenate([owner, of, of])
     return found
+
+
+def guesses(boards: Boards, rule: Rules) -> NDArray[np.int64]:
+    """(n,) digits that a depth-first search tries until it finds a solution, each of a board that has one.
+
+    Between two guesses `eliminate` draws its conclusions. The search takes a cell of fewest candidates, the first of
+    them, and guesses its lowest digit; a digit that is refuted is struck from the cell, which is no guess. So 0 says
+    that the two rules suffice, and the count depends on how a puzzle lies: symmetries may change it.
+    """
+    n = boards.shape[1]
+    count, depth = np.zeros(n, np.int64), np.zeros(n, np.intp)
+    stack, active = [boards.copy()], np.arange(n)
+    while active.size:
+        # Every search works on the latest of its boards, all searches at once.
+        level = depth[active]
+        now = np.stack([stack[at][:, board] for at, board in zip(level, active, strict=True)], axis=1)
+        now = eliminate(now, rule)
+        solved, refuted = is_solved(now, rule), now[0] == 0
+        depth[active[refuted]] -= 1
+        open_, column = active[~solved & ~refuted], ~solved & ~refuted
+        now = now[:, column]
+        cell, place = select_cell(now, rule), np.arange(now.shape[1])
+        lowest = now[cell, place] & -now[cell, place]
+        while len(stack) <= depth[open_].max(initial=-1) + 1:
+            stack.append(np.zeros_like(boards))
+        for column_of, board in enumerate(open_):
+            at, other, guessed = depth[board], now[:, column_of].copy(), now[:, column_of].copy()
+            other[cell[column_of]] ^= lowest[column_of]
+            guessed[cell[column_of]] = lowest[column_of]
+            stack[at][:, board], stack[at + 1][:, board] = other, guessed
+        depth[open_] += 1
+        count[open_] += 1
+        active = active[~solved & (depth[active] >= 0)]
+    return count

@@ -142,7 +142,8 @@ def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
     if name is None:
         raise UserError(
             f"sweep.difficulties=[{difficulty}] was given, but dataset={settings.choices.get('dataset')} has no "
-            "difficulty; prefix_sums (length), mazes (size), sudoku (holes) and copy_memory (blanks) have one."
+            "difficulty; prefix_sums (length), mazes (size), sudoku (holes), copy_memory (blanks), group_words "
+            "(length) and arithmetic (digits) have one."
         )
     parameters = settings.dataset.parameters | {name: difficulty}
     return settings.model_copy(update={"dataset": settings.dataset.model_copy(update={"parameters": parameters})})

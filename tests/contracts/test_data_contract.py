@@ -67,7 +67,9 @@ def test_check_prints_a_line_for_each_check(
     ]
 
 
-@pytest.mark.parametrize("dataset", ["copy_memory", "digits", "mazes", "prefix_sums", "sudoku"])
+@pytest.mark.parametrize(
+    "dataset", ["arithmetic", "copy_memory", "digits", "group_words", "mazes", "prefix_sums", "sudoku"]
+)
 def test_every_data_set_of_deqrun_passes(dataset: str) -> None:
     with open_sources() as sources:
         settings = load_settings(sources.compose("train", [f"dataset={dataset}"]))

@@ -197,6 +197,21 @@ class AugmentCrops(Right):
         return x[..., 1:]
 
 
+class AugmentsTheAnswerAway(Right):
+    def augment_pair(self, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return x, targets[:, None]
+
+
+class AugmentsToNoClass(Right):
+    def augment_pair(self, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return x, targets + 100
+
+
+class AugmentsInputsAlone(Right):
+    def augment_pair(self, x: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        return x  # type: ignore[return-value]
+
+
 class BrokenConstructor(Right):
     def __init__(self) -> None:
         self.table = {}["path"]  # type: ignore[var-annotated]
@@ -241,6 +256,9 @@ FAULTS: dict[type, str] = {
     ScalarLoss: "loss returned () float32 for 3 samples; it must return floating-point numbers of shape (3,)",
     CorrectIsAShare: "correct returned () float32 for 3 samples; it must return bool of shape (3,)",
     AugmentCrops: "augment returned (3, 1, 7) for (3, 1, 8); it keeps shape and dtype",
+    AugmentsTheAnswerAway: "augment_pair returned (3, 1) for (3,); it keeps shape and dtype",
+    AugmentsToNoClass: "the augmented train split has a target of 10",
+    AugmentsInputsAlone: "augment_pair returned a Tensor; it must return inputs and targets",
     BrokenConstructor: "can't be constructed (KeyError: 'path')",
     NotADataset: "is not a Dataset, which dataset must be",
 }

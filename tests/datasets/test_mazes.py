@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deqrun.datasets.dataset import IGNORED, SPLITS
+from deqrun.datasets.dataset import IGNORED, SPLITS, DataUnavailable
 from deqrun.datasets.maze_generation import carve, passages
 from deqrun.datasets.mazes import GOAL, START, WALL, Mazes
 
@@ -218,3 +218,54 @@ def test_shapes_follow_the_size_without_data() -> None:
     assert dataset.input_shape == (3, 61, 61)
     assert dataset.output_shape == (61, 61)
     assert dataset.num_classes == 2
+
+
+@pytest.mark.parametrize(("shortest", "longest"), [(10, 20), (None, 4), (30, None), (15, 16)])
+def test_paths_are_as_long_as_asked_for(shortest: int | None, longest: int | None) -> None:
+    """Counted by breadth-first search over open pixels, in every split."""
+    data = Mazes(size=9, n_train=100, n_validation=50, n_test=50, shortest=shortest, longest=longest)
+    for split, n in (("train", 100), ("validation", 50), ("test", 50)):
+        samples = data.load(split)
+        assert len(samples) == n
+        for pixels, path in zip(samples.inputs.numpy(), samples.targets.numpy(), strict=True):
+            steps = distance(pixels)
+            assert (shortest or 2) <= steps <= (longest or 48)
+            assert steps == (path == 1).sum() - 1
+
+
+def distance(pixels: np.ndarray) -> int:
+    """Steps from start (2) to goal (3) over pixels that are no wall (0)."""
+    reached, steps = pixels == 2, 0
+    while not (reached & (pixels == 3)).any():
+        wider = reached.copy()
+        wider[1:] |= reached[:-1]
+        wider[:-1] |= reached[1:]
+        wider[:, 1:] |= reached[:, :-1]
+        wider[:, :-1] |= reached[:, 1:]
+        reached, steps = wider & (pixels != 0), steps + 1
+    return steps
+
+
+def test_any_length_gives_the_mazes_of_before() -> None:
+    plain, named = Mazes(n_test=50).load("test"), Mazes(n_test=50, shortest=2, longest=1_000).load("test")
+    assert torch.equal(plain.inputs, named.inputs)
+
+
+def test_mazes_of_a_length_keep_to_their_splits() -> None:
+    """Walls decide the split, so a maze asked with a far goal was trained on with no near one."""
+    near, far = Mazes(size=5, n_train=1_000, longest=6), Mazes(size=5, n_test=300, shortest=8)
+    trained = {(grid != 0).tobytes() for grid in near.load("train").inputs.numpy()}
+    assert not any((grid != 0).tobytes() in trained for grid in far.load("test").inputs.numpy())
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"shortest": 20, "longest": 10}, {"shortest": 50}, {"shortest": 15, "longest": 15}]
+)
+def test_lengths_that_no_path_has_are_refused(parameters: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="leave no path in mazes of size=9"):
+        Mazes(size=9, **parameters)  # type: ignore[arg-type]
+
+
+def test_lengths_that_hardly_any_maze_has_end_in_a_sentence() -> None:
+    with pytest.raises(DataUnavailable, match="none has a path of 236 to 240 steps"):
+        Mazes(size=21, shortest=236, n_train=1, n_validation=1, n_test=1).load("test")

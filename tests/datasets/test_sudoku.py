@@ -14,7 +14,7 @@ from deqrun.datasets.dataset import IGNORED, SPLITS, Split
 from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku import MOST_HOLES, SPLIT_KEY, Sudoku
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
-from deqrun.datasets.sudoku_solver import Boards, Rules, is_solvable, rules
+from deqrun.datasets.sudoku_solver import Boards, Rules, guesses, is_solvable, rules
 
 Grid = np.ndarray
 boxes = pytest.mark.parametrize("box", list(MOST_HOLES))
@@ -260,3 +260,71 @@ def test_shapes_follow_the_boxes_without_data() -> None:
     assert dataset.input_shape == (7, 6, 6)
     assert dataset.output_shape == (6, 6)
     assert dataset.num_classes == 6
+
+
+def plain_guesses(candidates: list[set[int]], box: tuple[int, int]) -> tuple[int, bool]:
+    """Guesses until a solution, and whether there was one: a search on plain sets, with the same two rules."""
+    side = box[0] * box[1]
+    rows = [[side * r + c for c in range(side)] for r in range(side)]
+    columns = [[side * r + c for r in range(side)] for c in range(side)]
+    corners = product(range(0, side, box[0]), range(0, side, box[1]))
+    boxes = [[side * (r + i) + c + j for i in range(box[0]) for j in range(box[1])] for r, c in corners]
+    units = rows + columns + boxes
+    while True:
+        before = [set(cell) for cell in candidates]
+        for unit in units:
+            for cell in unit:
+                if len(candidates[cell]) == 1:
+                    for other in unit:
+                        if other != cell:
+                            candidates[other] = candidates[other] - candidates[cell]
+        for unit in units:
+            for digit in range(1, side + 1):
+                where = [cell for cell in unit if digit in candidates[cell]]
+                if not where:
+                    return 0, False
+                if len(where) == 1:
+                    candidates[where[0]] = {digit}
+        if any(not cell for cell in candidates):
+            return 0, False
+        if before == candidates:
+            break
+    if all(len(cell) == 1 for cell in candidates):
+        return 0, True
+    sizes = [len(cell) if len(cell) > 1 else 99 for cell in candidates]
+    cell = sizes.index(min(sizes))
+    digit = min(candidates[cell])
+    guessed = [set(c) for c in candidates]
+    guessed[cell] = {digit}
+    count, found = plain_guesses(guessed, box)
+    if found:
+        return count + 1, True
+    candidates[cell] = candidates[cell] - {digit}
+    more, found = plain_guesses(candidates, box)
+    return count + 1 + more, found
+
+
+@pytest.mark.parametrize(("box", "holes", "n"), [((2, 3), 26, 60), ((3, 3), 54, 40)])
+def test_ratings_are_the_guesses_of_a_plain_search(box: tuple[int, int], holes: int, n: int) -> None:
+    """With both rules until nothing changes their order does not matter, so another search guesses alike."""
+    rule = rules(*box)
+    grids = fill(np.random.PCG64(5), 4 * n, rule)
+    empty, reached = dig(np.random.PCG64(6), grids, holes, rule)
+    digits = np.where(empty, 0, classes_of(grids, rule).T.astype(int) + 1)[:, reached][:, :n]
+    boards = np.where(digits == 0, rule.full, 1 << np.maximum(digits - 1, 0)).astype(np.uint16)
+    found = guesses(boards, rule)
+    everything = set(range(1, rule.side + 1))
+    plain = [plain_guesses([{int(d)} if d else set(everything) for d in puzzle], box)[0] for puzzle in digits.T]
+    assert found.tolist() == plain
+    assert (found > 0).any()
+    assert (found == 0).any()
+
+
+def test_ratings_come_where_they_are_asked_for() -> None:
+    few = {"n_train": 20, "n_validation": 20, "n_test": 20, "holes": 12}
+    plain, rated = Sudoku(**few).load("test"), Sudoku(**few, rated=True).load("test")
+    assert plain.ratings is None
+    assert rated.ratings is not None
+    assert rated.ratings.shape == (20,)
+    assert torch.equal(plain.inputs, rated.inputs)
+    assert Sudoku(**few | {"holes": 1}, rated=True).load("test").ratings.sum() == 0  # type: ignore[union-attr]

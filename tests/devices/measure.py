@@ -38,6 +38,10 @@ CASES: dict[str, list[str]] = {
     "monotone": ["model=monotone", *IMAGES],
     "monotone_conv": ["model=monotone_conv", *IMAGES],
     "recall": ["model=recall", "dataset=prefix_sums"],
+    "trm_small": ["model=trm_small", "dataset=sudoku"],
+    "eqr_small": ["model=eqr_small", "dataset=sudoku"],
+    "fprm_small": ["model=fprm_small", "dataset=sudoku"],
+    "looped_lm": ["model=looped_lm", "model.width=32", "dataset=prefix_sums"],
     "transformer": ["model=transformer", "dataset=copy_memory"],
 }
 """Every model, by its default config, on data that need no download."""
@@ -66,7 +70,7 @@ class Few(Dataset):
 
 for _name in ("difficulty", "classes", "by_content", "repeats", "output_shape"):
     setattr(Few, _name, property(lambda self, name=_name: getattr(self.whole, name)))
-for _name in ("encode", "augment", "loss", "asked", "correct", "memory"):
+for _name in ("encode", "augment", "augment_pair", "loss", "asked", "correct", "memory"):
     setattr(Few, _name, property(lambda self, name=_name: getattr(self.whole, name)))
 
 

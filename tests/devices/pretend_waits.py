@@ -32,7 +32,7 @@ def assert_bounded(step: StepWaits) -> None:
     assert step.beside <= BESIDE
 
 
-@pytest.mark.parametrize("model", some(CASES, ["mdeq_large"]))
+@pytest.mark.parametrize("model", some(CASES, ["mdeq_large", "eqr_small", "fprm_small", "looped_lm"]))
 def test_a_training_step(model: str) -> None:
     for step in training_waits(CASES[model], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
@@ -77,7 +77,11 @@ def test_splitting_solvers_read_their_step_size(solver: str) -> None:
         )
 
 
-@pytest.mark.parametrize("model", some(CASES, ["mdeq_large", "conv", "monotone", "monotone_conv", "transformer"]))
+SWEPT_AT_NIGHT = ["mdeq_large", "conv", "monotone", "monotone_conv", "transformer"]
+SWEPT_AT_NIGHT += ["eqr_small", "fprm_small", "looped_lm"]
+
+
+@pytest.mark.parametrize("model", some(CASES, SWEPT_AT_NIGHT))
 def test_a_sweep(model: str, tmp_path: Path) -> None:
     found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,24]"], tmp_path, samples=16)
     assert found.steps > 0

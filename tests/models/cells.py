@@ -11,12 +11,16 @@ from deqrun.models import (
     BoundCell,
     Cell,
     ConvCell,
+    EqRCell,
+    FPRMCell,
+    LoopedLMCell,
     MDEQCell,
     MLPCell,
     MonotoneCell,
     MonotoneConvCell,
     RecallCell,
     TransformerCell,
+    TRMCell,
 )
 
 IMAGE = (2, 8, 8)
@@ -26,6 +30,12 @@ CLASSES = 3
 def mdeq(**parameters: object) -> MDEQCell:
     given = {"input_shape": IMAGE, "channels": [8, 12], "head_channels": [2, 4], "final_channels": 16, "groups": 4}
     return MDEQCell(**{"num_classes": CLASSES, "expansion": 2, **given, **parameters})  # type: ignore[arg-type]
+
+
+def trm(**parameters: object) -> TRMCell:
+    """Without the halting head, which no logit depends on."""
+    given = {"input_shape": (2, 7), "output_shape": (7,), "width": 8, "heads": 2, "recursions": 2, "prefix": 2}
+    return TRMCell(**{"num_classes": CLASSES, "halting_head": False, **given, **parameters})  # type: ignore[arg-type]
 
 
 CELLS: dict[str, Callable[[], Cell]] = {
@@ -53,6 +63,16 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "recall, string": lambda: RecallCell(input_shape=(2, 7), num_classes=CLASSES, output_shape=(7,), width=6),
     "recall, grid, as published": lambda: RecallCell(
         input_shape=(2, 5, 4), num_classes=CLASSES, output_shape=(5, 4), width=6, blocks=2, norm="none"
+    ),
+    "trm": lambda: trm(puzzle_embedding=True),
+    "trm, mlp, one answer": lambda: trm(mixer="mlp", output_shape=(), input_shape=(2, 2, 3)),
+    "eqr": lambda: EqRCell(
+        input_shape=(2, 7), num_classes=CLASSES, output_shape=(7,), width=8, heads=2, layers=1, prefix=2
+    ),
+    "fprm": lambda: FPRMCell(input_shape=(2, 2, 3), num_classes=CLASSES, output_shape=(2, 3), width=8, heads=2),
+    "looped_lm": lambda: LoopedLMCell(input_shape=(2, 7), num_classes=CLASSES, output_shape=(7,), width=8, heads=2),
+    "looped_lm, one answer": lambda: LoopedLMCell(
+        input_shape=(2, 7), num_classes=CLASSES, width=8, heads=2, prelude=0, coda=0
     ),
     "recall, one answer": lambda: RecallCell(input_shape=IMAGE, num_classes=CLASSES, width=6, kernel_size=1),
 }

@@ -60,7 +60,8 @@ def test_the_answer_is_that_of_the_layers_one_by_one(name: str) -> None:
     net, cells = untied(name, 3), separate(name, 3)
     x = inputs(net)
     injection = cells[0].inject(x)
-    z, iterates = torch.zeros(len(x), *net.state_shape, dtype=torch.float64), []
+    z = start = cells[0].initial_state(injection).double()
+    iterates = []
     for cell in cells:
         z = cell(z, injection)
         iterates.append(z)
@@ -70,7 +71,7 @@ def test_the_answer_is_that_of_the_layers_one_by_one(name: str) -> None:
     torch.testing.assert_close(solution.z, z)
     changes = [
         (after - before).flatten(1).norm(dim=1) / after.flatten(1).norm(dim=1)
-        for before, after in zip([torch.zeros_like(z), *iterates], iterates, strict=False)
+        for before, after in zip([start, *iterates], iterates, strict=False)
     ]
     torch.testing.assert_close(solution.residuals, torch.stack([*changes, torch.zeros_like(changes[0])]))
     assert solution.nfe.tolist() == [3] * len(x)

@@ -114,7 +114,8 @@ class MatchedDataset(Dataset):
                 f"data_changed=match_classes leaves nothing of the {name} split: {int(trained_on.sum())} of "
                 f"{len(split)} samples were trained on, and the others are of classes that {self.run} does not know."
             )
-        self._kept[name] = Split(split.inputs[kept], targets[kept])
+        ratings = None if split.ratings is None else split.ratings[kept]
+        self._kept[name] = Split(split.inputs[kept], targets[kept], ratings)
         self._left_out[name] = int(trained_on.sum()), int(((targets < 0) & ~trained_on).sum())
 
     def load(self, split: str) -> Split:

@@ -140,7 +140,7 @@ def train(
             for x, y, index in bar:
                 step, now.taken = step + 1, now.taken + 1
                 optimizer.zero_grad(set_to_none=True)
-                x = dataset.augment(dataset.encode(x), now.draws.augment)
+                x, y = dataset.augment_pair(dataset.encode(x), y, now.draws.augment)
                 batch = Batch(x, y, index)
                 made = accumulated(forward, deq, dataset, batch, settings, step, now.draws, starts, stepping)
                 norm = stepping.clip(optimizer, weights, settings.clip_norm)
