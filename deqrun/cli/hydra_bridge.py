@@ -33,7 +33,7 @@ from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, se
 from deqrun.cli.request import Request, read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
-from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
+from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.records.yaml_text import read_yaml
 from deqrun.settings import Settings
@@ -47,7 +47,7 @@ INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in 
 class _Ended(BaseException):
     """A job's own end, carried past Hydra, which would print a trace and go on with the next job."""
 
-    def __init__(self, reason: UserError | Interrupted | Unwritable) -> None:
+    def __init__(self, reason: UserError | Interrupted | Unwritable | RankLost) -> None:
         self.reason = reason
 
 
@@ -391,6 +391,10 @@ def _ends() -> Iterator[None]:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise _Ended(error) from error
+    except RankLost as lost:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Ended(lost) from lost
     except Exception:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # which goes on, so that the trace would be lost
             traceback.print_exc()

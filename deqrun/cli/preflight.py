@@ -267,6 +267,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     from deqrun.experiment.build import check_components
     from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.own_parts import require_cell, require_data
+    from deqrun.experiment.rank_launch import require_ranks
     from deqrun.experiment.trackers import require_trackers
 
     seen: set[str] = set()
@@ -277,6 +278,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
             # First what costs nothing: threads and files; then memory, of which building could run out.
             if command in ("train", "sweep"):
                 require_threads(job.threads or settings.threads)
+                require_ranks(settings)
                 require_trackers(settings.tracker)
                 require_data(settings, seen)
                 require_memory(settings, seen)
