@@ -274,6 +274,11 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     for job in every_job:
         if isinstance(job, Study):
             _check_question(job)
+            if job.in_ranks and (job.jobs or 1) > 1:
+                raise UserError(
+                    f"jobs={job.jobs} asks for several runs of the study at a time, and launch.devices gives each run "
+                    "the whole machine; leave one of them out (nearest: jobs=1)."
+                )
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
             # First what costs nothing: threads and files; then memory, of which building could run out.
             if command in ("train", "sweep"):

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from deqrun import __version__
 from deqrun.datasets import Dataset, DataUnavailable
-from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
+from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
@@ -164,8 +164,10 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
 
 def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
-    foreign = settings.allow_foreign_targets
-    if config.is_file() and read_settings(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
+    if not config.is_file():
+        return
+    begun = read_settings(config, allow_foreign_targets=settings.allow_foreign_targets)
+    if begun.to_yaml() != settings.model_copy(update={"launch": begun.launch}).to_yaml():
         raise UserError(
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."
@@ -223,7 +225,8 @@ def recorded(run: RunFolder, resume: str) -> Iterator[None]:
     """Leave the folder's status true whatever happens inside; SIGTERM, SIGHUP and SIGUSR1 end a run as
     Ctrl-C does.
 
-    An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
+    An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence; the
+    sentence of a rank that died is followed by the command that goes on.
     """
     try:
         with ending_as_interrupted():
@@ -241,6 +244,9 @@ def recorded(run: RunFolder, resume: str) -> Iterator[None]:
             raise
         _leave_status(run, "failed", reason)
         raise Unwritable(f"{reason} What is done is kept; once that is put right, go on with: {resume}") from error
+    except RankLost as lost:
+        _leave_status(run, "failed", str(lost))
+        raise RankLost(f"{lost} What is done is kept; go on with: {resume}") from lost
     except Exception as error:
         _leave_status(run, "failed", " ".join(str(error).split()) or type(error).__name__)
         raise

@@ -53,7 +53,7 @@ def joined(own: Place, store: dist.Store, minutes: float, device_type: str = "cp
     device_type  of the run's device: tensors on "cuda" go through NCCL
     """
     global _place
-    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "cpu:gloo"
+    backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _answering(own):
         dist.init_process_group(
             backend, store=store, rank=own.rank, world_size=own.count, timeout=timedelta(minutes=minutes)
