@@ -81,7 +81,7 @@ def count_of(kind: str) -> int:
     if kind == "mps":  # whose module does not say whether it is there
         return int(torch.backends.mps.is_available())
     module = getattr(torch, kind, None)
-    return int(module.devicecount_of()) if module is not None and module.is_available() else 0
+    return int(module.device_count()) if module is not None and module.is_available() else 0
 
 
 def _present() -> list[str]:
