@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import torch.distributed as dist
+from tqdm import tqdm
 
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line
 from deqrun.experiment.devices import count_of, kind_of
@@ -151,7 +153,8 @@ def _loopback_interface() -> str:
 @contextmanager
 def _quiet_agent() -> Iterator[None]:
     """Within, the agent says nothing of ranks that end: the run itself says why it ended."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if "torch.distributed" in name]
+    talkative = ("torch.distributed", "torch.multiprocessing")
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(talkative)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
@@ -165,17 +168,29 @@ def _quiet_agent() -> Iterator[None]:
 def _rank(job: _Job, folder: str) -> float:
     """The whole life of one rank; how it ended otherwise than well is in a file, for the process that started it."""
     own = Place.from_environment(os.environ)
+    # A bar's lock between processes would be left behind by a rank that is killed.
+    tqdm.set_lock(threading.RLock())
     try:
         with ending_as_interrupted(), _silent_unless_first(own):
             return _work(job, own, _store(own), 0)
     except KeyboardInterrupt as stop:
-        _leave(Path(folder), own, stop)
-        sys.exit(STOPPED)
+        _end(Path(folder), own, stop, STOPPED)
     except BaseException as error:
         if not isinstance(error, (UserError, RankLost, OSError)):
             traceback.print_exc()
-        _leave(Path(folder), own, error)
-        sys.exit(1)
+        _end(Path(folder), own, error, 1)
+
+
+def _end(folder: Path, own: Place, error: BaseException, code: int) -> NoReturn:
+    """Leave word of how a rank ended, and end it."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # of the agent, which ends all ranks once one has ended
+        signal.signal(number, signal.SIG_IGN)
+    _leave(folder, own, error)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    # At once: threads of a group that was lost would abort the end of the interpreter.
+    os._exit(code)
 
 
 def _leave(folder: Path, own: Place, error: BaseException) -> None:
