@@ -20,7 +20,6 @@ import math
 import os
 import signal
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -97,7 +96,7 @@ def train(
             weight.grad *= 1 + changed * torch.randn(weight.grad.shape, generator=noise)
         return made
 
-    training.accumulated = strike
+    training.accumulated = strike  # type: ignore[assignment]
     try:
         with _silence(), ending_as_interrupted():
             if run is not None:
@@ -241,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
