@@ -1,4 +1,4 @@
-"""How a command fails: three exceptions, and sentences with the value given, those allowed, and the nearest."""
+"""How a command fails: four exceptions, and sentences with the value given, those allowed, and the nearest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ class Interrupted(Exception):  # noqa: N818  (nothing went wrong: the user stopp
 
 class Unwritable(Exception):  # noqa: N818  (it names what happened)
     """The system refused to write, as on a full disk; its message is to be printed, with exit code 1."""
+
+
+class RankLost(Exception):  # noqa: N818  (it names what happened)
+    """A rank of the run died, or did not answer in time; its message is to be printed, with exit code 1.
+
+    late  whether it did not answer in time
+    """
+
+    def __init__(self, message: str, *, late: bool = False) -> None:
+        super().__init__(message)
+        self.late = late
 
 
 LISTED = 16

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.types import Override
+
+from deqrun.cli.overrides import parse
 from deqrun.cli.preflight import check_settings, sources_of
 from deqrun.cli.request import Request
 from deqrun.cli.run_folders import is_complete, require_run, swept_run
 from deqrun.errors import UserError
 from deqrun.records.claims import claimed
-from deqrun.settings import read_settings
+from deqrun.settings import Settings, read_settings, settings_from
 
 __all__ = ["begun_sweep", "go_on_with_sweep"]
 
-FREE = ("run", "allow_foreign_targets")
-"""Keys that may be typed when a sweep goes on."""
+FREE = ("run", "allow_foreign_targets", "launch.devices", "launch.timeout_minutes")
+"""Keys that may be typed when a sweep goes on: none changes a number."""
 
 
 def begun_sweep(request: Request) -> Path | None:
@@ -39,10 +43,11 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
                 f"{key}={value} can't change: run={folder} holds a sweep, which goes on as it began; leave "
                 f"{key} out, or ask its run anew."
             )
-    with sources_of(request):
+    with sources_of(request) as sources:
         settings = read_settings(
             folder / "config.yaml", allow_foreign_targets=typed.get("allow_foreign_targets") == "true"
         )
+        settings = _with_ranks(settings, parse(request.overrides, sources))
         assert settings.run is not None
         require_run(settings.run, f"run={folder} is a sweep of ")
         flags = ["allow_foreign_targets=true"] if settings.allow_foreign_targets else []
@@ -54,3 +59,14 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
 
             run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}", *flags]))
     return 0
+
+
+def _with_ranks(settings: Settings, overrides: Sequence[Override]) -> Settings:
+    """The settings with the ranks that were typed. Raises UserError."""
+    typed = [override for override in overrides if override.key_or_group.startswith("launch.")]
+    given = {override.key_or_group.removeprefix("launch."): override.value() for override in typed}
+    if not given:
+        return settings
+    sections = settings.sections()
+    sections |= {"launch": sections["launch"] | given, "allow_foreign_targets": settings.allow_foreign_targets}
+    return settings_from(sections)

@@ -1,8 +1,8 @@
 """The `deqrun` command: which command it is, and how errors are presented.
 
 Exit codes: 0 done; 2 something that was typed is wrong (one sentence on stderr, nothing written); 130 interrupted; 1
-the system refused to write (one sentence), or anything unexpected, with its traceback. Help, completion and `--cfg`
-import no torch.
+the system refused to write, or a rank of the run died (one sentence), or anything unexpected, with its traceback. Help,
+completion and `--cfg` import no torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from deqrun import __version__
 from deqrun.cli.help import COMMANDS, page, welcome
 from deqrun.cli.streams import open_closed_streams, outlived_streams
-from deqrun.errors import Interrupted, Unwritable, UserError, one_line, unknown
+from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, unknown
 
 OWN_MODULE = ("check", "compare", "dashboard", "new", "runs")
 """Commands whose module in `deqrun.cli` bears their name; its function is run_NAME."""
@@ -55,7 +55,7 @@ def _ended(arguments: list[str]) -> int:
         return _told(one_line(error), USAGE_ERROR)
     except Interrupted as interrupted:
         return _told(one_line(interrupted), INTERRUPTED)
-    except Unwritable as refused:
+    except (Unwritable, RankLost) as refused:
         return _told(one_line(refused), UNEXPECTED)
     except KeyboardInterrupt:
         return _told("interrupted.", INTERRUPTED)
@@ -118,6 +118,21 @@ def _dispatch(argv: list[str]) -> int:
         return _describe(arguments)
     if command == "report":
         return _report(arguments)
+    from deqrun.settings.launch import torchrun_place
+
+    # Of torchrun's ranks the first is this command; the others follow its runs.
+    place = torchrun_place()
+    if place is not None:
+        from deqrun.experiment.rank_launch import follow, leading
+
+        if place.rank > 0:
+            return follow(place)
+        with leading():
+            return _run_app(command, arguments)
+    return _run_app(command, arguments)
+
+
+def _run_app(command: str, arguments: Sequence[str]) -> int:
     from deqrun.cli.hydra_bridge import run_app
 
     return run_app(command, arguments)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.utils import JobReturn, JobStatus
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
-from deqrun.errors import UserError, one_line
+from deqrun.errors import RankLost, UserError, one_line
 from deqrun.records.files import write_whole
 from deqrun.settings import Settings
 from deqrun.settings.sources import quoted
@@ -174,7 +174,7 @@ def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequen
 def _reason(end: JobReturn) -> str:
     """Why a job failed: a sentence for the user, or the name of an error that nobody expected."""
     error = end._return_value
-    return one_line(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+    return one_line(error if isinstance(error, (UserError, RankLost)) else f"{type(error).__name__}: {error}")
 
 
 def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:

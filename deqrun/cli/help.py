@@ -57,6 +57,7 @@ Common keys, as in train.epochs=10
   baseline.layers, baseline.match   with baseline=tied or baseline=untied
   sweep.iterations=[1,2,4]          test-time budgets; also tolerances, solvers
   seed, device, threads, name       device: auto, cpu, cuda, cuda:1, mps, xpu
+  launch.devices                    ranks that share the batches, one a device
   tracker.mode                      offline, online or disabled
   report                            false: no page; deqrun report makes it later
   hydra/launcher, hydra/sweeper     with -m: parallel, processes, slurm; search

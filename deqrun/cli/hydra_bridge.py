@@ -24,7 +24,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
@@ -34,10 +34,11 @@ from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, se
 from deqrun.cli.request import Request, read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
-from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
+from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.records.yaml_text import read_yaml
 from deqrun.settings import Settings
+from deqrun.settings.launch import torchrun_place
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
 from deqrun.studies.study import Study, is_study
 
@@ -48,7 +49,7 @@ INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in 
 class _Ended(BaseException):
     """A job's own end, carried past Hydra, which would print a trace and go on with the next job."""
 
-    def __init__(self, reason: UserError | Interrupted | Unwritable) -> None:
+    def __init__(self, reason: UserError | Interrupted | Unwritable | RankLost) -> None:
         self.reason = reason
 
 
@@ -76,6 +77,7 @@ def _run_jobs(plan: Plan) -> int:
     """Check every job, claim the folder that they write into, and run them. Torch is imported once it is claimed."""
     # Names, ranges and folders first: they need no torch, and most mistakes end here.
     every_job = check_jobs(plan)
+    _require_own_process(plan)
     if plan.grid:
         return _run_grid(plan, every_job)
     # A run that is complete needs no torch to say so.
@@ -101,6 +103,16 @@ def _run_jobs(plan: Plan) -> int:
         threads = threads_of_jobs(plan.unswept, plan.overrides)
         search = [*plan.naming(), *threads, place]
         return searched(own, lambda: _in_hydra(plan.request, search))
+
+
+def _require_own_process(plan: Plan) -> None:
+    """Refuse a launcher that runs jobs elsewhere where torchrun has started the ranks of this process."""
+    launcher = "" if plan.unswept is None else str(OmegaConf.select(plan.unswept, "hydra.launcher._target_"))
+    if plan.multirun and torchrun_place() is not None and not launcher.endswith(".BasicLauncher"):
+        raise UserError(
+            "torchrun's ranks work on one job at a time, and this launcher starts jobs in other processes; allowed is "
+            "hydra/launcher=basic, or launch.devices without torchrun."
+        )
 
 
 def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
@@ -392,6 +404,10 @@ def _ends() -> Iterator[None]:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         raise _Ended(error) from error
+    except RankLost as lost:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        raise _Ended(lost) from lost
     except Exception:
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # which goes on, so that the trace would be lost
             traceback.print_exc()

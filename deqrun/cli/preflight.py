@@ -267,16 +267,23 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
     from deqrun.experiment.build import check_components
     from deqrun.experiment.machine_limits import require_memory, require_threads
     from deqrun.experiment.own_parts import require_cell, require_data
+    from deqrun.experiment.rank_launch import require_ranks
     from deqrun.experiment.trackers import require_trackers
 
     seen: set[str] = set()
     for job in every_job:
         if isinstance(job, Study):
             _check_question(job)
+            if job.in_ranks and (job.jobs or 1) > 1:
+                raise UserError(
+                    f"jobs={job.jobs} asks for several runs of the study at a time, and launch.devices gives each run "
+                    "the whole machine; leave one of them out (nearest: jobs=1)."
+                )
         for settings in [variant.settings for variant in job.variants] if isinstance(job, Study) else [job]:
             # First what costs nothing: threads and files; then memory, of which building could run out.
             if command in ("train", "sweep"):
                 require_threads(job.threads or settings.threads)
+                require_ranks(settings)
                 require_trackers(settings.tracker)
                 require_data(settings, seen)
                 require_memory(settings, seen)

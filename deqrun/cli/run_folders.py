@@ -25,7 +25,10 @@ OUTPUTS = Path("outputs")
 TRAINED = "trained"
 """The option of `solver` and `dataset` that stands for a run's own, in deqrun sweep."""
 
-FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", "report", "allow_foreign_targets")
+LAUNCH_KEYS = ("launch", "launch.devices", "launch.timeout_minutes")
+"""Keys of the ranks of a run."""
+
+FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", *LAUNCH_KEYS, "report", "allow_foreign_targets")
 """Keys that may differ when a run goes on: where and how it computes, is tracked and shown. No number may."""
 
 DRAWS_THE_SPLIT = ("split_seed", "validation_share", "test_share")
@@ -159,6 +162,8 @@ def resumed(given: Settings, overrides: Sequence[Override]) -> Settings:
     # Of those keys, the ones that were typed count, and not their defaults.
     typed = {override.key_or_group for override in overrides}
     free: dict[str, Any] = {key: getattr(given, key) for key in ("device", "threads", "report") if key in typed}
+    if typed & set(LAUNCH_KEYS):
+        free["launch"] = given.launch
     if "tracker.mode" in typed:
         free["tracker"] = saved.tracker.model_copy(update={"mode": given.tracker.mode})
     return saved.model_copy(update={"run": folder, "resume": True} | free)

@@ -11,9 +11,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from deqrun.cli.overrides import check_additions, check_choices, diagnose, parse
-from deqrun.cli.run_folders import FREE_ON_RESUME, is_run, require_empty, require_run, require_within
+from deqrun.cli.run_folders import FREE_ON_RESUME, LAUNCH_KEYS, is_run, require_empty, require_run, require_within
 from deqrun.errors import UserError, listing, one_line
-from deqrun.settings import Settings, load_settings
+from deqrun.settings import LaunchSettings, Settings, load_settings
 from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, choices
 from deqrun.settings.study import StudySettings, load_study_settings
 from deqrun.studies.study import FILE, Study, Variant, is_study
@@ -225,9 +225,16 @@ def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Seque
         )
     keys = {override.key_or_group for override in typed}
     changes: dict[str, Any] = {key: cfg[key] for key in ("device", "threads", "jobs") if key in keys}
+    if keys & set(LAUNCH_KEYS):
+        changes["launch"] = _launch_of(cfg)
     return saved.going_on(changes, cfg.tracker.mode if "tracker.mode" in keys else None)
 
 
 def _text(override: Override) -> str:
     assert override.input_line is not None
     return override.input_line
+
+
+def _launch_of(cfg: DictConfig) -> LaunchSettings:
+    """The ranks that a composed config asks for. Raises UserError."""
+    return load_settings(cfg).launch

@@ -6,9 +6,10 @@ import torch
 
 from deqrun.errors import UserError
 from deqrun.settings import Settings
+from deqrun.settings.launch import Place
 from deqrun.solvers.device import has_float64, traits
 
-__all__ = ["find", "is_accelerator", "require_device"]
+__all__ = ["count_of", "find", "find_for_rank", "is_accelerator", "kind_of", "require_device"]
 
 NAMES = {"cuda": "CUDA", "mps": "MPS", "xpu": "XPU"}
 
@@ -18,12 +19,10 @@ def find(name: str) -> torch.device:
 
     Raises UserError where PyTorch sees no such device, or fewer than the number asks for.
     """
-    kind, _, number = name.partition(":")
-    if kind == "auto":
-        kind = "cuda" if _count("cuda") else "cpu"
+    kind, number = kind_of(name), name.partition(":")[2]
     if kind == "cpu":
         return torch.device("cpu")
-    count, said = _count(kind), NAMES.get(kind, kind)
+    count, said = count_of(kind), NAMES.get(kind, kind)
     if not count:
         raise UserError(
             f"device={name} was given, but PyTorch sees no {said} device; allowed here: {', '.join(_present())}."
@@ -37,9 +36,31 @@ def find(name: str) -> torch.device:
     return torch.device(kind, int(number)) if number else torch.device(kind)
 
 
+def find_for_rank(name: str, own: Place) -> torch.device:
+    """The device of a rank: of CUDA and XPU devices the one with its number on this machine.
+
+    Raises UserError where there are fewer devices than ranks, or where the name is of one device alone.
+    """
+    kind = kind_of(name)
+    if own.count == 1 or kind == "cpu":
+        return find(name)
+    if kind == "mps" or ":" in name:
+        raise UserError(
+            f"device={name} is one device, and the run has {own.count} ranks; allowed are auto, cpu, cuda and xpu "
+            f"(nearest: device={'cpu' if kind == 'mps' else kind})."
+        )
+    return find(f"{kind}:{own.local}")
+
+
+def kind_of(name: str) -> str:
+    """cpu, cuda, mps or xpu: of auto, CUDA if there is any, else the CPU."""
+    kind = name.partition(":")[0]
+    return ("cuda" if count_of("cuda") else "cpu") if kind == "auto" else kind
+
+
 def is_accelerator(name: str) -> bool:
     """Whether a name stands for another device than the CPU, as far as that can be told; never raises."""
-    return name != "cpu" and (name != "auto" or _count("cuda") > 0)
+    return name != "cpu" and (name != "auto" or count_of("cuda") > 0)
 
 
 def require_device(settings: Settings) -> None:
@@ -55,7 +76,7 @@ def require_device(settings: Settings) -> None:
         )
 
 
-def _count(kind: str) -> int:
+def count_of(kind: str) -> int:
     """How many devices of a kind PyTorch sees; 0 where it is built without."""
     if kind == "mps":  # whose module does not say whether it is there
         return int(torch.backends.mps.is_available())
@@ -64,4 +85,4 @@ def _count(kind: str) -> int:
 
 
 def _present() -> list[str]:
-    return ["auto", "cpu", *(kind for kind in NAMES if _count(kind))]
+    return ["auto", "cpu", *(kind for kind in NAMES if count_of(kind))]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.ranks import dealt, several
 from deqrun.models import DEQ
 from deqrun.solvers.device import to_host
 
@@ -31,14 +32,15 @@ class Evaluation:
         return float(self.loss.double().mean())
 
 
-def batches(
-    dataset: Dataset, split: Split, batch_size: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, slice]]:
-    """(encoded inputs, targets, their place in the split), in order."""
-    for low in range(0, len(split), batch_size):
-        place = slice(low, min(low + batch_size, len(split)))
-        x, y = (part[place].to(device, non_blocking=True) for part in (split.inputs, split.targets))
-        yield dataset.encode(x), y, place
+def places(split: Split, batch_size: int) -> list[slice]:
+    """The places of each batch in the split, in order."""
+    return [slice(low, min(low + batch_size, len(split))) for low in range(0, len(split), batch_size)]
+
+
+def batch_at(dataset: Dataset, split: Split, place: slice, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(encoded inputs, targets) of the samples at a place of the split, on the device."""
+    x, y = (part[place].to(device, non_blocking=True) for part in (split.inputs, split.targets))
+    return dataset.encode(x), y
 
 
 @torch.no_grad()
@@ -51,15 +53,21 @@ def evaluate(
     *,
     between: Callable[[], object] = lambda: None,
 ) -> Evaluation:
-    """Solve every sample of `split` in evaluation mode (no dropout); `between` is called before each batch."""
+    """Solve every sample of `split` in evaluation mode (no dropout); `between` is called before each batch.
+
+    Several ranks take whole batches, so that the numbers are one process's, and each has the figures of all samples.
+    """
     # Without dropout, and in whatever mode the model was afterwards.
     was_training = deq.training
     deq.eval()
-    parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for x, y, _ in batches(dataset, split, batch_size, device):
-        between()
+
+    def solved(place: slice) -> Sequence[Tensor]:
+        x, y = batch_at(dataset, split, place, device)
         logits, solution = deq(x)
-        parts.append((dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe))
+        figures = [dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe]
+        return to_host(figures) if several() else figures
+
+    parts = list(dealt(places(split, batch_size), solved, between))
     deq.train(was_training)
     loss, correct, residual, nfe = to_host([torch.cat(column) for column in zip(*parts, strict=True)])
     return Evaluation(loss, correct, residual, nfe)

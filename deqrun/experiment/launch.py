@@ -19,18 +19,22 @@ from rich.console import Console
 
 from deqrun import __version__
 from deqrun.datasets import Dataset, DataUnavailable
-from deqrun.errors import Interrupted, Unwritable, UserError, one_line, refusal
+from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
 from deqrun.experiment.checkpoint import Checkpoint
 from deqrun.experiment.data.changes import data_digest
-from deqrun.experiment.devices import find
+from deqrun.experiment.devices import find_for_rank
 from deqrun.experiment.evaluate import evaluate
+from deqrun.experiment.machine_limits import cores
+from deqrun.experiment.rank_launch import in_ranks
+from deqrun.experiment.ranks import leads, place, several, wait
 from deqrun.experiment.sweep.grid import sweep
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.sweep.spectrum import LocalStability, local_stability
 from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
+from deqrun.experiment.training.shared_norms import with_shared_norms
 from deqrun.experiment.training.train import train
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
@@ -50,32 +54,50 @@ from deqrun.solvers.device import traits
 def run_train(settings: Settings, folder: Path, command: str) -> float:
     """Train, sweep on the checkpoint that validation chose, write the report; goes on where the folder stands.
 
+    With `launch.devices`, or under torchrun, this is the work of several ranks.
     Returns the value of `settings.objective`. Raises UserError where the run has none.
     """
-    run = RunFolder(folder)
-    with claimed(folder), recorded(run, resume_command(folder, command)):
-        # The code as it is now: it may be changed while the run goes on.
-        code = code_in(Path.cwd())
-        # Device, data and model; the seed is set last before weights are drawn.
-        device = prepare(settings.device, settings.threads)
-        dataset = build_dataset(settings)
-        _require_data(dataset)
-        torch.manual_seed(settings.seed)
-        deq = build_deq(settings, dataset).to(device)
-        # The config is written once: a run that goes on keeps what it began with.
+    with claimed(folder), recorded(RunFolder(folder), resume_command(folder, command)):
+        return in_ranks(_train_and_finish, settings, folder, command)
+
+
+def _train_and_finish(settings: Settings, folder: Path, command: str) -> float:
+    """`run_train` of one rank, or of a process alone."""
+    run = RunFolder(folder, writes=leads())
+    # The code as it is now: it may be changed while the run goes on.
+    code = code_in(Path.cwd())
+    # Device, data and model; the seed is set last before weights are drawn.
+    device = prepare(settings.device, settings.threads)
+    dataset = build_dataset(settings)
+    _require_data(dataset)
+    torch.manual_seed(settings.seed)
+    deq = build_deq(settings, dataset).to(device)
+    if several():
+        with_shared_norms(deq)
+    # The config is written once: a run that goes on keeps what it began with.
+    if run.writes:
         if not (folder / "config.yaml").is_file():
             run.write_config(settings.to_yaml())
         run.write_status("running", epoch=_epoch(run))
-        # Train, then test, sweep and report; the trackers close whatever ends the run.
-        with tracked(settings.tracker, _tracked_run(settings, folder, "train")) as tracker:
-            optimizer = build_optimizer(settings, deq)
-            _say_what_begins(settings, dataset, device)
-            done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
-            record = _finish(settings, run, deq, dataset, done, tracker, command, code)
-        return _objective(record, settings.objective)
+    # Train, then test, sweep and report; the trackers close whatever ends the run.
+    with _tracked(settings, _tracked_run(settings, folder, "train")) as tracker:
+        optimizer = build_optimizer(settings, deq)
+        _say_what_begins(settings, dataset, device)
+        done = train(deq, dataset, optimizer, settings.train, settings.seed, run, tracker)
+        record = _finish(settings, run, deq, dataset, done, tracker, command, code)
+    return _objective(record, settings.objective)
 
 
-def _objective(record: RunRecord, name: str) -> float:
+@contextmanager
+def _tracked(settings: Settings, run: TrackedRun) -> Iterator[Tracker]:
+    """Within: the trackers that the settings name; of several ranks the first has them."""
+    with tracked(settings.tracker if leads() else settings.tracker.model_copy(update={"name": "none"}), run) as tracker:
+        yield tracker
+
+
+def _objective(record: RunRecord | None, name: str) -> float:
+    if record is None:
+        return math.nan
     value = record.figures().get(name)
     if value is None:
         raise UserError(f"objective={name} has no value in {record.folder}; val_accuracy always has one.")
@@ -102,18 +124,24 @@ def run_sweep(settings: Settings, run: Path, folder: Path, command: str) -> floa
     with claimed(folder):
         _require_same_sweep(folder, settings)
         with recorded(out, _in_the_same_folder(command, folder)):
-            code = code_in(Path.cwd())
-            device = prepare(settings.device, settings.threads)
-            dataset = build_dataset(settings)
-            _require_data(dataset)
-            deq = build_deq(settings, dataset).to(device)
-            # The weights that validation chose; the run's own folder is only read.
-            done = load_best(deq, run)
-            out.write_config(settings.to_yaml())
-            out.write_status("running", epoch=done.epoch)
-            with tracked(settings.tracker, _tracked_run(settings, folder, "sweep", run)) as tracker:
-                record = _finish(settings, out, deq, dataset, done, tracker, command, code)
-            return _objective(record, settings.objective)
+            return in_ranks(_sweep_and_finish, settings, run, folder, command)
+
+
+def _sweep_and_finish(settings: Settings, run: Path, folder: Path, command: str) -> float:
+    """`run_sweep` of one rank, or of a process alone."""
+    out = RunFolder(folder, writes=leads())
+    code = code_in(Path.cwd())
+    device = prepare(settings.device, settings.threads)
+    dataset = build_dataset(settings)
+    _require_data(dataset)
+    deq = build_deq(settings, dataset).to(device)
+    # The weights that validation chose; the run's own folder is only read.
+    done = load_best(deq, run)
+    out.write_config(settings.to_yaml())
+    out.write_status("running", epoch=done.epoch)
+    with _tracked(settings, _tracked_run(settings, folder, "sweep", run)) as tracker:
+        record = _finish(settings, out, deq, dataset, done, tracker, command, code)
+    return _objective(record, settings.objective)
 
 
 def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
@@ -136,8 +164,10 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
 
 def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
-    foreign = settings.allow_foreign_targets
-    if config.is_file() and read_settings(config, allow_foreign_targets=foreign).to_yaml() != settings.to_yaml():
+    if not config.is_file():
+        return
+    begun = read_settings(config, allow_foreign_targets=settings.allow_foreign_targets)
+    if begun.to_yaml() != settings.model_copy(update={"launch": begun.launch}).to_yaml():
         raise UserError(
             f"{folder} already holds another run, and nothing is overwritten; to go on with a sweep, give what it "
             "was begun with."
@@ -165,11 +195,16 @@ def run_describe(settings: Settings) -> None:
 
 
 def prepare(device: str, threads: int | None) -> torch.device:
-    """Set up PyTorch's threads and the allocator, and find the device; UserError where it isn't there."""
-    # PyTorch's own choice where none is given.
-    if threads is not None:
+    """Set up PyTorch's threads and the allocator, and find the device; UserError where it isn't there.
+
+    threads  of the run: its ranks on this machine share them; None: PyTorch's own choice, or for ranks all cores
+    """
+    own = place()
+    if own.count > 1:
+        torch.set_num_threads(max(1, (threads or cores()) // own.local_count))
+    elif threads is not None:
         torch.set_num_threads(threads)
-    found = find(device)
+    found = find_for_rank(device, own)
     if traits(found).at_hand:
         keep_freed_memory()
     elif found.index is not None:  # what names no number, as a generator, is then on this one, too
@@ -190,7 +225,8 @@ def recorded(run: RunFolder, resume: str) -> Iterator[None]:
     """Leave the folder's status true whatever happens inside; SIGTERM, SIGHUP and SIGUSR1 end a run as
     Ctrl-C does.
 
-    An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence.
+    An error of the system (a full disk, a folder that can't be written) is raised as Unwritable, one sentence; the
+    sentence of a rank that died is followed by the command that goes on.
     """
     try:
         with ending_as_interrupted():
@@ -208,6 +244,9 @@ def recorded(run: RunFolder, resume: str) -> Iterator[None]:
             raise
         _leave_status(run, "failed", reason)
         raise Unwritable(f"{reason} What is done is kept; once that is put right, go on with: {resume}") from error
+    except RankLost as lost:
+        _leave_status(run, "failed", str(lost))
+        raise RankLost(f"{lost} What is done is kept; go on with: {resume}") from lost
     except Exception as error:
         _leave_status(run, "failed", " ".join(str(error).split()) or type(error).__name__)
         raise
@@ -233,8 +272,8 @@ def _finish(
     tracker: Tracker,
     command: str,
     code: Code,
-) -> RunRecord:
-    """Test once, sweep, summarise, report."""
+) -> RunRecord | None:
+    """Test once, sweep, summarise, report; the record, None of ranks beyond the first."""
     # The weights that validation chose; without an epoch there is no checkpoint, and the initial ones are tested.
     if (run.checkpoints / "best.pt").is_file():
         load_best(deq, run.path)
@@ -246,12 +285,18 @@ def _finish(
     # Sweep. Finished trajectories lie in sweep_parts/ until every row is written, so that a kill costs one at most.
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
+    stability = None
+    if settings.sweep.spectrum and not settings.baseline.explicit:
+        stability = local_stability(deq, dataset, dataset.load("test"), settings.sweep.spectrum)
+
+    # All ranks have measured; the first one summarises and reports, and no other waits for it.
+    wait()
+    if not leads():
+        return None
     if settings.sweep.keep == "samples":
         run.write_trajectories(swept.trajectories)
     for kind, rows in swept.rows.items():
         run.write_rows(kind, rows)
-
-    # Summarise and report; then the tracker, which may hang and must not keep the page from being there.
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
@@ -264,12 +309,12 @@ def _finish(
         sweep_seconds=swept.seconds,
         status="completed",
     )
-    if settings.sweep.spectrum and not settings.baseline.explicit:
-        summary = _with_spectrum(summary, local_stability(deq, dataset, dataset.load("test"), settings.sweep.spectrum))
+    if stability is not None:
+        summary = _with_spectrum(summary, stability)
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
-    # The record is read once, for page, tracker and table.
+    # The record is read once, for page, tracker and table. The tracker comes last: it may hang, and the page is there.
     page = write_report(run.path, record) if settings.report else None
     tracker.log_results(record)
     tracker.finish(summary)
@@ -381,6 +426,8 @@ def _device_name(device: torch.device) -> str:
 def _versions() -> dict[str, str]:
     found = {"deqrun": __version__, "python": platform.python_version(), "platform": sys.platform}
     found["threads"] = str(torch.get_num_threads())
+    if several():
+        found["ranks"] = str(place().count)
     for package in ("torch", "torchvision", "hydra-core", "omegaconf", "numpy", "scikit-learn", "wandb"):
         try:
             found[package] = version(package)

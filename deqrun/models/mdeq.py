@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deqrun.arguments import require_at_least, require_divisor, require_fraction, require_image, require_same_length
 from deqrun.models.cell import Cell
 from deqrun.models.mdeq_layers import Fusion, Head, ResidualBlock, Resolution, Stem
+from deqrun.models.rows import dropout_mask
 from deqrun.models.weight_norm import weight_norm_fixed
 
 __all__ = ["SMALLEST_RESOLUTION", "MDEQCell"]
@@ -119,7 +120,7 @@ class MDEQCell(Cell):
         if not self.training or self.dropout == 0.0:
             return (features,)
         keep = 1.0 - self.dropout
-        masks = (features.new_empty(len(x), c, 1, 1).bernoulli_(keep).div_(keep) for c in self.channels)
+        masks = (dropout_mask(features, (c, 1, 1), keep) for c in self.channels)
         return (features, *masks)
 
     def forward(self, z: Tensor, injection: tuple[Tensor, ...]) -> Tensor:

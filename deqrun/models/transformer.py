@@ -20,6 +20,7 @@ from deqrun.arguments import (
 )
 from deqrun.models.cell import Cell
 from deqrun.models.relative_attention import RelativeAttention, linear
+from deqrun.models.rows import dropout_mask
 from deqrun.models.weight_norm import weight_norm_fixed
 
 __all__ = ["TransformerCell"]
@@ -92,10 +93,7 @@ class TransformerCell(Cell):
         if not self.training or self.dropout == 0.0:
             return (self.inject_input(embedded),)
         keep = 1.0 - self.dropout
-        first, *masks = (
-            embedded.new_empty(len(x), 1, features).bernoulli_(keep).div_(keep)
-            for features in (width, width, self.inner, width)
-        )
+        first, *masks = (dropout_mask(embedded, (1, features), keep) for features in (width, width, self.inner, width))
         return (self.inject_input(embedded * first), *masks)
 
     def forward(self, z: Tensor, injection: tuple[Tensor, ...]) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stop", "ending_as_interrupted", "held"]
+__all__ = ["Stop", "ending_as_interrupted", "handled_as_interruption", "held"]
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a run as Ctrl-C does: of a batch system, of a closed terminal, and SLURM's warning."""
@@ -27,6 +27,11 @@ def ending_as_interrupted() -> Iterator[None]:
     """
     with _handled(ENDING, signal.SIG_DFL, _interrupt):
         yield
+
+
+def handled_as_interruption() -> list[str]:
+    """Names of the signals that `ending_as_interrupted` handles just now."""
+    return [name for name in ENDING if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == _interrupt]
 
 
 class Stop:

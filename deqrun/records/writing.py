@@ -18,17 +18,20 @@ from deqrun.records.trajectory import TrajectoryKey
 
 
 class RunFolder:
-    """The files of one run, by name. Reading them back is `deqrun.records.reading.read_run`."""
+    """The files of one run, by name. Reading them back is `deqrun.records.reading.read_run`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    writes  whether anything is written: of the ranks of a run, one writes
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path, writes
 
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     def write_config(self, yaml: str) -> None:
-        write_whole(self.path / "config.yaml", yaml)
+        self._write("config.yaml", yaml)
 
     def write_status(self, status: str, reason: str = "", epoch: int | None = None) -> None:
         """status: running, completed, interrupted or failed; reason: a sentence."""
@@ -36,13 +39,15 @@ class RunFolder:
 
     def write_rows(self, kind: str, rows: Iterable[Any]) -> None:
         """Write the rows of one kind of `ROW_KINDS` as JSON lines; numbers that are not finite become null."""
-        write_whole(self.path / ROW_KINDS[kind].file, json_lines(rows))
+        self._write(ROW_KINDS[kind].file, json_lines(rows))
 
     def write_summary(self, summary: Summary) -> None:
         self._write_json("summary.json", summary)
 
     def write_trajectories(self, trajectories: Mapping[TrajectoryKey, AnyTrajectory]) -> None:
         """`trajectories.npz` with keys `TrajectoryKey.path`/array, written part by part."""
+        if not self.writes:
+            return
         with (
             writing_whole(self.path / "trajectories.npz") as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -51,7 +56,11 @@ class RunFolder:
                 write_trajectory(archive, key.path, trajectory)
 
     def _write_json(self, name: str, content: Any) -> None:
-        write_whole(self.path / name, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+        self._write(name, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        if self.writes:
+            write_whole(self.path / name, text)
 
 
 def json_lines(rows: Iterable[Any]) -> str:

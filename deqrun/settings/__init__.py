@@ -2,6 +2,7 @@
 
 from deqrun.settings.baseline import BaselineSettings
 from deqrun.settings.component import ComponentSettings
+from deqrun.settings.launch import LaunchSettings
 from deqrun.settings.load import load_settings, read_settings, sections_of, settings_from
 from deqrun.settings.schema import BudgetSettings, Settings, SweepSettings, TrackerSettings, TrainSettings
 from deqrun.settings.trust import TRUSTED_PACKAGES
@@ -11,6 +12,7 @@ __all__ = [
     "BaselineSettings",
     "BudgetSettings",
     "ComponentSettings",
+    "LaunchSettings",
     "Settings",
     "SweepSettings",
     "TrackerSettings",

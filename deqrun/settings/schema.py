@@ -18,6 +18,7 @@ from deqrun.records.halting_rules import HALTING_RULES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
 from deqrun.settings.component import ComponentSettings
+from deqrun.settings.launch import LaunchSettings
 from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
@@ -238,6 +239,7 @@ class Settings(_Section):
     sweep_solvers  the solvers that `sweep.solvers` names, resolved: config.yaml needs no config folder
     run, resume    the run folder given by `run=`, and whether to go on with it
     data_changed   refuse or match, where the run's data changed
+    launch         the ranks that share its batches
     report         whether the run ends with its page and charts
     objective      the number that a search is told: a name of `RunRecord.figures`
     """
@@ -266,6 +268,7 @@ class Settings(_Section):
     baseline: BaselineSettings = BaselineSettings(
         kind="none", layers=None, match=None
     )  # runs of before there were any have none
+    launch: LaunchSettings = LaunchSettings()  # and as they were one process
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
@@ -288,6 +291,17 @@ class Settings(_Section):
             # The usual word for it: by its letters it would be taken for xpu.
             raise ValueError(told.replace("the nearest is xpu", "the nearest is cuda") if kind == "gpu" else told)
         return value
+
+    @model_validator(mode="after")
+    def _has_a_device_for_each_rank(self) -> Settings:
+        if self.launch.several and (":" in self.device or self.device == "mps"):
+            kind = self.device.partition(":")[0]
+            nearest = "cpu" if kind == "mps" else kind
+            raise ValueError(
+                f"launch.devices={self.launch.devices} asks for several devices, and device={self.device} is one; "
+                f"allowed are auto, cpu, cuda and xpu (nearest: device={nearest})"
+            )
+        return self
 
     @field_validator("objective")
     @classmethod
@@ -335,11 +349,12 @@ class Settings(_Section):
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that two runs share exactly where their numbers are meant to be the same.
 
-        Left out are settings that change no number: name, folder, tracker, device, threads, how batches are loaded, and
-        how often training is recorded.
+        Left out are settings that change no number: name, folder, tracker, device, threads, ranks, how batches are
+        loaded, and how often training is recorded.
         """
         apart: dict[str, Any] = dict.fromkeys(
-            ("name", "run", "resume", "tracker", "device", "threads", "data_changed", "report", "objective"), True
+            ("name", "run", "resume", "tracker", "device", "threads", "launch", "data_changed", "report", "objective"),
+            True,
         )
         records = {"log_every", "checkpoint_minutes", "keep_last", "eval_every", "eval_iterations"}
         apart |= {"train": {"workers", "pin_memory", *records}}

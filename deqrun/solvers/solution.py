@@ -176,6 +176,15 @@ class Solution:
             adjoint=cls.joined(adjoints) if len(adjoints) == len(parts) else None,
         )
 
+    def rows(self, chosen: slice) -> Solution:
+        """The solution of some of its rows, with their adjoint."""
+        of_rows = ("z", "residual", "steps", "kept", "nfe", "jvps", "status")
+        return Solution(
+            **{name: getattr(self, name)[chosen] for name in of_rows},
+            **{name: getattr(self, name)[:, chosen] for name in ("residuals", "nfes", "products")},
+            adjoint=None if self.adjoint is None else self.adjoint.rows(chosen),
+        )
+
     def summary(self) -> str:
         """One line for a person: how many rows ended how, at which median residual."""
         names = [(s.name.lower(), int((self.status == int(s)).sum())) for s in Status]

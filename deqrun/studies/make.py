@@ -28,6 +28,7 @@ from deqrun.report import write_report
 from deqrun.report.answer import Answer, AskedRun, Origin, answer_text, write_answer
 from deqrun.report.numbers import percent
 from deqrun.settings import read_settings
+from deqrun.settings.launch import torchrun_place
 from deqrun.studies.context import Context, StudyRun
 from deqrun.studies.question import Question, load_question
 from deqrun.studies.side_by_side import Task, cores, run_side_by_side
@@ -93,9 +94,10 @@ def _require_sound_runs(study: Study, folder: Path) -> None:
 def _shared_out(study: Study) -> tuple[int, int | None]:
     """How many runs at a time, and how many threads each: one thread, and as many runs as cores, unless given.
 
-    An accelerator is not shared, and a run that is asked has it to itself.
+    An accelerator is not shared, and a run that is asked has it to itself. A run whose work is shared by ranks has the
+    whole machine.
     """
-    if study.asked or is_accelerator(study.device):
+    if study.asked or is_accelerator(study.device) or study.in_ranks or torchrun_place() is not None:
         return 1, study.threads
     threads = study.threads or 1
     jobs = study.jobs or max(1, cores() // threads)

@@ -56,6 +56,11 @@ class Study:
     jobs: int | None = None
     allow_foreign_targets: bool = False
 
+    @property
+    def in_ranks(self) -> bool:
+        """Whether its runs start ranks."""
+        return any(variant.settings.launch.several for variant in self.variants)
+
     def to_yaml(self) -> str:
         """The text of study.yaml; `from_yaml` gives back an equal study."""
         variants = {
@@ -117,7 +122,7 @@ class Study:
         ]
 
     def going_on(self, changes: Mapping[str, Any], tracker_mode: str | None) -> Study:
-        """The same study on another `device`, with other `threads` or `jobs`, its runs mirrored otherwise."""
+        """The same study, but on another `device`, with other `threads`, `jobs`, ranks (`launch`) or tracker mode."""
         own = {key: value for key, value in changes.items() if key != "jobs"}
 
         def changed(settings: Settings) -> Settings:
@@ -127,7 +132,7 @@ class Study:
             return settings.model_copy(update={**own, "tracker": tracker})
 
         variants = tuple(replace(variant, settings=changed(variant.settings)) for variant in self.variants)
-        return replace(self, variants=variants, **changes)
+        return replace(self, variants=variants, **{key: value for key, value in changes.items() if key != "launch"})
 
 
 def _variant(label: str, entry: Mapping[str, Any], allow_foreign_targets: bool) -> Variant:

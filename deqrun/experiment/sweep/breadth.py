@@ -12,8 +12,10 @@ from torch import Tensor
 
 from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, spread, total_evaluations
 from deqrun.datasets import Dataset, Split
-from deqrun.experiment.evaluate import batches
+from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.ranks import dealt
+from deqrun.experiment.ranks import place as place_of_rank
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
@@ -63,8 +65,9 @@ def solve_starts(
     device = next(deq.parameters()).device
     was_training = deq.training
     deq.eval()
-    parts = []
-    for x, y, place in batches(dataset, split, batch_size, device):
+
+    def solved(place: slice) -> Starts:
+        x, y = batch_at(dataset, split, place, device)
         batch = _Batch(dataset, y, depths, budget.max_iter + 1)
         with autocast(precision, device), deq.cell.fixed_weights():
             f = deq.bind(cast(x, precision))
@@ -73,9 +76,11 @@ def solve_starts(
                 z0 = start.begin(deq.start(f), place)
                 batch.end_start(solve(f, z0, solver=solver, budget=budget, observe=observe), observe)
                 if advance is not None:
-                    advance(len(x))
-        parts.append(batch.starts())
+                    advance(min(len(x) * place_of_rank().count, len(split)))
+        return batch.starts()
+
     # Batches side by side along the samples.
+    parts = list(dealt(places(split, batch_size), solved))
     deq.train(was_training)
     return Starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from deqrun.datasets import Dataset
 from deqrun.experiment.build import at_difficulty, build_dataset, build_deq, build_sweep_solvers
 from deqrun.experiment.precision import in_precision
+from deqrun.experiment.ranks import leads, told, wait
 from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
@@ -65,7 +66,10 @@ class SweepResult:
 
 
 def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> SweepResult:
-    """Solve all that `settings` ask for, and derive every row; trajectories in `parts` are not solved again."""
+    """Solve all that `settings` ask for, and derive every row; trajectories in `parts` are not solved again.
+
+    Several ranks share the batches of each trajectory. The first one writes, and its result alone holds the rows.
+    """
     began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
     variants, found, rows = Variants(settings, deq, dataset), {}, []
@@ -73,19 +77,26 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
 
     # First the trajectories, one for each key: every budget, tolerance and halting rule is read off them.
     for key in keys:
-        known = parts.read(key)
-        found[key] = _solve(key, settings, variants, parts, progress.of(key)) if known is None else known
-        if known is not None:
+        known = parts.read(key) if leads() else None
+        if told(known is not None):
             progress.skip(key)
+        else:
+            known = _solve(key, settings, variants, parts, progress.of(key))
+        if known is not None:
+            found[key] = known
 
     # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
-        finished = parts.read_breadth(key)
-        rows += _solve_starts(key, settings, variants, parts, progress.of(key)) if finished is None else finished
-        if finished is not None:
+        finished = parts.read_breadth(key) if leads() else None
+        if told(finished is not None):
             progress.skip(key)
+        else:
+            finished = _solve_starts(key, settings, variants, parts, progress.of(key))
+        rows += finished or []
     progress.close()
 
+    if not leads():
+        return SweepResult({}, {}, time.perf_counter() - began)
     made: dict[str, list[Any]] = {"sweep": sweep_cells(settings, found)}
     if settings.sweep.halting:
         made["halting"] = sweep_halting(settings, found)
@@ -178,8 +189,11 @@ class Variants:
 
 def _solve(
     key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
-) -> AnyTrajectory:
-    """One trajectory, kept in parts; from zeros with the solutions that `other` begins with, if it is asked for."""
+) -> AnyTrajectory | None:
+    """One trajectory, kept in parts; None of ranks beyond the first.
+
+    From zeros it is kept with the solutions that `other` begins with, if that start is asked for.
+    """
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
     split = dataset.load(key.split)
     # The states that solves end with are kept only where another start needs them.
@@ -196,6 +210,11 @@ def _solve(
         signals=bool(set(SIGNALS) & set(grid.halting)),
         ends=wanted,
     )
+    if not leads():
+        for part, _ in traced:
+            advance(part.n)
+        wait()  # for the file of the solutions
+        return None
     with ExitStack() as stack:
         # The trajectory is entered first, and so ends last: its file says that all is done.
         writer = stack.enter_context(parts.writing(key))
@@ -205,6 +224,7 @@ def _solve(
             if ended is not None and states is not None:
                 ended(states)
             advance(part.n)
+    wait()
     found = parts.read(key)
     assert found is not None
     return found
@@ -231,6 +251,8 @@ def _solve_starts(
         key.precision,
         advance,
     )
+    if not leads():
+        return []
     rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
     parts.write_breadth(key, rows)
     return rows

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deqrun.errors import UserError
+from deqrun.experiment.ranks import leads
 from deqrun.records.files import write_whole, writing_whole
 from deqrun.records.long_trajectory import HELD, AnyTrajectory, LongTrajectory, PartsInArchive, PartsWriter
 from deqrun.records.reading import read_rows
@@ -31,6 +32,8 @@ class SweepParts:
     Each file is written whole, when its trajectory is complete; `clear` removes them once the records that they are
     made into are written. Parts of other settings or other weights are never taken up: they are removed at once.
 
+    Of several ranks the first writes; the others read the solutions that solves begin with, once they are there.
+
     folder       the run folder
     fingerprint  of settings and weights
     """
@@ -38,6 +41,8 @@ class SweepParts:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = folder / "sweep_parts"
         self._left = HELD
+        if not leads():
+            return
         # Parts of other weights would be mixed with new ones: they go.
         of = self.folder / "of.txt"
         if of.is_file() and of.read_text(encoding="utf-8").strip() != fingerprint:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from deqrun.analysis.spectrum import spectral_radius
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.ranks import dealt
 from deqrun.inference import median_interval
 from deqrun.models import DEQ
 
@@ -45,17 +47,18 @@ def local_stability(deq: DEQ, dataset: Dataset, split: Split, samples: int) -> L
     places = torch.linspace(0, len(split) - 1, min(samples, len(split))).round().long()
     was_training = deq.training
     deq.eval()
-    parts: list[NDArray[np.float64]] = []
-    size = None
-    while len(places):
-        # The first sample tells the size of a state, and with it how many fit into one basis.
-        rows = 1 if size is None else max(1, LARGEST_BASIS // (ITERATIONS * size))
-        now, places = places[:rows], places[rows:]
+
+    def radii(now: Tensor) -> tuple[NDArray[np.float64], int]:
+        """Of the samples at these places, and the size of a state."""
         with deq.cell.fixed_weights(), torch.no_grad():
             f = deq.bind(dataset.encode(split.inputs[now].to(device)))
             z, _ = deq.settle(f, deq.start(f))
-            parts.append(spectral_radius(f, z, iterations=ITERATIONS).value.numpy())
-        size = z[0].numel()
+            return spectral_radius(f, z, iterations=ITERATIONS).value.numpy(), z[0].numel()
+
+    # The first sample tells the size of a state, and with it how many fit into one basis.
+    first, size = radii(places[:1])
+    rows = max(1, LARGEST_BASIS // (ITERATIONS * size))
+    parts = [first, *(found for found, _ in dealt(places[1:].split(rows) if len(places) > 1 else (), radii))]
     deq.train(was_training)
     radius = np.concatenate(parts)
     known = radius[~np.isnan(radius)]

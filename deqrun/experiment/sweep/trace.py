@@ -12,8 +12,9 @@ from torch import Tensor
 
 from deqrun.analysis.signals import SignalRecorder
 from deqrun.datasets import Dataset, Split
-from deqrun.experiment.evaluate import batches
+from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.ranks import dealt
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
 from deqrun.inference import share_interval
@@ -61,6 +62,8 @@ def trace_parts(
 ) -> Iterator[tuple[Trajectory, Tensor | None]]:
     """The trajectory of each batch of `split`, and its kept states; the head is read out at every iterate.
 
+    Several ranks take whole batches, and each is given the trajectories of all, in order.
+
     Iterates depend on neither budget nor tolerance, so one trajectory holds the answer to every smaller budget and
     larger tolerance.
 
@@ -77,14 +80,18 @@ def trace_parts(
     start = start or SweepStart()
     if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
         warn_if_unreachable(budget.tol, torch.bfloat16)
+
     # One solve a batch. The reader sees each iterate as the solve comes by it; nothing is solved twice for a read-out.
-    for x, y, place in batches(dataset, split, batch_size, device):
+    def traced(place: slice) -> tuple[Trajectory, Tensor | None]:
+        x, y = batch_at(dataset, split, place, device)
         with autocast(precision, device), deq.cell.fixed_weights():
             reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals)
             f = deq.bind(cast(x, precision))
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
-        yield _recorded(solution, reader, precision, budget.min_iter, ends)
+        return _recorded(solution, reader, precision, budget.min_iter, ends)
+
+    yield from dealt(places(split, batch_size), traced)
     deq.train(was_training)
 
 

@@ -1,18 +1,21 @@
-"""The gradient of one optimizer step, of a batch as a whole or of its parts, one after the other."""
+"""The gradient of one optimizer step, of a batch as a whole, or of its parts: one after the other, or by rank."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from deqrun.datasets import Dataset
-from deqrun.experiment.training.draws import Draws, Part, parts
+from deqrun.experiment.ranks import add_up, several
+from deqrun.experiment.training.draws import Draws, Part, parts, rows_of_rank
 from deqrun.experiment.training.objective import Batch, Forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping
 from deqrun.models import DEQ
+from deqrun.models.rows import part_of_batch
 from deqrun.settings import TrainSettings
 from deqrun.solvers import Solution
 
@@ -37,11 +40,14 @@ def accumulated(
     sum is the objective of the whole batch, up to the order of summation, if the model couples no samples. Every part
     makes the draws of the whole batch and takes its rows of them; dropout alone draws for each part by itself.
 
+    With several ranks each works on its rows of every part, and the gradients are added up over the ranks. So is the
+    objective; the figures of samples stay the rank's own.
+
     forward   `deqrun.experiment.training.objective.forward`
     stepping  the precision of both passes
-    Returns the `Forward` of the whole batch, after its backward pass.
+    Returns the `Forward` of the whole batch, after its backward pass; of the rank's rows, where there are several.
     """
-    if settings.accumulate == 1:
+    if settings.accumulate == 1 and not several():
         with deq.cell.fixed_weights():  # around the backward pass, too: checkpointed iterations run again in it
             with stepping.autocast():
                 made = forward(deq, dataset, batch, settings, step, draws, starts)
@@ -50,15 +56,40 @@ def accumulated(
     # Each part by itself: its graph is gone before the next begins.
     before, done = draws.states(), []
     cut = parts(len(batch.x), -(-settings.batch_size // settings.accumulate))
-    for part in cut:
+    mine = [rows_of_rank(part) for part in cut]
+    for whole, part in zip(cut, mine, strict=True):
         draws.rewind(before)
         rows = Batch(part.rows(batch.x), part.rows(batch.y), part.rows(batch.places))
-        with deq.cell.fixed_weights():
+        with deq.cell.fixed_weights(), _within(whole, part):
             with stepping.autocast():
                 made = forward(deq, dataset, rows, settings, step, draws, starts, part)
             stepping.backward(made.objective * part.share)
-        done.append(_without_graph(made))
-    return _joined(done, cut)
+        done.append(_counted(_without_graph(made), part))
+    joined = _joined(done, mine)
+    return _added_up(joined, deq) if several() else joined
+
+
+def _within(whole: Part, part: Part) -> AbstractContextManager[None]:
+    """Within, dropout draws for the whole part, of which a rank has these rows."""
+    first, size = whole.first, whole.end - whole.first
+    return part_of_batch(part.first - first, part.end - first, size, 0.0 if part.idle else 1.0)
+
+
+def _added_up(made: Forward, deq: DEQ) -> Forward:
+    """Of the whole batch: gradients, objective, loss and penalty are added up over the ranks."""
+    add_up([parameter.grad for parameter in deq.parameters() if parameter.grad is not None])
+    figures = [figure.clone() for figure in (made.objective, made.loss, made.penalty) if figure is not None]
+    add_up(figures)
+    return made._replace(objective=figures[0], loss=figures[1], penalty=figures[2] if figures[2:] else None)
+
+
+def _counted(made: Forward, part: Part) -> Forward:
+    """The figures of the samples that count: of an idle part, of none."""
+    if not part.idle:
+        return made
+    z = made.z[:0].detach()
+    z.grad = None if made.z.grad is None else made.z.grad[:0]
+    return made._replace(correct=made.correct[:0], solution=made.solution.rows(slice(0, 0)), z=z)
 
 
 def _without_graph(made: Forward) -> Forward:

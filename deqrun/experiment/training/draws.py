@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from deqrun.experiment.ranks import rows_of
 from deqrun.experiment.training.seeding import derived_seed, generator
 from deqrun.solvers.device import generator as device_generator
 from deqrun.solvers.device import noise_of, set_noise_of, traits
@@ -121,15 +122,25 @@ class Part(NamedTuple):
     first: int
     end: int
     size: int
+    idle: bool = False
+    """Whether its rows are another part's, too: it works on them to keep up with the draws, and they count nothing."""
 
     @property
     def share(self) -> float:
         """Of the samples of the batch."""
-        return (self.end - self.first) / self.size
+        return 0.0 if self.idle else (self.end - self.first) / self.size
 
     def rows(self, drawn: Tensor) -> Tensor:
         """This part's rows of a draw (size, …)."""
         return drawn[self.first : self.end]
+
+
+def rows_of_rank(part: Part) -> Part:
+    """This rank's rows of a part; the first row, idle, where a part has fewer rows than there are ranks."""
+    first, end = rows_of(part.end - part.first)
+    if first == end:
+        return Part(part.first, part.first + 1, part.size, idle=True)
+    return Part(part.first + first, part.first + end, part.size)
 
 
 def parts(size: int, most: int) -> list[Part]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
-from deqrun.experiment.evaluate import batches
+from deqrun.experiment.evaluate import batch_at, places
+from deqrun.experiment.ranks import dealt
 from deqrun.experiment.trackers import Tracker
 from deqrun.inference import share_interval
 from deqrun.models import DEQ
@@ -74,14 +77,18 @@ def evaluate_budgets(
     deq.eval()
     budget = deq.budget.with_(max_iter=max(iterations))
     reader = _Reader(deq, dataset, len(split), budget.max_iter + 1)
+
+    def read(place: slice) -> tuple[slice, _Columns]:
+        x, y = batch_at(dataset, split, place, device)
+        with deq.cell.fixed_weights():
+            f = deq.bind(x)
+            reader.begin(y)
+            _, solution = deq.settle(f, deq.start(f), budget=budget, observe=reader)
+        return place, reader.columns(solution)
+
     try:
-        for x, y, place in batches(dataset, split, batch_size, device):
-            between()
-            with deq.cell.fixed_weights():
-                f = deq.bind(x)
-                reader.begin(y, place)
-                _, solution = deq.settle(f, deq.start(f), budget=budget, observe=reader)
-            reader.end(solution)
+        for place, columns in dealt(places(split, batch_size), read, between):
+            reader.put(place, columns)
     finally:
         deq.train(was_training)
     # Of every budget: where each sample stops, which iterate it returns, and what was read there.
@@ -109,6 +116,10 @@ def evaluate_budgets(
     return rows
 
 
+_Columns = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Loss, answer, residual and evaluations of the iterates of a batch, (iterates, batch) each."""
+
+
 class _Reader:
     """Reads loss and answer of every iterate, (T+1, n); a row that has stopped keeps its last ones."""
 
@@ -120,9 +131,9 @@ class _Reader:
         self.residual = np.full((iterates, samples), np.nan, dtype=np.float64 if wide else np.float32)
         self.nfe = np.zeros((iterates, samples), dtype=np.int32)
 
-    def begin(self, targets: Tensor, place: slice) -> None:
-        """Before the solve of a batch with these targets, at this place of the split."""
-        self._targets, self._place = targets, place
+    def begin(self, targets: Tensor) -> None:
+        """Before the solve of a batch with these targets."""
+        self._targets = targets
         shape = (self.iterates, len(targets))
         self._loss = torch.full(shape, torch.nan, dtype=torch.float64, device=targets.device)
         self._correct = torch.zeros(shape, dtype=torch.bool, device=targets.device)
@@ -133,13 +144,18 @@ class _Reader:
         self._loss[k, rows] = self.dataset.loss(logits, targets).to(self._loss)
         self._correct[k, rows] = self.dataset.correct(logits, targets)
 
-    def end(self, solution: Solution) -> None:
-        """After the solve."""
-        known, place = len(solution.residuals), self._place
-        self.loss[:known, place] = self._loss[:known].cpu().numpy()
-        self.correct[:known, place] = self._correct[:known].cpu().numpy()
-        self.residual[:known, place] = solution.residuals.cpu().numpy()
-        self.nfe[:known, place] = solution.nfes.cpu().numpy()
+    def columns(self, solution: Solution) -> _Columns:
+        """Of the batch that was solved, on the host."""
+        known = len(solution.residuals)
+        tables = (self._loss[:known], self._correct[:known], solution.residuals, solution.nfes)
+        loss, correct, residual, nfe = (table.cpu().numpy() for table in tables)
+        return loss, correct, residual, nfe
+
+    def put(self, place: slice, columns: _Columns) -> None:
+        """The columns of a batch at its place of the split."""
+        known = len(columns[0])
+        for table, column in zip((self.loss, self.correct, self.residual, self.nfe), columns, strict=True):
+            table[:known, place] = column
 
     def trajectory(self, min_iter: int) -> Trajectory:
         """Of the whole split; no iterate after a row's last is ever looked at."""

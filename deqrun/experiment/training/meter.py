@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from deqrun.experiment.evaluate import Evaluation
+from deqrun.experiment.ranks import gathered, several
 from deqrun.experiment.training.objective import Forward
 from deqrun.records.rows import Epoch, Step
 from deqrun.solvers.device import to_host, wide
@@ -24,7 +25,8 @@ class EpochMeter:
     """Per-sample and per-step figures of one epoch.
 
     Figures stay on the device on which they were made. They come to the host in one copy, every 64 steps and whenever
-    one is asked for, so that the host hardly waits for an accelerator.
+    one is asked for, so that the host hardly waits for an accelerator. With several ranks the figures of all are put
+    together there: `add`, `step`, `epoch` and `state_dict` are for all ranks at once, the bar for any by itself.
     """
 
     def __init__(self) -> None:
@@ -53,18 +55,19 @@ class EpochMeter:
         # With an adjoint its solution is the gradient at the state.
         gradient = made.z.grad if solution.adjoint is None else solution.adjoint.z
         if gradient is not None:
-            figures["share"], figures["share_of"] = _share(gradient), torch.tensor(len(gradient))
+            figures["share"], figures["share_of"] = _norms(gradient), torch.tensor(len(gradient))
         self._waiting.append(figures)
         if len(self._waiting) >= HELD:
             self._read()
 
     def _read(self) -> None:
-        """Bring to the host what is not there yet, in one copy."""
+        """Bring to the host what is not there yet, in one copy; with several ranks, the figures of all."""
         names = [name for figures in self._waiting for name in figures]
         tensors = [tensor for figures in self._waiting for tensor in figures.values()]
         self._waiting = []
-        for name, tensor in zip(names, to_host(tensors), strict=True):
-            self._steps.setdefault(name, []).append(tensor)
+        of_ranks = gathered(to_host(tensors))
+        for name, *figures in zip(names, *of_ranks, strict=True):
+            self._steps.setdefault(name, []).append(_of_the_batch(name, figures))
 
     def _all(self, name: str) -> list[Tensor]:
         """A figure of every step that has it, on the host."""
@@ -82,16 +85,23 @@ class EpochMeter:
         self._steps, self._waiting = {name: _unpacked(packed) for name, packed in state.items()}, []
 
     def show(self, bar: tqdm[Any], words: Callable[[], str]) -> None:
-        """Put the line and `words` onto the bar, if the bar is there and about to be drawn."""
-        if not bar.disable and time.monotonic() - self._shown >= bar.mininterval:
+        """Put the line and `words` onto the bar, if the bar is there and about to be drawn.
+
+        Of several ranks it is as of the last step that was read.
+        """
+        known = bool(self._steps) or not several()
+        if not bar.disable and known and time.monotonic() - self._shown >= bar.mininterval:
             bar.set_postfix_str(f"{self.line()} {words()}", refresh=False)
             self._shown = time.monotonic()
 
     def line(self) -> str:
         """The bar's figures: means over the epoch so far; residuals are the medians of the last step."""
-        text = f"loss {self.mean_loss:.3f} acc {_mean(self._all('correct')):.1%} nfe {_mean(self._all('nfe')):.0f}"
-        text += f" res {_median(self._all('residual')[-1:]):.0e}"
-        adjoint = self._all("adjoint_residual")
+        if not several():
+            self._all("loss")
+        known = self._steps
+        text = f"loss {self._mean_loss_known():.3f} acc {_mean(known['correct']):.1%} nfe {_mean(known['nfe']):.0f}"
+        text += f" res {_median(known['residual'][-1:]):.0e}"
+        adjoint = known.get("adjoint_residual")
         return f"{text} adj {_median(adjoint[-1:]):.0e}" if adjoint else text
 
     def step(self, step: int, learning_rate: float) -> Step:
@@ -109,8 +119,13 @@ class EpochMeter:
 
     @property
     def mean_loss(self) -> float:
-        sizes = [len(correct) for correct in self._all("correct")]
-        return sum(float(loss) * n for loss, n in zip(self._all("loss"), sizes, strict=True)) / sum(sizes)
+        self._all("loss")
+        return self._mean_loss_known()
+
+    def _mean_loss_known(self) -> float:
+        """Over the steps that were read."""
+        sizes = [len(correct) for correct in self._steps["correct"]]
+        return sum(float(loss) * n for loss, n in zip(self._steps["loss"], sizes, strict=True)) / sum(sizes)
 
     def epoch(self, epoch: int, step: int, held_out: Evaluation, learning_rate: float, seconds: float) -> Epoch:
         """The epoch's row of train.jsonl."""
@@ -147,13 +162,28 @@ class EpochMeter:
 
 def gradient_share(gradient: Tensor) -> float:
     """max_i ‖g_i‖₂ / Σ_i ‖g_i‖₂ of (batch, …): 1 / batch where all samples have the same, 1 where one has all."""
-    return float(_share(gradient))
+    return float(_share([_norms(gradient)]))
 
 
-def _share(gradient: Tensor) -> Tensor:
-    """`gradient_share` on the gradient's device; NaN where all is 0."""
+def _norms(gradient: Tensor) -> Tensor:
+    """(2,) the largest and the sum of ‖g_i‖₂ over the rows, on the gradient's device; of no rows, 0."""
     norms = torch.linalg.vector_norm(gradient.detach().flatten(1), dim=1, dtype=wide(gradient.device))
-    return norms.max() / norms.sum()
+    return torch.stack([norms.max() if len(norms) else norms.sum(), norms.sum()])
+
+
+def _share(norms: Sequence[Tensor]) -> Tensor:
+    """`gradient_share` of a batch from `_norms` of its parts; NaN where all is 0."""
+    largest, total = torch.stack(list(norms)).unbind(1)
+    return largest.max() / total.sum()
+
+
+def _of_the_batch(name: str, figures: Sequence[Tensor]) -> Tensor:
+    """A figure of a step from the figures of its ranks: rows in their order; others are of the whole batch already."""
+    if name == "share":
+        return _share(figures)
+    if name == "share_of":
+        return torch.stack(list(figures)).sum()
+    return torch.cat(list(figures)) if figures[0].dim() else figures[0]
 
 
 def _mean(parts: list[Tensor]) -> float:

@@ -82,7 +82,7 @@ def forward(
     if full is not None and progressive is not None:
         objective = (1 - alpha) * full.total + alpha * progressive.total
     # The end of the run that is shown may be a later step's start.
-    starts.end(batch.places, shown.solution.z)
+    starts.end(batch.places, shown.solution.z, part)
     # The penalty is at the state that is shown, and at a share of the steps where it is costly.
     penalty = None
     if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.penalties):
@@ -112,9 +112,9 @@ def _gradient_and_budget(
     low, high = settings.random_budget
     if settings.random_budget_per == "step":
         return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
-    # A budget for each row: the batch runs to the largest, and each row stops at its own.
-    rows = part.rows(torch.randint(low, high + 1, (part.size,), generator=draws.budgets))
-    return deq.gradient, deq.budget.with_(max_iter=int(rows.max()), row_max_iter=rows)
+    # A budget for each row: the whole batch runs to the largest, and each row stops at its own.
+    whole = torch.randint(low, high + 1, (part.size,), generator=draws.budgets)
+    return deq.gradient, deq.budget.with_(max_iter=int(whole.max()), row_max_iter=part.rows(whole))
 
 
 class _Run(NamedTuple):

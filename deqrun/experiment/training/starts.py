@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from deqrun.experiment.ranks import gathered, several
 from deqrun.experiment.training.draws import Part
 
 Start = Literal["zeros", "normal", "mixture", "previous"]
@@ -29,6 +30,7 @@ class Starts:
         self.kind, self.scale, self.samples = kind, scale, samples
         self._ends: Tensor | None = None  # (samples, *state_shape)
         self._known = torch.zeros(samples, dtype=torch.bool)
+        self._mine: list[tuple[Tensor, Tensor]] = []  # places and ends of this rank since they were last shared
 
     def begin(self, own: Tensor, places: Tensor, source: torch.Generator, part: Part | None = None) -> Tensor:
         """z_0 (batch, *state_shape).
@@ -52,12 +54,26 @@ class Starts:
         chosen = part.rows(torch.rand(part.size, generator=source, device=own.device)) < 0.5
         return torch.where(_per_row(chosen, own), shaken, own)
 
-    def end(self, places: Tensor, z: Tensor) -> None:
+    def end(self, places: Tensor, z: Tensor, part: Part | None = None) -> None:
         """Take note of where the solves of these samples ended, z (batch, *state_shape)."""
-        if self.kind != "previous":
+        if self.kind != "previous" or (part is not None and part.idle):
             return
         # On the host: every sample's state would fill a device.
         z = z.detach().cpu()
+        if several():
+            self._mine.append((places, z))
+        self._note(places, z)
+
+    def share(self) -> None:
+        """Take note of the ends that other ranks came to, since a sample may come to another rank later."""
+        if self.kind != "previous" or not several():
+            return
+        for ends in gathered(self._mine):
+            for places, z in ends:
+                self._note(places, z)
+        self._mine = []
+
+    def _note(self, places: Tensor, z: Tensor) -> None:
         if self._ends is None:
             self._ends = torch.zeros(self.samples, *z.shape[1:], dtype=z.dtype)
         self._ends[places] = z

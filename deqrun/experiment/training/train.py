@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from deqrun.datasets import Dataset
 from deqrun.errors import UserError
+from deqrun.experiment import ranks
 from deqrun.experiment.checkpoint import Checkpoint, as_rows, keep_epoch, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data.changes import keep_record
 from deqrun.experiment.evaluate import Evaluation, evaluate
@@ -36,7 +37,7 @@ from deqrun.experiment.training.steps import Stepping, compiled
 from deqrun.models import DEQ
 from deqrun.records.reading import read_rows
 from deqrun.records.rows import ROW_KINDS, BudgetEvaluation, Epoch, Step
-from deqrun.records.signals import held
+from deqrun.records.signals import Stop, held
 from deqrun.records.writing import RunFolder
 from deqrun.settings import TrainSettings
 
@@ -59,6 +60,7 @@ def train(
     After each epoch, the last one of a number of steps included: validation, a row of train.jsonl, checkpoints `last`
     and, where validation accuracy is the highest yet (ties: the lower loss), `best`. Within an epoch `last` is written
     every `settings.checkpoint_minutes`. A signal that ends the run lets the step under way finish, and writes `last`.
+    Several ranks train as one process would, up to the order of summation; the first of them writes.
     Returns the last checkpoint.
     Raises TrainingStopped where the loss or the gradient is no longer finite, KeyboardInterrupt after a signal.
     """
@@ -67,7 +69,8 @@ def train(
     data, validation = dataset.load("train"), dataset.load("validation")
     length = _Length.of(settings, len(data))
     schedule = LambdaLR(optimizer, _learning_rate_factor(settings, length.steps))
-    keep_record(folder.path, dataset)
+    if folder.writes:
+        keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
     average = None if settings.ema is None else WeightAverage(settings.ema, deq)
     stepping, weights = Stepping(settings.precision, device, tf32=settings.tf32), list(deq.parameters())
@@ -93,7 +96,11 @@ def train(
         with saves.timed():
             if steps:
                 folder.write_rows("steps", steps)
-            save_checkpoint(folder.checkpoints / "last.pt", reached(step, now.state()))
+            starts.share()
+            checkpoint = reached(step, now.state())
+            if folder.writes:
+                save_checkpoint(folder.checkpoints / "last.pt", checkpoint)
+            ranks.wait()  # whoever ends now may end the others, too
 
     @contextmanager
     def looking(step: int, now: _Underway) -> Iterator[None]:
@@ -111,11 +118,9 @@ def train(
             with looking(step, now):
                 evaluations.make(deq, dataset, validation, step, now.epoch, stop.check)
 
-    with (
-        held() as stop,
-        compiled(deq, settings.compile),
-        stepping.products(),
-    ):  # a signal is noted, and looked for after each step
+    # A signal is noted, and looked for after each step.
+    with held() as signals, compiled(deq, settings.compile), stepping.products():
+        stop = AgreedStop(signals)
         for epoch in range(done.epoch + 1, length.epochs + 1):
             # Every draw of an epoch comes from (seed, epoch, purpose). A run that stopped within it takes the states of
             # the generators, the running figures, and the batches that are left.
@@ -158,13 +163,15 @@ def train(
                     if writes.due():
                         with writes.timed():
                             folder.write_rows("steps", steps)
-                if not stop.requested:
+                stopped, save_is_due = stop.agreed(saves.due())
+                if not stopped:
                     evaluate_if_due(step, now)
-                if stop.requested or (saves.due() and now.taken < len(batches)):
+                if stopped or (save_is_due and now.taken < len(batches)):
                     save(step, now)
                     stop.check()
 
             wait = source.wait
+            starts.share()
             # Validate, and take the checkpoint that is best so far: higher accuracy, or the lower loss at the same.
             evaluate_if_due(step, now, ends_epoch=True)
             with looking(step, now):
@@ -178,16 +185,37 @@ def train(
             folder.write_rows("epochs", rows)
             if steps:
                 folder.write_rows("steps", steps)
-            if better:
-                save_checkpoint(folder.checkpoints / "best.pt", done.best())
-            keep_epoch(folder.checkpoints, done, settings.keep_last)
-            save_checkpoint(folder.checkpoints / "last.pt", done)
+            if folder.writes:
+                if better:
+                    save_checkpoint(folder.checkpoints / "best.pt", done.best())
+                keep_epoch(folder.checkpoints, done, settings.keep_last)
+                save_checkpoint(folder.checkpoints / "last.pt", done)
             saves.restart()
             folder.write_status("running", epoch=epoch)
             tracker.log_epoch(row)
-            tqdm.write(_epoch_line(row, length.epochs, better, wait))
+            if folder.writes:
+                tqdm.write(_epoch_line(row, length.epochs, better, wait))
             stop.check()
+    ranks.wait()  # for the checkpoint that is tested
     return done
+
+
+class AgreedStop:
+    """A signal that ends the run, at the same step of every rank: a rank looks for it together with the others."""
+
+    def __init__(self, noted: Stop) -> None:
+        self._noted = noted
+
+    def agreed(self, flag: bool) -> tuple[bool, bool]:
+        """Whether a signal has come to any rank, and whether the flag is set at any."""
+        requested, flagged = ranks.agreed(self._noted.requested, flag)
+        self._noted.requested |= requested
+        return requested, flagged
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt at every rank if a signal has come to any."""
+        if self.agreed(False)[0]:
+            raise KeyboardInterrupt
 
 
 @dataclass
@@ -298,7 +326,8 @@ def _resume(
     best = folder.checkpoints / "best.pt"
     if done.epoch and not best.is_file():
         require_last_is_best(done, folder.path)
-        save_checkpoint(best, done.best())
+        if folder.writes:
+            save_checkpoint(best, done.best())
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
     if average is not None:
