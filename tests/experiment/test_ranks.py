@@ -32,6 +32,7 @@ from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.shared_norms import SharedBatchNorm, with_shared_norms
 from deqrun.experiment.training.starts import Starts
+from deqrun.experiment.training.steps import Stepping
 from deqrun.models.rows import dropout_mask, part_of_batch
 from deqrun.records.reading import read_run
 from deqrun.records.writing import RunFolder
@@ -129,7 +130,9 @@ def gradients(settings: Settings) -> dict[str, np.ndarray[Any, Any]]:
     split, draws = dataset.load("train"), Draws.of_epoch(0, 1, torch.device("cpu"))
     batch = Batch(dataset.encode(split.inputs[:13]).double(), split.targets[:13], torch.arange(13))
     starts = Starts("zeros", 1.0, len(split))
-    made = accumulated(forward, deq, dataset, batch, settings.train, 1, draws, starts)
+    made = accumulated(
+        forward, deq, dataset, batch, settings.train, 1, draws, starts, Stepping("float32", torch.device("cpu"))
+    )
     found = {name: weight.grad for name, weight in deq.named_parameters() if weight.grad is not None}
     found |= dict(deq.named_buffers()) | {"objective": made.objective}
     return {name: tensor.detach().double().numpy() for name, tensor in found.items()}
