@@ -42,6 +42,9 @@ STARTING = timedelta(minutes=10)
 
 STOPPED = 130
 
+LAST = 1.0
+"""Seconds by which a rank that lost another ends later, so that the agent sees first how the lost one ended."""
+
 
 class _Job(NamedTuple):
     """A run that ranks work on together: `do(settings, *rest)`. `path` is where Python finds code of the user's."""
@@ -189,6 +192,8 @@ def _end(folder: Path, own: Place, error: BaseException, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    if isinstance(error, RankLost):
+        time.sleep(LAST)
     # At once: threads of a group that was lost would abort the end of the interpreter.
     os._exit(code)
 
