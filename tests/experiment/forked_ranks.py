@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from deqrun.errors import Interrupted
@@ -33,6 +34,7 @@ def _forked(own: Place, do: Callable[[int], Any], folder: Path, minutes: float) 
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        torch.set_num_threads(1)  # the threads of OpenMP are not forked, and whoever asks for them waits for ever
         # A store in a file would do, but for the ranks' own one no file must be there before.
         with joined(own, dist.FileStore(str(folder / "store"), own.count), minutes):
             end = do(own.rank)

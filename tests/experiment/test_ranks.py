@@ -113,6 +113,15 @@ def test_losses_are_one_processs(own: list[str], settings_of: SettingsOf, tmp_pa
         assert found.test_accuracy == pytest.approx(own_summary.test_accuracy, abs=0.01)
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Ranks are forked, and a process that has OpenMP's threads must not be."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def settings_with(*overrides: str) -> Settings:
     """Settings of train.yaml with these overrides alone."""
     GlobalHydra.instance().clear()
