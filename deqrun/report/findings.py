@@ -176,10 +176,11 @@ def settled_and_right(record: RunRecord) -> Iterator[Finding]:
             share, n = float(right[group].mean()), int(group.sum())
             how = f"{int(right[group].sum()):,} right, n = {n:,} of {trajectory.n:,} samples"
             yield _share(title, f"test accuracy of samples {name} {where}", share, n, how)
-    # The residual as a judge: at the whole budget, since a tolerance makes all residuals alike.
-    at = trajectory.returned(budget, record.keep)
-    residual, answers = trajectory.at("residual", at), trajectory.at("correct", at)
-    if 2 <= answers.sum() <= len(answers) - 2:
+    # The residual as a judge: at the whole budget. A sample that the sweep's own tolerance stopped has no lower one, so
+    # residuals below it are ties; where most are, nothing can be told.
+    at, least = trajectory.returned(budget, record.keep), record.smallest_tol() or 0.0
+    residual, answers = np.maximum(trajectory.at("residual", at), least), trajectory.at("correct", at)
+    if 2 <= answers.sum() <= len(answers) - 2 and (residual > least).mean() > 0.5:
         area = auroc_interval(-residual, answers)
         how = "pairs of a right and a wrong answer in which the right one has the lower residual; 0.5 tells nothing"
         what = f"AUROC of a low residual for right answers, {numbers.iterations(budget)} of {solver}"
