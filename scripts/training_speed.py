@@ -36,6 +36,7 @@ from deqrun.experiment.training.loading import shuffled
 from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping, compiled
+from deqrun.experiment.training.train import learning_rate_factor
 from deqrun.settings import Settings, load_settings
 from deqrun.settings.sources import open_sources
 
@@ -59,11 +60,7 @@ class Trainer:
         self.data, self.validation = self.dataset.load("train"), self.dataset.load("validation")
         self.optimizer = build_optimizer(settings, self.deq)
         self.steps = math.ceil(len(self.data) / self.train.batch_size)
-        total, warm = self.steps * self.train.epochs, max(1, round(0.1 * self.steps * self.train.epochs))
-
-        def factor(step: int) -> float:
-            return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
-
+        factor = learning_rate_factor(self.train, self.steps * self.train.epochs)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.count = 0
 

@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -88,11 +88,9 @@ def _train_and_finish(settings: Settings, folder: Path, command: str) -> float:
     return _objective(record, settings.objective)
 
 
-@contextmanager
-def _tracked(settings: Settings, run: TrackedRun) -> Iterator[Tracker]:
+def _tracked(settings: Settings, run: TrackedRun) -> AbstractContextManager[Tracker]:
     """Within: the trackers that the settings name; of several ranks the first has them."""
-    with tracked(settings.tracker if leads() else settings.tracker.model_copy(update={"name": "none"}), run) as tracker:
-        yield tracker
+    return tracked(settings.tracker if leads() else settings.tracker.model_copy(update={"name": "none"}), run)
 
 
 def _objective(record: RunRecord | None, name: str) -> float:

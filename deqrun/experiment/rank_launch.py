@@ -27,7 +27,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line
-from deqrun.experiment.devices import count_of, kind_of
+from deqrun.experiment.devices import count_of, find, kind_of
 from deqrun.experiment.machine_limits import THREADS_PER_CORE, cores
 from deqrun.experiment.ranks import joined
 from deqrun.records.signals import ending_as_interrupted, handled_as_interruption
@@ -73,8 +73,10 @@ def require_ranks(settings: Settings) -> None:
                 f"launch.devices={wanted} is too many for this machine: on the CPU allowed are 1 to {most}, "
                 f"{THREADS_PER_CORE} for each of {cores()} cores (nearest: {most})."
             )
-    elif wanted > count_of(kind):
-        most = count_of(kind)
+        return
+    find(settings.device)  # which says so where there is none
+    most = count_of(kind)
+    if wanted > most:
         raise UserError(
             f"launch.devices={wanted} was given, but PyTorch sees {most} {kind} device{'' if most == 1 else 's'}; "
             f"allowed here: 1 to {most} (nearest: {most})."

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from deqrun.inference.estimate import LEVEL, Estimate
-from deqrun.inference.samples import normal, p_value
+from deqrun.inference.samples import midranks, normal, p_value
 
 __all__ = ["auroc", "auroc_interval"]
 
@@ -77,14 +77,6 @@ def _newcombe(area: float, ones: int, zeros: int, z: float) -> tuple[float, floa
     beside = 1e-9
     low = root(0.0, area - beside) if area > beside else 0.0
     return low, root(1.0, area + beside) if area < 1 - beside else 1.0
-
-
-def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 1; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last: NDArray[np.int64] = counts.cumsum()
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
-    return ranks
 
 
 def _checked(score: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

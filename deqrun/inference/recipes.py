@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deqrun.inference.estimate import LEVEL, Estimate, Unit
-from deqrun.inference.samples import student
+from deqrun.inference.samples import midranks, student
 
 EXACT = 7
 """Up to so many recipes all permutations are tried; above it PERMUTATIONS of them."""
@@ -57,9 +57,7 @@ def of_recipes(x_R: ArrayLike, y_R: ArrayLike, n: int = 0) -> Estimate:
 
 def _permutation_p(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Two-sided: share of the orders of y whose ranks go with those of x as much as in the given order."""
-    from scipy.stats import rankdata
-
-    x, y = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
+    x, y = (ranks - ranks.mean() for ranks in (midranks(x), midranks(y)))
     seen = abs(x @ y) - 1e-9
     if len(x) <= EXACT:
         orders = np.array(list(permutations(range(len(x)))))

@@ -146,6 +146,14 @@ def median_interval(values: ArrayLike, unit: Unit = Unit.SAMPLES, versus: float 
     return Estimate(float(median), low, high, n, unit, p=p, versus=versus)
 
 
+def midranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last: NDArray[np.int64] = counts.cumsum()
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
 def checked(values: ArrayLike, name: str) -> NDArray[np.float64]:
     """The values, flat. Raises ValueError where there are none."""
     sample = np.asarray(values, dtype=np.float64).ravel()

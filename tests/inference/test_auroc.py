@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from deqrun.inference.auroc import auroc, auroc_interval, midranks
+from deqrun.inference.auroc import auroc, auroc_interval
+from deqrun.inference.samples import midranks
 
 
 def by_definition(score: np.ndarray, kind: np.ndarray) -> float:

@@ -260,7 +260,7 @@ def test_settled_and_right_of_a_run_reckoned_by_hand(tiny_record: RunRecord) -> 
     ]
     # Three of the four residuals are below the sweep's smallest tolerance, which stopped them: nothing is told.
     assert len(found) == 2
-    # Of a sweep that went on to 1e-3: 0.005, 0.005, 0.005 and 0.04, the first two right: two pairs tie, two are in order.
+    # Of a sweep to 1e-3: 0.005, 0.005, 0.005 and 0.04, the first two right: two pairs tie, two are in order.
     further = tuple(replace(cell, tol=1e-3 if cell.tol == 1e-2 else cell.tol) for cell in longer.sweep)
     found = [one for one in findings(replace(longer, sweep=further)) if one.title == "Settled and right"]
     assert found[2].value == "0.75"

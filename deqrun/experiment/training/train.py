@@ -68,7 +68,7 @@ def train(
     device = next(deq.parameters()).device
     data, validation = dataset.load("train"), dataset.load("validation")
     length = _Length.of(settings, len(data))
-    schedule = LambdaLR(optimizer, _learning_rate_factor(settings, length.steps))
+    schedule = LambdaLR(optimizer, learning_rate_factor(settings, length.steps))
     if folder.writes:
         keep_record(folder.path, dataset)
     starts = Starts(settings.start, settings.start_scale, len(data))
@@ -293,7 +293,7 @@ def _tell_again(steps: list[Step], evaluations: list[BudgetEvaluation], epochs: 
         tell()
 
 
-def _learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
+def learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
     """Factor of the learning rate at a step: linear over the warm-up, then half a cosine to 0, or constant."""
     warm_up = max(1, round(settings.warmup_fraction * total))
 
