@@ -23,7 +23,7 @@ _WORDS = {
     "converged": ("Solves that converged", "share of the epoch's solves that reached their tolerance", "share"),
     "gradient": (
         "Largest share of the gradient",
-        "one sample's part of its batch's gradient norms at the end of the solve, the epoch's largest",
+        "largest share of one sample in its batch's gradient norms",
         "share",
     ),
 }
@@ -57,7 +57,8 @@ def training_overview(record: RunRecord) -> Figure | None:
     sheet = alt.concat(*drawn, columns=2, spacing=36).resolve_scale(strokeDash="independent", color="independent")
     best = record.summary.best_epoch
     chosen = "" if best is None else f" Dotted rule: epoch {best}, whose checkpoint validation chose."
-    return Figure("training", "Training", f"By epoch, budgets by step.{chosen}", sheet)
+    axes = "By epoch, budgets by step." if record.evaluations else "By epoch."
+    return Figure("training", "Training", axes + chosen, sheet)
 
 
 def _budgets(record: RunRecord) -> list[Figure]:
