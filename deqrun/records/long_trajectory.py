@@ -33,7 +33,7 @@ HELD = 2**26
 PART = 2**22
 """Bytes of one array that a part holds, about."""
 
-PER_ITERATE = ("residual", "nfe", "correct", "jvps", *SIGNALS)
+PER_ITERATE = ("residual", "nfe", "correct", "jvps", *SIGNALS, "loss")
 """Arrays of shape (T+1, n)."""
 
 

@@ -34,6 +34,7 @@ def part(low: int, high: int, dtype: type = np.float32) -> Trajectory:
     signals = {name: draw.random((T, N)).astype(np.float32) for name in ("change", "kl", "entropy")}
     arrays = {"residual": residual, "nfe": nfe, "correct": correct, "status": status, "jvps": 2 * nfe, **signals}
     arrays["stable"] = draw.integers(0, 5, (T, N)).astype(np.int32)
+    arrays["loss"] = draw.random((T, N)).astype(np.float32)
     cut = {name: array[..., low:high] for name, array in arrays.items()}
     return Trajectory(**cut, seconds=np.arange(T) * (high - low) / 8, min_iter=2)
 
@@ -103,7 +104,7 @@ def test_numpy_reads_the_file_by_the_documented_names(tmp_path: Path) -> None:
 def test_only_so_much_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
     keys = [KEY._replace(solver=name) for name in ("a", "b", "c")]
     RunFolder(tmp_path).write_trajectories({key: part(0, N, dtype) for key in keys})
-    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 4 * 4) + 3_000
+    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 4 * 4 + 4) + 3_000
     monkeypatch.setattr(reading, "HELD", 2 * size)
     kinds = [type(one) for one in read_trajectories(tmp_path / "trajectories.npz").values()]
     assert kinds == [Trajectory, Trajectory, LongTrajectory]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,9 @@ def trace_parts(
     start: SweepStart | None = None,
     precision: str = "float32",
     signals: bool = False,
+    loss: bool = False,
     ends: bool = False,
+    between: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Trajectory, Tensor | None]]:
     """The trajectory of each batch of `split`, and its kept states; the head is read out at every iterate.
 
@@ -71,7 +74,9 @@ def trace_parts(
     start      where solves begin; None: the cell's own start
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
     signals    whether to record the signals of halting rules, too
+    loss       whether to record the loss of each read-out, too
     ends       whether the kept states (batch, *state_shape) are wanted, on the host
+    between    called before each batch; whatever it raises ends the trajectory
     """
     # In evaluation mode.
     device = next(deq.parameters()).device
@@ -85,23 +90,29 @@ def trace_parts(
     def traced(place: slice) -> tuple[Trajectory, Tensor | None]:
         x, y = batch_at(dataset, split, place, device)
         with autocast(precision, device), deq.cell.fixed_weights():
-            reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals)
+            reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals, loss)
             f = deq.bind(cast(x, precision))
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
         return _recorded(solution, reader, precision, budget.min_iter, ends)
 
-    yield from dealt(places(split, batch_size), traced)
-    deq.train(was_training)
+    try:
+        yield from dealt(places(split, batch_size), traced, between)
+    finally:
+        deq.train(was_training)
 
 
 class _Reader:
-    """Reads the head out along the way: correct (T+1, batch), signals if asked; the clock stands still meanwhile."""
+    """Reads the head out along the way: correct (T+1, batch), signals and loss if asked; the clock stands still."""
 
-    def __init__(self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool) -> None:
+    def __init__(
+        self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool, loss: bool = False
+    ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
         self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets)) if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
+        wide = next(deq.parameters()).dtype
+        self.loss = torch.zeros(iterates, len(targets), dtype=wide, device=targets.device) if loss else None
         self.clock = SolveClock(iterates, targets.device)
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
@@ -110,6 +121,9 @@ class _Reader:
                 logits = self.deq.cell.readout(z)
             self.correct[k] = self.correct[k - 1]  # a row that stopped keeps its last answer
             self.correct[k, rows] = self.dataset.correct(logits, self.targets[rows])
+            if self.loss is not None:
+                self.loss[k] = self.loss[k - 1]
+                self.loss[k, rows] = self.dataset.loss(logits, self.targets[rows]).to(self.loss)
             if self.signals is not None:
                 self.signals(k, z, logits, rows)
 
@@ -122,14 +136,17 @@ def _recorded(
     known, iterates = len(solution.residuals), len(reader.correct)
     tables = (solution.residuals, solution.nfes, solution.products, reader.correct[:known])
     signals = [] if reader.signals is None else reader.signals.tensors()
+    losses = [] if reader.loss is None else [reader.loss[:known]]
     states = [solution.z] if ends else []
-    copied = to_host([*tables, solution.status, solution.steps, *signals, *states])
-    residual, nfe, jvps, correct, status, steps, *signals = copied[: len(copied) - len(states)]
+    copied = iter(to_host([*tables, solution.status, solution.steps, *signals, *losses, *states]))
+    residual, nfe, jvps, correct, status, steps = islice(copied, 6)
+    signals = list(islice(copied, len(signals)))
     # Behind the last iterate every count and answer stays as it was.
     held = np.minimum(np.arange(iterates), known - 1)
     residuals = np.full((iterates, len(status)), np.nan, dtype=np.float64 if precision == "float64" else np.float32)
     residuals[:known] = residual.numpy()
     named: dict[str, Any] = {} if reader.signals is None else dict(reader.signals.arrays(steps, signals))
+    named |= {"loss": next(copied).numpy()[held]} if losses else {}
     part = Trajectory(
         residuals,
         nfe.numpy().astype(np.int32)[held],
@@ -140,7 +157,7 @@ def _recorded(
         **named,
         min_iter=min_iter,
     )
-    return part, copied[-1] if ends else None
+    return part, next(copied) if ends else None
 
 
 def cells(

@@ -21,11 +21,7 @@ _WORDS = {
         "evaluations",
     ),
     "converged": ("Solves that converged", "share of the epoch's solves that reached their tolerance", "share"),
-    "gradient": (
-        "Largest share of the gradient",
-        "largest share of one sample in its batch's gradient norms",
-        "share",
-    ),
+    "gradient": ("Largest share of the gradient", "largest share of one sample in its batch's gradient norms", "share"),
 }
 
 _SHARES = ("accuracy", "converged", "gradient")
