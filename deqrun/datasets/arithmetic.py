@@ -25,7 +25,7 @@ class Arithmetic(GeneratedGrids):
     depends on all lower positions through the carry: a run of pairs that add to base − 1 hands a carry on.
 
     Input: one-hot of both, (2 · base, digits + 1); output (digits + 1,), each of `base` classes. A sum is right when
-    all of its digits are. A hash of the pair of numbers says which split it belongs to; a + b and b + a may be in two.
+    all of its digits are. A hash of the two numbers, whichever comes first, says which split a sum belongs to.
 
     digits   of each number, at least 2; leading zeros are digits like others
     base     of the numbers, from 2 to 36
@@ -66,10 +66,19 @@ class Arithmetic(GeneratedGrids):
         drawn = words.random_raw(CHUNK * 2 * self.digits).reshape(CHUNK, 2, self.digits) % np.uint64(base)
         pairs = np.zeros((CHUNK, 2, self.digits + 1), np.uint8)
         pairs[:, :, :-1] = drawn
-        pairs = pairs[split_of_rows(pairs.reshape(CHUNK, -1), f"{self.name} {base}") == SPLITS.index(split)]
+        content = _in_order(pairs).reshape(CHUNK, -1)
+        pairs = pairs[split_of_rows(content, f"{self.name} {base}") == SPLITS.index(split)]
         # Add from the lowest digit up.
         sums, carry = np.empty((len(pairs), self.digits + 1), np.int8), np.zeros(len(pairs), np.int64)
         for place in range(self.digits + 1):
             total = pairs[:, :, place].sum(1, dtype=np.int64) + carry
             carry, sums[:, place] = total // base, total % base
         return pairs, sums
+
+
+def _in_order(pairs: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pairs of numbers (n, 2, digits), lowest digit first, with the smaller number first: a + b is b + a."""
+    difference = pairs[:, 0].astype(np.int16) - pairs[:, 1]
+    highest = difference.shape[1] - 1 - (difference[:, ::-1] != 0).argmax(axis=1)
+    larger = np.take_along_axis(difference, highest[:, None], axis=1)[:, 0] > 0
+    return np.where(larger[:, None, None], pairs[:, ::-1], pairs)
