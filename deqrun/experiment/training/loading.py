@@ -6,7 +6,9 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as IndexedData
@@ -47,7 +49,9 @@ class Loaded:
         # Page-locked memory pays only where a GPU copies from it by itself.
         self._source = DataLoader(
             _Batches(split),
-            sampler=batches,  # a "sample" is a whole batch: one indexing, not one per row
+            # A "sample" is a whole batch: one indexing, not one per row. As arrays, which go to a worker by value; of a
+            # tensor it would have to ask this process for the memory.
+            sampler=[batch.numpy() for batch in batches],
             batch_size=None,
             num_workers=workers,
             pin_memory=pin_memory and copies_ahead(device),
@@ -107,7 +111,8 @@ class _Batches(IndexedData[tuple[Tensor, Tensor, Tensor] | DataUnavailable]):
     def __init__(self, split: Split) -> None:
         self.split = split
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor] | DataUnavailable:
+    def __getitem__(self, places: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor] | DataUnavailable:
+        index = torch.from_numpy(places)
         try:
             return self.split.inputs[index], self.split.targets[index], index
         except DataUnavailable as error:  # handed on, since a worker's errors come with its trace
