@@ -3,16 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deqrun.loading import load_run
+    from deqrun.loading import load_run, sweep_model
 
-__all__ = ["load_run"]
+__all__ = ["load_run", "sweep_model"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`load_run` when it is first asked for: `import deqrun` alone imports nothing else."""
-    if name == "load_run":
-        from deqrun.loading import load_run
+    """Each function when it is first asked for: `import deqrun` alone imports nothing else."""
+    if name in __all__:
+        from deqrun import loading
 
-        return load_run
+        return getattr(loading, name)
     raise AttributeError(f"module 'deqrun' has no attribute '{name}'")

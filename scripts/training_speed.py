@@ -60,7 +60,7 @@ class Trainer:
         self.data, self.validation = self.dataset.load("train"), self.dataset.load("validation")
         self.optimizer = build_optimizer(settings, self.deq)
         self.steps = math.ceil(len(self.data) / self.train.batch_size)
-        factor = learning_rate_factor(self.train, self.steps * self.train.epochs)
+        factor = learning_rate_factor(self.train, self.steps * (self.train.epochs or 0))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self.count = 0
 
@@ -189,12 +189,12 @@ class Unrolled(Trainer):
 
 def until(trainer: Trainer, target: float) -> tuple[float, int]:
     """(processor time, epochs) to the target; inf where the epochs end before."""
-    spent = 0.0
-    for epoch in range(1, trainer.train.epochs + 1):
+    spent, epochs = 0.0, trainer.train.epochs or 0
+    for epoch in range(1, epochs + 1):
         spent += trainer.epoch(epoch)
         if trainer.accuracy() >= target:
             return spent, epoch
-    return math.inf, trainer.train.epochs
+    return math.inf, epochs
 
 
 def composed(*overrides: str) -> Settings:

@@ -76,16 +76,21 @@ explains studies, which train several runs and end in an answer.
 
 SWEEP = """\
 usage: deqrun sweep run=DIR [group=option ...] [key=value ...] [flags]
+       deqrun sweep cell=MODULE:FACTORY [checkpoint=FILE] [key=value ...]
 
 Tests a trained model with other iteration budgets, tolerances and solvers.
 Nothing is retrained. The config.yaml in DIR rebuilds the model. Results go into
 outputs/sweep/<date>/<time>-<name of the run>.
 
+With cell= the model is your own: an nn.Module with f(z, x), start(x) and
+readout(z), made by a class or function of yours. docs/your_model.md has one.
+
 Config groups, as in sweep=quick
 {groups}
 
 Common keys
-  run=DIR                      the run folder; required
+  run=DIR                      the run folder
+  cell, checkpoint, cell.NAME  your model, its file, its parameters
   sweep.iterations=[1,2,4]     budgets, in solver steps
   sweep.tolerances=[1e-2]      residuals at which a sample stops
   sweep.solvers=[anderson]     solvers to test

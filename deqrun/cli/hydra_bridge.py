@@ -30,6 +30,7 @@ from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
 from deqrun.cli.grid import begun_grid, laid_out, run_grid
 from deqrun.cli.launchers import batches, threads_of_jobs
+from deqrun.cli.own_model import as_typed, brings_model, in_typed_words, with_model
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
@@ -58,6 +59,10 @@ def run_app(command: str, argv: Sequence[str]) -> int:
 
     Raises UserError before anything is written where something that was typed is wrong.
     """
+    # A model from elsewhere is asked by a run that trains nothing.
+    if command == "sweep" and brings_model(argv):
+        with in_typed_words():
+            return run_app("train", with_model(argv))
     request = read_request(command, argv)
     if command == "sweep" and request.runs and (begun := begun_sweep(request)) is not None:
         return go_on_with_sweep(request, begun)
@@ -426,7 +431,9 @@ def _command(command: str, but: tuple[str, ...] = ()) -> str:
     """The command line that repeats this job; `but` for overrides that begin so."""
     words = [word for word in HydraConfig.get().overrides.task if not but or not word.startswith(but)]
     # A path that was quoted for Hydra needs no quotes where it is plain.
-    words = [re.sub(r"^([\w.@/]+)='([\w./:@+-]+)'$", r"\1=\2", word) for word in words]
+    words = [re.sub(r"^([\w.@/+]+)='([\w./:@+-]+)'$", r"\1=\2", word) for word in words]
+    if own := as_typed(words):
+        command, words = "sweep", own
     return shlex.join(["deqrun", command, *words, *_added_folders()])
 
 

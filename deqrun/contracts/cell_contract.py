@@ -28,15 +28,17 @@ NEAR = 1e-4
 DOCS = "docs/models.md, 'A cell of your own'"
 
 
-def check_cell(cell: Cell, x: Tensor, twice: str = "") -> list[Finding]:
+def check_cell(cell: Cell, x: Tensor, twice: str = "", *, trained: bool = True) -> list[Finding]:
     """Try `cell` on x (batch, *input_shape), in training and in evaluation; the cell itself stays as it is.
 
-    twice  the setting that needs second derivatives of f, as 'train.jacobian_weight=0.5'; '' where none does
+    twice    the setting that needs second derivatives of f, as 'train.jacobian_weight=0.5'; '' where none does
+    trained  False: it is asked alone, so it is tried in evaluation, without the checks that only training needs
     """
-    trial = _Trial(cell, x[:ROWS].float() if x.dtype == torch.float64 else x[:ROWS], twice)
+    trial = _Trial(cell, x[:ROWS].float() if x.dtype == torch.float64 else x[:ROWS], twice, trained)
+    checks = {name: method for name, method in CELL_CHECKS.items() if trained or name not in OF_TRAINING}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return run_checks((name, getattr(trial, method)) for name, method in CELL_CHECKS.items())
+        return run_checks((name, getattr(trial, method)) for name, method in checks.items())
 
 
 CELL_CHECKS = {
@@ -55,12 +57,16 @@ CELL_CHECKS = {
 }
 """Name of each check and the method that makes it, in the order in which they are made."""
 
+OF_TRAINING = ("differentiable", "twice", "shapes alone")
+"""Checks that a cell whose weights stay as they are does not need."""
+
 
 class _Trial:
     """A copy of a cell with a batch: its injection and a random state, in evaluation and in training."""
 
-    def __init__(self, cell: Cell, x: Tensor, twice: str) -> None:
+    def __init__(self, cell: Cell, x: Tensor, twice: str, trained: bool) -> None:
         self.own, self.x, self.twice = cell, x, twice
+        self.modes = (False, True) if trained else (False,)
         self.batch = len(x)
 
     def check_state_shape(self) -> None:
@@ -76,7 +82,7 @@ class _Trial:
 
     def check_injection(self) -> None:
         """`inject` gives tensors with the batch first."""
-        for training in (False, True):
+        for training in self.modes:
             injection = self._inject(self.x, training)
             if not injection:
                 raise Fault(f"inject returned no tensor; it must return a tuple of one or more ({DOCS}).")
@@ -96,7 +102,7 @@ class _Trial:
 
     def check_map(self) -> None:
         """f keeps the state's shape and dtype."""
-        for training in (False, True):
+        for training in self.modes:
             value = self._f(self.z, self._inject(self.x, training), training)
             self._require_shape("forward", value, (self.batch, *self.cell.state_shape))
             if value.dtype != self.z.dtype:
@@ -127,7 +133,7 @@ class _Trial:
 
     def check_deterministic(self) -> None:
         """f is one map within a solve, in training, too; in evaluation all three maps are the same each time."""
-        for training in (True, False):
+        for training in reversed(self.modes):
             injection = self._inject(self.x, training)
             first, second = (self._f(self.z, injection, training) for _ in range(2))
             if not _same(first, second):
@@ -148,7 +154,7 @@ class _Trial:
         for shaken in (False, True):
             if shaken:
                 _shake(self.cell)
-            for training in (False, True):
+            for training in self.modes:
                 self._require_rows_apart(training)
         self.cell = copy.deepcopy(self.own)
 

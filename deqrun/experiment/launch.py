@@ -107,6 +107,8 @@ def resume_command(folder: Path, command: str) -> str:
     # Code of the user's is needed again: its folder, and the word that lets it in.
     words, again = shlex.split(command), ["deqrun", "train", f"run={folder}", "resume=true"]
     again += [word for word in words if word == "allow_foreign_targets=true"]
+    if any(word.startswith("cell=") for word in words):  # whose module may lie in this folder
+        again += ["allow_foreign_targets=true", "--config-dir", "."]
     for flag, value in pairwise(words):
         again += [flag, value] if flag == "--config-dir" else []
     return shlex.join(again)
@@ -362,8 +364,11 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
     """A line at once, for logs in which no bar moves; and a second where the adjoint has a budget of its own."""
+    if not settings.train.trains:
+        print(f"weights as they are: nothing is trained, on {device}", flush=True)
+        return
     n, unit = len(dataset.load("train")), "epoch" if settings.train.steps is None else "step"
-    count = settings.train.steps or settings.train.epochs
+    count = settings.train.steps or settings.train.epochs or 0
     print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device}", flush=True)
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
@@ -377,8 +382,12 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
-    described, baseline = describe_model(settings, dataset, deq.cell)
-    choices = settings.choices
+    choices, described, baseline = settings.choices, None, None
+    try:
+        described, baseline = describe_model(settings, dataset, deq.cell)
+    except Exception:  # a model from elsewhere need not run on shapes alone: its cost stays unknown
+        if not settings.own_weights:
+            raise
     return Summary(
         name=settings.name,
         command=command,
@@ -391,11 +400,11 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         gradient=choices.get("gradient"),
         baseline=settings.baseline.kind,
         baseline_layers=settings.baseline.layers,
-        parameters=described.parameters,
         deq_parameters=baseline.deq_parameters if baseline else None,
         net_multiply_adds=baseline.multiply_adds if baseline else None,
-        state_size=described.state_size,
-        multiply_adds=described.multiply_adds,
+        state_size=deq.cell.state_size,
+        parameters=sum(weight.numel() for weight in deq.cell.parameters()),
+        multiply_adds=described.multiply_adds if described else None,
         train_max_iter=settings.budget.max_iter,
         train_tol=settings.budget.tol,
         n_train=len(dataset.load("train")),

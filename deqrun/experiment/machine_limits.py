@@ -96,7 +96,7 @@ def _rows(settings: Settings, dataset: Dataset) -> int:
 
 def _abstract_cell(settings: Settings, dataset: Dataset) -> Cell | None:
     """The cell without memory for its weights; None where that can't be told, as of a cell of the user's own."""
-    if not settings.model.target.startswith(TRUSTED_PACKAGES):
+    if settings.own_weights or not settings.model.target.startswith(TRUSTED_PACKAGES):
         return None
     try:
         with torch.device("meta"):

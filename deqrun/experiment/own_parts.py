@@ -34,8 +34,9 @@ def require_data(settings: Settings, seen: set[str]) -> None:
 def require_cell(settings: Settings, seen: set[str]) -> None:
     """Refuse a cell that is the user's own and fails a check, as `require_data` does a data set."""
     text = f"cell {settings.model} {settings.dataset} {twice(settings)}"
-    if _is_own(settings.model) and text not in seen:
-        _require(f"model={settings.choices.get('model')}", cell_findings(settings))
+    if (_is_own(settings.model) or settings.own_weights) and text not in seen:
+        named = settings.name if settings.own_weights else f"model={settings.choices.get('model')}"
+        _require(named, cell_findings(settings))
         seen.add(text)
 
 
@@ -67,7 +68,7 @@ def cell_findings(settings: Settings) -> list[Finding]:
         raise UserError(str(error)) from error
     with torch.random.fork_rng(devices=[]):
         cell = build_own_cell(settings, dataset)
-    return check_cell(cell, _encoded(dataset, inputs), twice(settings))
+    return check_cell(cell, _encoded(dataset, inputs), twice(settings), trained=settings.train.trains)
 
 
 def _encoded(dataset: Dataset, inputs: torch.Tensor) -> torch.Tensor:

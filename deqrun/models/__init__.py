@@ -1,5 +1,6 @@
 """The cells f(z; x), and the deep equilibrium model that solves them."""
 
+from deqrun.models.adapted import AdaptedCell
 from deqrun.models.cell import BoundCell, Cell, as_injection
 from deqrun.models.conv import ConvCell
 from deqrun.models.decay import split_by_decay
@@ -18,6 +19,7 @@ from deqrun.models.untied import UntiedCell, untied_baseline
 
 __all__ = [
     "DEQ",
+    "AdaptedCell",
     "BaselineDescription",
     "BoundCell",
     "Cell",

@@ -50,10 +50,12 @@ def accuracy_at_training_budget(record: RunRecord) -> Iterator[Finding]:
         return
     budget = "" if record.train_max_iter is None else f", {numbers.iterations(record.train_max_iter)} at most"
     tol = "" if not record.train_tol else f" to {numbers.tolerance(record.train_tol)}"
-    how = "" if summary.best_epoch is None else f"checkpoint of epoch {summary.best_epoch}"
+    how = "" if summary.best_epoch is None else f"checkpoint of epoch {summary.best_epoch}, best"
+    if summary.best_epoch == 0:
+        how = "weights as given,"
     if summary.val_accuracy is not None:
         n = "" if summary.n_validation is None else f", n = {summary.n_validation:,}"
-        how += f", best on validation ({numbers.percent(summary.val_accuracy)}{n})"
+        how += f" on validation ({numbers.percent(summary.val_accuracy)}{n})"
     yield Finding(
         "Training budget",
         f"test accuracy{budget}{tol}",

@@ -46,14 +46,17 @@ def _tolerance_note(record: RunRecord) -> str:
 
 def subtitle(record: RunRecord) -> str:
     """'mdeq on digits, solver anderson, gradient implicit, weights averaged (EMA 0.999), seed 0'."""
-    model, dataset = record.choice("model"), record.choice("dataset")
+    # Nothing was trained: neither gradient nor seed has a part in the numbers.
+    untrained = record.summary.best_epoch == 0
+    model, dataset = "weights as given" if untrained else record.choice("model"), record.choice("dataset")
     parts = [" on ".join(name for name in (model, dataset) if name)]
     kind, layers = record.baseline
     parts += [f"{layers} {kind} layers"] if kind else []
-    parts += [f"{group} {name}" for group in ("solver", "gradient") if (name := record.choice(group))]
+    told = ("solver",) if untrained else ("solver", "gradient")
+    parts += [f"{group} {name}" for group in told if (name := record.choice(group))]
     parts += [] if record.ema is None else [f"weights averaged (EMA {record.ema:g})"]
     seed = record.summary.seed if record.summary.seed is not None else record.config.get("seed")
-    parts += [] if seed is None else [f"seed {seed}"]
+    parts += [] if seed is None or untrained else [f"seed {seed}"]
     return ", ".join(part for part in parts if part)
 
 

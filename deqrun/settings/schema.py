@@ -41,9 +41,12 @@ class _Section(BaseModel):
 
 
 class TrainSettings(_Section):
-    """How a model is trained: `train.*`. Where `steps` are given, they decide the length, and not the epochs."""
+    """How a model is trained: `train.*`. Where `steps` are given, they decide the length, and not the epochs.
 
-    epochs: PositiveCount
+    With neither epochs nor steps nothing is trained: the weights are asked as they are.
+    """
+
+    epochs: PositiveCount | None
     batch_size: PositiveCount
     eval_batch_size: PositiveCount
     workers: Count
@@ -78,6 +81,11 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     tf32: Flag = False
     compile: Flag = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self.steps is not None or self.epochs is not None
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -225,6 +233,9 @@ class TrackerSettings(_Section):
         return () if self.mode == "disabled" else tuple(dict.fromkeys(name for name in given if name != "none"))
 
 
+ADAPTED = "deqrun.models.adapted.AdaptedCell"
+"""The cell of a model from elsewhere."""
+
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda", "mps", "xpu")
 NUMBERED = ("cuda", "xpu")
 """Of these a machine may have several: cuda:1 is the second."""
@@ -334,6 +345,11 @@ class Settings(_Section):
                 "give train.random_budget_per=step"
             )
         return self
+
+    @property
+    def own_weights(self) -> bool:
+        """Whether the model comes from elsewhere, with its weights."""
+        return self.model.target == ADAPTED
 
     def components(self) -> Iterator[tuple[str, ComponentSettings]]:
         """Every component, nested ones too, with its dotted key."""

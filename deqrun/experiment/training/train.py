@@ -57,6 +57,8 @@ def train(
 ) -> Checkpoint:
     """Train `deq` to `settings.steps` or `settings.epochs`, going on from the folder's last checkpoint if there is one.
 
+    With neither, the weights stay as they are, and their validation accuracy is taken.
+
     After each epoch, the last one of a number of steps included: validation, a row of train.jsonl, checkpoints `last`
     and, where validation accuracy is the highest yet (ties: the lower loss), `best`. Within an epoch `last` is written
     every `settings.checkpoint_minutes`. A signal that ends the run lets the step under way finish, and writes `last`.
@@ -196,6 +198,13 @@ def train(
             if folder.writes:
                 tqdm.write(_epoch_line(row, length.epochs, better, wait))
             stop.check()
+        # Without training the initial weights are those that are asked.
+        if not settings.trains and not (folder.checkpoints / "best.pt").is_file():
+            held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device, between=stop.check)
+            done = replace(reached(0, {}), best_accuracy=held_out.accuracy, best_loss=held_out.mean_loss)
+            if folder.writes:
+                save_checkpoint(folder.checkpoints / "best.pt", done.best())
+                save_checkpoint(folder.checkpoints / "last.pt", done)
     ranks.wait()  # for the checkpoint that is tested
     return done
 
@@ -262,7 +271,7 @@ class _Length:
     @classmethod
     def of(cls, settings: TrainSettings, samples: int) -> _Length:
         per_epoch = math.ceil(samples / settings.batch_size)
-        return cls(settings.steps or per_epoch * settings.epochs, per_epoch)
+        return cls(settings.steps or per_epoch * (settings.epochs or 0), per_epoch)
 
     @property
     def epochs(self) -> int:
