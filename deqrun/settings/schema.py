@@ -52,7 +52,7 @@ class TrainSettings(_Section):
     workers: Count
     pin_memory: Flag
     channels_last: Flag
-    schedule: Literal["constant", "cosine"]
+    schedule: Literal["constant", "cosine", "steps"]
     warmup_fraction: Fraction
     clip_norm: Positive | None
     jacobian_weight: NonNegative
@@ -81,6 +81,7 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     tf32: Flag = False
     compile: Flag = False
+    milestones: tuple[Fraction, ...] = (0.4, 2 / 3)
 
     @property
     def trains(self) -> bool:
@@ -96,6 +97,13 @@ class TrainSettings(_Section):
         raise ValueError(
             f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
         )
+
+    @field_validator("milestones", mode="before")
+    @classmethod
+    def _in_order(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and list(value) != sorted(set(value)):
+            raise ValueError(f"is {value}; shares of all steps come in ascending order, as in [0.4,0.667]")
+        return value
 
     @field_validator("eval_iterations")
     @classmethod

@@ -303,14 +303,20 @@ def _tell_again(steps: list[Step], evaluations: list[BudgetEvaluation], epochs: 
 
 
 def learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate at a step: linear over the warm-up, then half a cosine to 0, or constant."""
+    """Factor of the learning rate at a step: linear over the warm-up, then by `settings.schedule`.
+
+    constant: 1. cosine: half a cosine to 0. steps: 10^−m after m of the milestones, which are shares of all steps.
+    """
     warm_up = max(1, round(settings.warmup_fraction * total))
+    milestones = [round(share * total) for share in settings.milestones]
 
     def factor(step: int) -> float:
         if step < warm_up:
             return (step + 1) / warm_up
         if settings.schedule == "constant":
             return 1.0
+        if settings.schedule == "steps":
+            return float(10.0 ** -sum(step >= milestone for milestone in milestones))
         return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
 
     return factor
