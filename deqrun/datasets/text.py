@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +55,9 @@ class Text(Dataset):
     answer is. That one was given the most context, and it alone is nowhere in the input: a model that sees to the
     right can read the others off, so for such a model the loss means nothing.
 
-    path     the file, in UTF-8, read once per process, when something is first asked that depends on it
+    path     the file, in UTF-8, read once per process, when something is first asked that depends on it; or
+             module:NAME, the source of a Python module of this machine, which is not imported: module:pydoc_data.topics
+             is the reference of Python's language in English
     length   characters of a window: input (classes, length) one-hot, output (length,)
     stride   characters between the starts of training windows; null: `length`. Those of validation and test are
              always `length` apart, so that each character is predicted once
@@ -117,8 +121,9 @@ def read_corpus(path: str | None) -> Corpus:
     """The text of a file; raises DataUnavailable, one sentence, where it can't be read."""
     if path is None:
         raise DataUnavailable("dataset=text needs a text file in UTF-8; name one with dataset.path=FILE.")
+    file = _source(path.removeprefix("module:")) if path.startswith("module:") else Path(path)
     try:
-        file = Path(path).expanduser().resolve()
+        file = file.expanduser().resolve()
         status = file.stat()
         return _read(file, status.st_mtime_ns, status.st_size)
     except UnicodeDecodeError as error:
@@ -130,6 +135,22 @@ def read_corpus(path: str | None) -> Corpus:
         raise DataUnavailable(
             f"The text {path!r} can't be read ({reason}); name a text file with dataset.path=FILE."
         ) from error
+
+
+def _source(module: str) -> Path:
+    """The file of a module's source, found without importing it. Raises DataUnavailable."""
+    package, _, name = module.rpartition(".")
+    places = list(sys.path)
+    for part in package.split(".") if package else []:
+        spec = PathFinder.find_spec(part, places)
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    spec = PathFinder.find_spec(name, places)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise DataUnavailable(
+            f"The text 'module:{module}' is no Python module with a source on this machine; name a text file with "
+            "dataset.path=FILE, or module:pydoc_data.topics."
+        )
+    return Path(spec.origin)
 
 
 @cache

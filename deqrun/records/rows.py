@@ -101,7 +101,8 @@ class SweepCell(_OfTrajectory):
 
     accuracy_low and accuracy_high bound the 95 % interval over the n samples; `converged` and
     `diverged` are fractions of the samples. jvps_mean are Jacobian products, which are no evaluations: 0 for most
-    solvers, NaN where a run did not record them.
+    solvers, NaN where a run did not record them. loss is the mean of the data set's loss over the samples, in nats,
+    with its 95 % interval (Student's); NaN where a sweep did not record it.
     """
 
     max_iter: int
@@ -117,6 +118,9 @@ class SweepCell(_OfTrajectory):
     diverged: float = math.nan
     residual_median: float = math.nan
     jvps_mean: float = math.nan
+    loss: float = math.nan
+    loss_low: float = math.nan
+    loss_high: float = math.nan
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,16 @@ def accuracy_at_training_budget(record: RunRecord) -> Iterator[Finding]:
         summary.n_test,
         how,
     )
+    cell = record.training_cell("test")
+    if cell is not None and math.isfinite(cell.loss):
+        yield Finding(
+            "Training budget",
+            f"test loss{budget}{tol}, in nats",
+            numbers.significant(cell.loss, 3),
+            f"{numbers.significant(cell.loss_low, 3)} to {numbers.significant(cell.loss_high, 3)}",
+            cell.n,
+            f"mean over the samples; perplexity {numbers.significant(math.exp(min(cell.loss, 700)), 3)}",
+        )
 
 
 def training_solves(record: RunRecord) -> Iterator[Finding]:

@@ -163,6 +163,7 @@ class SweepSettings(_Section):
     halting: tuple[HaltingRule, ...] = ()  # type: ignore[valid-type]
     breadth: tuple[PositiveCount, ...] = ()
     spectrum: Count = 0
+    loss: Flag = False
     keep: Literal["samples", "curves", "grid"] = "samples"
 
     @field_validator("difficulties", "halting", "breadth", mode="before")

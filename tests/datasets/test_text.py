@@ -178,3 +178,21 @@ def test_a_command_without_its_text_ends_with_code_2_and_one_sentence(
 def test_a_parameter_out_of_range_is_told(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name}={value} is .*: allowed are .* from 1"):
         Text(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_modules_source_is_a_text_and_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "texts_of_mine"
+    package.mkdir()
+    source = "raise RuntimeError('imported')\n" * 200
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "words.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    named, given = Text(path="module:texts_of_mine.words"), Text(path=str(package / "words.py"))
+    assert torch.equal(named.corpus.tokens, given.corpus.tokens)
+    assert named.corpus.vocabulary == given.corpus.vocabulary
+
+
+@pytest.mark.parametrize("module", ["no_such_module_of_mine", "no.such.module", "_struct", ""])
+def test_a_module_without_a_source_is_told(module: str) -> None:
+    with pytest.raises(DataUnavailable, match="is no Python module with a source"):
+        _ = Text(path=f"module:{module}").num_classes

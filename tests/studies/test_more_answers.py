@@ -17,18 +17,21 @@ from deqrun.studies.questions import (
     easy_to_hard,
     fixed_point_or_intermediate,
     infinite_depth_gain,
+    loops_and_perplexity,
     path_independence,
     perturb_and_recover,
     recall_and_overthinking,
     tolerance_transfer,
 )
 from tests.studies.worlds import (
+    N,
     baseline,
     course,
     disturbed,
     grid,
     halted,
     length,
+    looped,
     model,
     net,
     shares,
@@ -448,3 +451,31 @@ def test_gains_are_paired_over_samples_and_seeds() -> None:
     assert infinite_depth_gain.gain(deq, same).high < 0.015
     assert infinite_depth_gain.gain(deq, other) == claim(deq.right.astype(float) - other.right, DIFFERENCE)
     assert shares(0.9, 5).mean() == pytest.approx(0.9)
+
+
+# --- loops_and_perplexity
+
+
+def test_the_saturating_exponential_is_found_again() -> None:
+    loops = (1, 2, 4, 8, 16, 32, 64)
+    t = np.array(loops, dtype=float)
+    fit = loops_and_perplexity.fitted(loops, 1.3 + 2.5 * np.exp(-t / 3.7))
+    assert (fit.floor, fit.gain, fit.rate) == pytest.approx((1.3, 2.5, 3.7), rel=1e-4)
+    assert fit.largest < 1e-6
+
+
+def test_a_loss_that_rises_again_is_no_saturating_exponential() -> None:
+    """Down by a nat to 8 loops, and up again as far: the best fit stays half a nat off somewhere, or nearly."""
+    loops = (1, 2, 4, 8, 16, 32, 64)
+    fit = loops_and_perplexity.fitted(loops, np.array([2.0, 1.5, 1.2, 1.0, 1.3, 1.7, 2.0]))
+    assert fit.largest > 0.3
+    assert fit.error > 0.2
+
+
+def test_a_plateau_needs_its_whole_interval_within_five_per_cent_of_perplexity() -> None:
+    """Windows that move up and down by a nat each tell neither a change nor a plateau."""
+    quiet, noisy = looped("random", 5, 0.0), looped("random", 5, 0.0)
+    noise = np.where(np.arange(N) % 2, 1.0, -1.0)
+    noisy.loss[:, -1] += noise
+    assert "stays" in loops_and_perplexity.conclude([quiet]).verdict
+    assert loops_and_perplexity.conclude([noisy]).verdict.startswith("Not shown: ")

@@ -26,6 +26,8 @@ from deqrun.studies.questions import (
     fixed_point_or_intermediate,
     infinite_depth_gain,
     is_it_a_contraction,
+    is_the_equilibrium_the_start,
+    loops_and_perplexity,
     memory_vs_depth,
     path_independence,
     perturb_and_recover,
@@ -312,6 +314,38 @@ def disturbance_world(seeds: int, *back: float) -> Answer:
     return perturb_and_recover.answer_of(found, 24, 1.0, 150)
 
 
+# --- is_the_equilibrium_the_start
+
+
+def start_world(seeds: int, *rights: tuple[float, float, float]) -> Answer:
+    """So many right at the start, after one iteration, and in the end, of each recipe."""
+    found = []
+    for place, own in enumerate(rights):
+        right = [np.tile(np.arange(N) < share * N, (seeds, 1)) for share in own]
+        found.append(is_the_equilibrium_the_start.Begun("abcdef"[place], *right))
+    return is_the_equilibrium_the_start.answer_of(found)
+
+
+# --- loops_and_perplexity
+
+LOOPS = (1, 2, 4, 8, 16, 32)
+
+
+def looped(kind: str, seeds: int, beyond: float) -> loops_and_perplexity.Looped:
+    """Trained to 8 loops, where the loss is 1.2 nats; it changes by so much to 32, a little more or less by window."""
+    curve = 1.2 + np.array([0.8, 0.4, 0.1, 0.0, beyond / 2, beyond])
+    windows = 0.01 * np.array([-1.0, 1.0])[np.arange(N) % 2]
+    loss = np.tile(curve[None, :, None], (seeds, 1, N)) + windows * np.arange(len(LOOPS))[:, None]
+    best = np.full(seeds, int(curve.argmin()))
+    return loops_and_perplexity.Looped(kind, 8, LOOPS, best, loss)
+
+
+def loops_world(seeds: int, *beyond: float) -> Answer:
+    return loops_and_perplexity.answer_of(
+        [looped(kind, seeds, own) for kind, own in zip(("fixed", "random"), beyond, strict=False)]
+    )
+
+
 # --- recall_and_overthinking
 
 
@@ -468,6 +502,30 @@ WORLDS: dict[str, tuple[World, str]] = {
     "perturb_and_recover, most": (lambda seeds: disturbance_world(seeds, 1, 1, 0.1, 1), "It depends on the training: "),
     "perturb_and_recover, some lost": (lambda seeds: disturbance_world(seeds, 0.9, 0.2, 0.1, 0.2), "It depends: "),
     "perturb_and_recover, nine in ten": (lambda seeds: disturbance_world(seeds, 0.9, 0.9, 0.9, 0.9), "Not shown: "),
+    "is_the_equilibrium_the_start, better": (
+        lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.6, 0.8)),
+        "No: ",
+    ),
+    "is_the_equilibrium_the_start, the same": (
+        lambda seeds: start_world(seeds, (0.1, 0.8, 0.8), (0.1, 0.7, 0.7)),
+        "Not told apart: ",
+    ),
+    "is_the_equilibrium_the_start, here and there": (
+        lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.7, 0.7)),
+        "It depends: ",
+    ),
+    "is_the_equilibrium_the_start, worse": (
+        lambda seeds: start_world(seeds, (0.1, 0.9, 0.5), (0.1, 0.7, 0.7)),
+        "Worse: ",
+    ),
+    "is_the_equilibrium_the_start, perhaps": (
+        lambda seeds: start_world(seeds, (0.1, 0.8, 0.81), (0.1, 0.7, 0.7)),
+        "Not shown: ",
+    ),
+    "loops_and_perplexity, both ways": (lambda seeds: loops_world(seeds, 0.6, 0.0), "It depends on the training: "),
+    "loops_and_perplexity, stays": (lambda seeds: loops_world(seeds, 0.01, 0.0), "No: perplexity stays"),
+    "loops_and_perplexity, falls": (lambda seeds: loops_world(seeds, -0.3, -0.2), "Yes: "),
+    "loops_and_perplexity, rises": (lambda seeds: loops_world(seeds, 0.3, 0.2), "No: perplexity rises"),
     "recall_and_overthinking, recall keeps": (
         partial(recall_world, forgetful=0.25, plain=1.0, both=1.0, neither=0.25),
         "Recall keeps accuracy at the end",

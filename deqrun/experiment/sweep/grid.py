@@ -208,6 +208,7 @@ def _solve(
         start=_start(key, settings, parts),
         precision=key.precision,
         signals=bool(set(SIGNALS) & set(grid.halting)),
+        loss=grid.loss,
         ends=wanted,
     )
     if not leads():

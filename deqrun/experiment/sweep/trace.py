@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -19,6 +20,8 @@ from deqrun.experiment.ranks import dealt
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
 from deqrun.inference import share_interval
+from deqrun.inference.estimate import LEVEL
+from deqrun.inference.samples import student
 from deqrun.models import DEQ
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
@@ -183,6 +186,7 @@ def cells(
         at["diverged"].mean(axis=1),
         np.median(at["residual"], axis=1),
         at["jvps"].mean(axis=1) if "jvps" in at else np.full(len(grid), np.nan),
+        *_means(at.get("loss"), len(grid)),
         strict=True,
     )
     return [
@@ -216,7 +220,7 @@ def _at_cells(
     tol_C1 = np.repeat(np.array(tolerances, dtype=part.residual.dtype), len(iterations))[:, None]
     residual = _at(part.residual, stop)
     converged = (residual <= tol_C1) & np.isfinite(residual)
-    found = {
+    found: dict[str, NDArray[Any]] = {
         "last": last,
         "stop": stop,
         "correct": _at(part.correct, kept),
@@ -225,7 +229,22 @@ def _at_cells(
         "diverged": part.diverged & (stop == last) & ~converged,
         "residual": _at(part.residual, kept),
     }
-    return found if part.jvps is None else found | {"jvps": _at(part.jvps, stop)}
+    found |= {} if part.jvps is None else {"jvps": _at(part.jvps, stop)}
+    return found if part.loss is None else found | {"loss": _at(part.loss, kept)}
+
+
+def _means(loss_CN: NDArray[Any] | None, cells: int) -> NDArray[np.float64]:
+    """(3, cells): mean, low and high of the loss of each cell; NaN where it is not known, infinite where a sample's is.
+
+    Student's interval, as `mean_interval` has it for values without bounds.
+    """
+    if loss_CN is None:
+        return np.full((3, cells), np.nan)
+    losses, n = loss_CN.astype(np.float64), loss_CN.shape[1]
+    with np.errstate(invalid="ignore"):
+        mean, error = losses.mean(axis=1), losses.std(axis=1, ddof=min(1, n - 1)) / math.sqrt(n)
+    half = student(n - 1, LEVEL) * error if n > 1 else np.full(cells, np.inf)
+    return np.stack([mean, mean - half, mean + half])
 
 
 def _stops(part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.breadth import breadth_figures
-from deqrun.report.charts.budget import accuracy_against_budget
+from deqrun.report.charts.budget import accuracy_against_budget, loss_against_budget
 from deqrun.report.charts.difficulty import accuracy_by_difficulty
 from deqrun.report.charts.frontier import accuracy_against_evaluations
 from deqrun.report.charts.halting import accuracy_by_halting
@@ -19,6 +19,7 @@ __all__ = [
     "accuracy_by_difficulty",
     "accuracy_by_halting",
     "breadth_figures",
+    "loss_against_budget",
     "png",
     "residual_against_evaluations",
     "specification",
@@ -33,6 +34,7 @@ def sweep_figures(record: RunRecord, split: str = "test") -> list[Figure]:
     drawn = [
         accuracy_against_budget(record, split),
         accuracy_against_budget(record, split, close=True),
+        loss_against_budget(record, split),
         residual_against_evaluations(record, split),
         accuracy_against_evaluations(record, split),
         accuracy_against_evaluations(record, split, close=True),

@@ -1,12 +1,14 @@
-"""Accuracy against the budget of iterations."""
+"""Accuracy and loss against the budget of iterations."""
 
+import math
+from dataclasses import asdict
 from typing import Any
 
 import altair as alt
 
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
-from deqrun.report.charts.axes import accuracy_axis
+from deqrun.report.charts.axes import EDGE, accuracy_axis
 from deqrun.report.charts.data import BudgetPoint, budget_points
 from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data, near_best
@@ -27,14 +29,44 @@ def accuracy_against_budget(record: RunRecord, split: str = "test", close: bool 
     keys = Keys(points)
     chart = alt.layer(
         *(_training_budget(budget, extent) for budget in trained),
-        *_accuracy_layers(keys, points, _budget_axis(budgets, extent), axis),
+        *_layers(keys, data(points), _budget_axis(budgets, extent), "accuracy", axis, cell_tooltip()),
     ).properties(width=WIDTH, height=HEIGHT)
-    tolerances = ", ".join(numbers.tolerance(tol) for tol in sorted({point.tol for point in points}))
-    caption = f"{scope(record, points, split)}; tolerance {tolerances}, the smallest of the grid." + (
-        " Band: 95 % interval over the samples." if keys.banded else ""
-    )
+    caption = _caption(record, points, split, keys)
     title = f"{split.capitalize()} accuracy against the iteration budget"
     return near_best("accuracy_budget", title, caption, chart, close)
+
+
+def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None:
+    """Mean loss and its 95 % interval against the budget, at the smallest tolerance; None where none was recorded."""
+    points = [point for point in budget_points(record, split) if math.isfinite(point.loss)]
+    if not points:
+        return None
+    trained = [] if record.train_max_iter is None else [record.train_max_iter]
+    budgets = sorted({point.max_iter for point in points})
+    extent = (min([*budgets, *trained]), max([*budgets, *trained]))
+    keys = Keys(points)
+    axis = {"title": f"{split} loss (nats)", "scale": alt.Scale(zero=False, padding=EDGE)}
+    rows = data([asdict(point) | {"perplexity": point.perplexity} for point in points])
+    tooltip = [
+        alt.Tooltip("max_iter:Q", title="budget", format=","),
+        alt.Tooltip("loss:Q", title="loss", format=".4f"),
+        alt.Tooltip("loss_low:Q", title="interval from", format=".4f"),
+        alt.Tooltip("loss_high:Q", title="interval to", format=".4f"),
+        alt.Tooltip("perplexity:Q", title="perplexity", format=".4g"),
+        alt.Tooltip("n:Q", title="samples", format=","),
+    ]
+    chart = alt.layer(
+        *(_training_budget(budget, extent) for budget in trained),
+        *_layers(keys, rows, _budget_axis(budgets, extent), "loss", axis, tooltip),
+    ).properties(width=WIDTH, height=HEIGHT)
+    title = f"{split.capitalize()} loss against the iteration budget"
+    return Figure("loss_budget", title, _caption(record, points, split, keys), chart)
+
+
+def _caption(record: RunRecord, points: list[BudgetPoint], split: str, keys: Keys) -> str:
+    tolerances = ", ".join(numbers.tolerance(tol) for tol in sorted({point.tol for point in points}))
+    band = " Band: 95 % interval over the samples." if keys.banded else ""
+    return f"{scope(record, points, split)}; tolerance {tolerances}, the smallest of the grid.{band}"
 
 
 def _budget_axis(budgets: list[int], extent: tuple[int, int]) -> alt.X:
@@ -47,21 +79,23 @@ def _budget_axis(budgets: list[int], extent: tuple[int, int]) -> alt.X:
     return alt.X("max_iter:Q", title="budget (iterations allowed)", scale=scale, axis=axis)
 
 
-def _accuracy_layers(keys: Keys, points: list[BudgetPoint], x: alt.X, axis: dict[str, Any]) -> list[alt.Chart]:
-    """Band, line and points of every solver."""
-    base = alt.Chart(data(points))
+def _layers(
+    keys: Keys, rows: alt.Data, x: alt.X, name: str, axis: dict[str, Any], tooltip: list[alt.Tooltip]
+) -> list[alt.Chart]:
+    """Band, line and points of a quantity, for every solver."""
+    base = alt.Chart(rows)
     band = base.mark_area(clip=True).encode(
         x=x,
-        y=alt.Y("accuracy_low:Q", **axis),
-        y2="accuracy_high:Q",
+        y=alt.Y(f"{name}_low:Q", **axis),
+        y2=f"{name}_high:Q",
         color=keys.colour,
         detail=keys.detail,
         opacity=keys.picked(BAND, 0.01),
     )
-    y = alt.Y("accuracy:Q", **axis)
+    y = alt.Y(f"{name}:Q", **axis)
     line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, opacity=keys.picked(), **keys.line())
     dots = base.mark_point(filled=True, size=55, clip=True).encode(
-        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *cell_tooltip()], **keys.point()
+        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *tooltip], **keys.point()
     )
     return [*([band] if keys.banded else []), line, dots.add_params(keys.pick)]
 

@@ -21,7 +21,7 @@ PANELS: dict[str, tuple[tuple[str, str], ...]] = {
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """Accuracy of one sweep cell at the smallest tolerance, with its interval."""
+    """Accuracy and loss of one sweep cell at the smallest tolerance, with their intervals; NaN: not recorded."""
 
     solver: str
     start: str
@@ -33,6 +33,14 @@ class BudgetPoint:
     accuracy_high: float
     nfe_mean: float
     converged: float
+    loss: float = math.nan
+    loss_low: float = math.nan
+    loss_high: float = math.nan
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700.0))
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,9 @@ def budget_points(record: RunRecord, split: str = "test") -> list[BudgetPoint]:
             c.accuracy_high,
             c.nfe_mean,
             c.converged,
+            c.loss,
+            c.loss_low,
+            c.loss_high,
         )
         for c in record.cells(split, tol=record.smallest_tol())
     ]

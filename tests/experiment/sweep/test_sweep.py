@@ -8,14 +8,15 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from deqrun.datasets import Digits, Split
 from deqrun.experiment.evaluate import evaluate
-from deqrun.experiment.sweep.trace import cells, trace
+from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, ConvCell, MLPCell
 from deqrun.records.rows import SweepCell
-from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
 from deqrun.solvers import Anderson, Budget, Picard, Solver
 
 ITERATIONS, TOLERANCES = [0, 1, 2, 3, 5, 8, 13], [1e-1, 1e-2, 1e-3]
@@ -49,7 +50,8 @@ def model(steep: bool) -> DEQ:
 def test_cells_equal_separate_solves(name: str, steep: bool, keep: str, split: Split) -> None:
     deq, dataset, solver = model(steep), Digits(), SOLVERS[name]
     largest = Budget(max(ITERATIONS), min(TOLERANCES), keep=keep)
-    trajectory = trace(deq, dataset, split, solver, largest, batch_size=25)
+    parts = trace_parts(deq, dataset, split, solver, largest, 25, loss=True)
+    trajectory = joined([part for part, _ in parts])
     derived = cells(trajectory, ITERATIONS, TOLERANCES, key=TrajectoryKey(name, "zeros", "test"), keep=keep)
     assert [(cell.tol, cell.max_iter) for cell in derived] == list(product(TOLERANCES, ITERATIONS))
     for cell in derived:
@@ -63,6 +65,10 @@ def assert_equals_solve(cell: SweepCell, deq: DEQ, dataset: Digits, split: Split
     assert cell.nfe_mean == pytest.approx(float(alone.nfe.double().mean()), rel=1e-12)
     assert cell.nfe_p95 == pytest.approx(float(np.quantile(alone.nfe.numpy(), 0.95)), rel=1e-12)
     assert cell.residual_median == pytest.approx(float(np.median(alone.residual.numpy())), rel=1e-3)
+    # The loss and its interval by SciPy; batches of 25 may round otherwise than the sweep's.
+    losses = alone.loss.double().numpy()
+    interval = stats.t.interval(0.95, len(losses) - 1, losses.mean(), stats.sem(losses))
+    assert (cell.loss, cell.loss_low, cell.loss_high) == pytest.approx((losses.mean(), *interval), rel=1e-5)
 
 
 def test_the_steep_model_tells_best_from_last(split: Split) -> None:

@@ -1,0 +1,157 @@
+"""Is the answer at the equilibrium better than the answer after no iteration, or after one?
+
+A model may read its answer off the first states, and iterate to no effect: arXiv 2607.11116 compares the answers
+before and after the loop in 19 trained recursive models, and finds +0.00 points in 18 of them. Here each model is read
+out after 0 iterations, after 1, and where its training solve ends, on the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deqrun.datasets import Split
+from deqrun.experiment.sweep.trace import trace
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
+from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Value, values
+from deqrun.report.page_parts import Column
+from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.question import Question
+from deqrun.studies.wording import enumeration, percents, point_texts, words
+
+MATTERS = 0.005
+"""A difference of accuracy below it, half a point, is no use of the iterations."""
+
+
+@dataclass(frozen=True, eq=False)
+class Begun:
+    """One recipe, S seeds on the same n samples: right answers after no iteration, after one, and in the end.
+
+    first, second, last  (S, n)
+    """
+
+    kind: str
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
+    last: NDArray[np.bool_]
+
+    @property
+    def over_start(self) -> Estimate:
+        """Accuracy in the end less accuracy of the start, paired."""
+        return claim(self.last.astype(float) - self.first, DIFFERENCE)
+
+    @property
+    def over_one(self) -> Estimate:
+        """Accuracy in the end less accuracy after one iteration, paired."""
+        return claim(self.last.astype(float) - self.second, DIFFERENCE)
+
+
+def answer(context: Context, *, samples: int) -> Answer:
+    """Read every model out at its start, after one iteration, and in the end. samples: of the test split, at most."""
+    parts = context.each({run.label: partial(_measured, run, samples) for run in context.runs})
+    found = []
+    for kind in context.kinds:
+        own = [parts[run.label] for run in context.of_kind(kind)]
+        found.append(Begun(kind, *(np.array([part[name] for part in own]) for name in ("first", "second", "last"))))
+    return answer_of(found)
+
+
+def _measured(run: StudyRun, samples: int) -> dict[str, Any]:
+    deq, dataset = run.model()
+    data = dataset.load("test")
+    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].sort().values
+    some = Split(data.inputs[chosen], data.targets[chosen])
+    found = trace(deq, dataset, some, deq.solver, deq.budget, run.settings.sweep.batch_size)
+    kept = found.correct_at(deq.budget.max_iter, deq.budget.keep)
+    after_one = found.correct[min(1, found.iterates - 1)]
+    return {"first": found.correct[0].tolist(), "second": after_one.tolist(), "last": kept.tolist()}
+
+
+def answer_of(found: Sequence[Begun]) -> Answer:
+    """The answer that these models give."""
+    return Answer(
+        conclude(found),
+        would_change=(
+            "Harder tasks: where one step suffices, more cannot help.",
+            "A start that sees the input: most cells here begin at 0, which knows nothing of it.",
+            "Training that asks for an answer at the first state, as supervision in segments does.",
+        ),
+        figures=[_figure(found)],
+        tables=[_table(found)],
+        numbers={one.kind: {"over_start": one.over_start, "over_one": one.over_one} for one in found},
+    )
+
+
+def conclude(found: Sequence[Begun]) -> Conclusion:
+    """One family: of each recipe the gain over one iteration and over none."""
+    ones = {one.kind: one.over_one for one in found}
+    starts = {f"{one.kind}, start": one.over_start for one in found}
+    sides = told_by_name({**ones, **starts})
+    key = [
+        KeyFigure(f"{words(kind)}: equilibrium less one iteration", gain, "points", told=sides[kind])
+        for kind, gain in ones.items()
+    ]
+    key += [
+        KeyFigure(f"{words(one.kind)}: equilibrium less the start", gain, "points", told=sides[name])
+        for one, (name, gain) in zip(found, starts.items(), strict=True)
+    ]
+    return Conclusion(_verdict({kind: (gain, sides[kind]) for kind, gain in ones.items()}), tuple(key[:6]), len(sides))
+
+
+def _verdict(gains: dict[str, tuple[Estimate, Told]]) -> str:
+    sides = [side for _, side in gains.values()]
+    if Told.TOO_FEW in sides:
+        return "Not shown: too few seeds for a verdict about the recipes."
+    grows = [words(kind) for kind, (gain, side) in gains.items() if side is Told.ABOVE and gain.mean >= MATTERS]
+    small = [words(kind) for kind, (gain, _) in gains.items() if abs(gain.mean) < MATTERS]
+    falls = [words(kind) for kind, (_, side) in gains.items() if side is Told.BELOW]
+    everywhere = "every variant" if len(gains) > 1 else "this model"
+    if len(grows) == len(gains):
+        return f"No: the equilibrium is right more often than one iteration in {everywhere}."
+    if falls:
+        return f"Worse: the equilibrium is right less often than one iteration in {enumeration(falls)}."
+    if grows:
+        return f"It depends: the equilibrium is told to beat one iteration in {len(grows)} of {len(gains)} variants."
+    if len(small) == len(gains):
+        return f"Not told apart: the equilibrium and one iteration differ by under half a point in {everywhere}."
+    return f"Not shown: the equilibrium is not told to beat one iteration in {everywhere}."
+
+
+def _figure(found: Sequence[Begun]) -> Any:
+    shown = []
+    for one in found:
+        for name, right in (("0 iterations", one.first), ("1 iteration", one.second), ("the end", one.last)):
+            share = claim(right.astype(float), SHARE)
+            shown.append(Value(words(one.kind), share.mean, share.low, share.high, name))
+    caption = "Test accuracy of the start, after one iteration, and where the training solve ends; 95 % intervals."
+    axis = Axis("test accuracy", percent=True)
+    return values("start_end", "The start, one iteration, and the end", caption, shown, axis)
+
+
+def _table(found: Sequence[Begun]) -> AnswerTable:
+    def shares(name: str) -> list[str]:
+        return percents(claim(getattr(one, name).astype(float), SHARE) for one in found)
+
+    return AnswerTable(
+        "Accuracy before and after the loop",
+        [
+            Column("variant", [words(one.kind) for one in found], words=True),
+            Column("0 iterations, %", shares("first")),
+            Column("1 iteration, %", shares("second")),
+            Column("the end, %", shares("last")),
+            Column("gain over 0, points", point_texts(one.over_start for one in found)),
+            Column("gain over 1, points", point_texts(one.over_one for one in found)),
+            Column("under half a point", ["yes" if abs(one.over_one.mean) < MATTERS else "no" for one in found]),
+        ],
+        "Gains are paired by sample. In brackets 95 % intervals. Under half a point, iterating is of no use.",
+    )
+
+
+QUESTION = Question("Is the equilibrium better than its first iterate?", answer, of_any_run=True)
