@@ -4,7 +4,7 @@
                                [--only STUDY …] [overrides of deqrun train …]
 
 Makes each study that is not in the folder --runs yet, one after the other, and goes on with one that was interrupted.
-A study trains as many runs at a time as there are cores.
+A study trains as many runs at a time as there are cores. Answers of --page whose studies are not in --runs stay.
 """
 
 from __future__ import annotations
@@ -12,13 +12,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from deqrun.records.files import write_whole
 from deqrun.studies.question import questions
+
+COMMAND = re.compile(r"^    deqrun train study=(\w+)( size=full)?$", re.MULTILINE)
+"""The last line of a section."""
 
 HEAD = """\
 # Findings
@@ -38,10 +43,11 @@ def main() -> None:
     arguments, overrides = parser.parse_known_args()
     for name in arguments.only:
         make(name, arguments.runs / f"{name}-{arguments.size}", arguments.size, overrides)
-    folders = [arguments.runs / f"{name}-{arguments.size}" for name in questions()]
-    done = [folder for folder in folders if (folder / "answer.json").is_file()]
-    write_whole(arguments.page, page(done, arguments.size, arguments.page.parent))
-    print(f"{len(done)} answers in {arguments.page}")
+    folders = {name: arguments.runs / f"{name}-{arguments.size}" for name in questions()}
+    done = {name: folder for name, folder in folders.items() if (folder / "answer.json").is_file()}
+    before = arguments.page.read_text(encoding="utf-8") if arguments.page.is_file() else ""
+    write_whole(arguments.page, page(done, arguments.size, arguments.page.parent, before))
+    print(f"{len(done)} answers made or there, in {arguments.page}")
 
 
 def make(name: str, folder: Path, size: str, overrides: list[str]) -> None:
@@ -56,21 +62,31 @@ def make(name: str, folder: Path, size: str, overrides: list[str]) -> None:
     print(f"{name}: {time.perf_counter() - began:.0f} s by the clock, {cpu:.0f} s of CPU", flush=True)
 
 
-def page(folders: list[Path], size: str, beside: Path) -> str:
-    """The page; each study's first figure is copied beside it."""
+def page(folders: Mapping[str, Path], size: str, beside: Path, before: str = "") -> str:
+    """The page; each study's first figure is copied beside it.
+
+    before  the page as it was, whose sections of other studies are kept
+    """
+    kept = {f"{match[1]}": f"## {text}" for text in before.split("\n## ")[1:] if (match := COMMAND.search(text))}
     parts = [HEAD.format(size=size)]
-    made = set()
-    for folder in folders:
-        answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
-        name, first = answer["study"], answer["figures"][0]["name"]
-        made.add(name)
-        picture = Path("images") / "findings" / f"{name}.png"
-        write_whole(beside / picture, (folder / "figures" / f"{first}.png").read_bytes())
-        text = (folder / "answer.md").read_text(encoding="utf-8")
-        parts.append(section(text, name, size, f"figures/{first}.png", picture.as_posix()))
-    if missing := [name for name in questions() if name not in made]:
+    for name in questions():
+        if name in folders:
+            parts.append(made(folders[name], name, size, beside))
+        elif name in kept:
+            parts.append(kept[name].rstrip("\n") + "\n")
+    if missing := [name for name in questions() if name not in folders and name not in kept]:
         parts.append(f"## Not made yet\n\n{', '.join(f'`{name}`' for name in missing)}.\n")
     return "\n".join(parts)
+
+
+def made(folder: Path, name: str, size: str, beside: Path) -> str:
+    """The section of a study that is there."""
+    answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+    first = answer["figures"][0]["name"]
+    picture = Path("images") / "findings" / f"{name}.png"
+    write_whole(beside / picture, (folder / "figures" / f"{first}.png").read_bytes())
+    text = (folder / "answer.md").read_text(encoding="utf-8")
+    return section(text, name, size, f"figures/{first}.png", picture.as_posix())
 
 
 def section(text: str, name: str, size: str, own_picture: str, picture: str) -> str:

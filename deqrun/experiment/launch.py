@@ -29,9 +29,10 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.machine_limits import cores
 from deqrun.experiment.rank_launch import in_ranks
 from deqrun.experiment.ranks import leads, place, several, wait
-from deqrun.experiment.sweep.grid import sweep
+from deqrun.experiment.sweep.grid import sweep, sweep_budget
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
 from deqrun.experiment.sweep.spectrum import LocalStability, local_stability
+from deqrun.experiment.sweep.states import keep_states, size_of_states
 from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
 from deqrun.experiment.training.shared_norms import with_shared_norms
@@ -40,6 +41,7 @@ from deqrun.inference import share_interval
 from deqrun.models import DEQ
 from deqrun.records.claims import claimed, holds_only_traces
 from deqrun.records.code import Code, code_in
+from deqrun.records.kept_states import FILE, write_kept_states
 from deqrun.records.reading import read_run, read_status
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.signals import ending_as_interrupted
@@ -293,6 +295,8 @@ def _finish(
     wait()
     if not leads():
         return None
+    if settings.sweep.states:
+        _keep_states(settings, run, deq, dataset)
     if settings.sweep.keep == "samples":
         run.write_trajectories(swept.trajectories)
     for kind, rows in swept.rows.items():
@@ -328,6 +332,19 @@ def _finish(
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
     return record
+
+
+def _keep_states(settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset) -> None:
+    """Keep the iterates of a few test samples, and say beforehand how much that is."""
+    split, budget = dataset.load("test"), sweep_budget(settings)
+    samples = min(settings.sweep.states, len(split))
+    size = size_of_states(samples, budget.max_iter, deq.cell.state_size)
+    print(
+        f"states  {samples} samples, {budget.max_iter + 1:,} iterates of {deq.cell.state_size:,} numbers: "
+        f"{size / 1e6:,.1f} MB in {FILE}",
+        flush=True,
+    )
+    write_kept_states(run.path, keep_states(deq, dataset, split, samples, budget))
 
 
 def _with_spectrum(summary: Summary, found: LocalStability) -> Summary:

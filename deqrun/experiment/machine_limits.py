@@ -73,6 +73,8 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
         _require("the weights of " + _named(settings, "model"), COPIES_OF_WEIGHTS * weights, available, "model")
         states = 4 * COPIES_OF_STATES * rows * cell.state_size
+        kept = 4 * settings.sweep.states * (_largest_budget(settings) + 1) * cell.state_size
+        _require("the iterates that sweep.states keeps", kept, available, "sweep.states and sweep.iterations")
         if not is_accelerator(settings.device):
             _require(
                 f"the states of {rows} samples at a time of " + _named(settings, "model"),
@@ -92,6 +94,10 @@ def _rows(settings: Settings, dataset: Dataset) -> int:
     sizes = [getattr(dataset, name, None) for name in ("n_train", "n_validation", "n_test")]
     known = [size for size in sizes if isinstance(size, int)]
     return min(batch, max(known)) if known else 1
+
+
+def _largest_budget(settings: Settings) -> int:
+    return max([settings.budget.max_iter, *settings.sweep.iterations])
 
 
 def _abstract_cell(settings: Settings, dataset: Dataset) -> Cell | None:

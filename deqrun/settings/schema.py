@@ -164,6 +164,7 @@ class SweepSettings(_Section):
     breadth: tuple[PositiveCount, ...] = ()
     spectrum: Count = 0
     loss: Flag = False
+    states: Count = 0
     keep: Literal["samples", "curves", "grid"] = "samples"
 
     @field_validator("difficulties", "halting", "breadth", mode="before")

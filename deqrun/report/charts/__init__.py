@@ -1,5 +1,6 @@
 """The charts of a run: one definition each, for the page and for PNG. Colour and point shape tell solvers apart."""
 
+from deqrun.records.kept_states import read_kept_states
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.breadth import breadth_figures
 from deqrun.report.charts.budget import accuracy_against_budget, loss_against_budget
@@ -8,6 +9,7 @@ from deqrun.report.charts.frontier import accuracy_against_evaluations
 from deqrun.report.charts.halting import accuracy_by_halting
 from deqrun.report.charts.pngs import Renderer, png
 from deqrun.report.charts.residual import residual_against_evaluations
+from deqrun.report.charts.states import state_trajectories
 from deqrun.report.charts.style import Figure, specification
 from deqrun.report.charts.training import training_figures, training_overview
 
@@ -23,6 +25,7 @@ __all__ = [
     "png",
     "residual_against_evaluations",
     "specification",
+    "state_trajectories",
     "sweep_figures",
     "training_figures",
     "training_overview",
@@ -41,6 +44,7 @@ def sweep_figures(record: RunRecord, split: str = "test") -> list[Figure]:
         accuracy_by_halting(record, split),
         accuracy_by_halting(record, split, close=True),
         accuracy_by_difficulty(record, split),
+        state_trajectories(read_kept_states(record.folder)) if split == "test" else None,
         *breadth_figures(record, split),
     ]
     return [figure for figure in drawn if figure is not None]

@@ -56,7 +56,7 @@ def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None
         alt.Tooltip("n:Q", title="samples", format=","),
     ]
     chart = alt.layer(
-        *(_training_budget(budget, extent) for budget in trained),
+        *(_training_budget(budget, extent, top=True) for budget in trained),
         *_layers(keys, rows, _budget_axis(budgets, extent), "loss", axis, tooltip),
     ).properties(width=WIDTH, height=HEIGHT)
     title = f"{split.capitalize()} loss against the iteration budget"
@@ -113,11 +113,15 @@ def cell_tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def _training_budget(budget: int, extent: tuple[int, int]) -> AnyChart:
-    """A dashed vertical rule at the training budget; its label stands on the side that has room."""
+def _training_budget(budget: int, extent: tuple[int, int], top: bool = False) -> AnyChart:
+    """A dashed vertical rule at the training budget; its label stands on the side that has room, below or at the top."""
     late = (budget + 1) ** 2 > (extent[0] + 1) * (extent[1] + 1)
     base = alt.Chart(data([{"max_iter": budget, "text": f"training budget {budget:,}"}])).encode(x="max_iter:Q")
     label = base.mark_text(
-        align="right" if late else "left", dx=-6 if late else 6, baseline="bottom", fontSize=12, color=MUTED
-    ).encode(text="text:N", y=alt.value(HEIGHT - 6))
+        align="right" if late else "left",
+        dx=-6 if late else 6,
+        baseline="top" if top else "bottom",
+        fontSize=12,
+        color=MUTED,
+    ).encode(text="text:N", y=alt.value(6 if top else HEIGHT - 6))
     return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), label)
