@@ -114,7 +114,7 @@ def cell_tooltip() -> list[alt.Tooltip]:
 
 
 def _training_budget(budget: int, extent: tuple[int, int], top: bool = False) -> AnyChart:
-    """A dashed vertical rule at the training budget; its label stands on the side that has room, below or at the top."""
+    """A dashed vertical rule at the training budget; its label, below or at the top, is on the side that has room."""
     late = (budget + 1) ** 2 > (extent[0] + 1) * (extent[1] + 1)
     base = alt.Chart(data([{"max_iter": budget, "text": f"training budget {budget:,}"}])).encode(x="max_iter:Q")
     label = base.mark_text(
