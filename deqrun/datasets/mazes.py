@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,15 +32,16 @@ class Mazes(GeneratedGrids):
     9 positions are 5 x 5 nodes. The passages are a tree made by depth-first search, so one path joins any two nodes.
     Around it runs a ring of walls. A position is a pixel: input (3, size + 2, size + 2) with channels open (1) or wall
     (0), start, goal; output (size + 2, size + 2), of which walls are not asked. A maze is right when every open pixel
-    is.
+    is. An even size has as many nodes as the odd size below it, and one row and one column of walls more, each on a
+    side that is drawn for each maze.
 
     Source: the sets of Schwarzschild et al. 2021 (arXiv 2106.04537). The search starts at a random node and start and
     goal are drawn afterwards, from all pairs of nodes; there it begins at the start, and therefore every start is a
     dead end (the first node of a depth-first search has two branches only where its removal would cut the grid apart).
 
-    size        odd, at least 5
+    size        at least 5
     shortest, longest   steps of the path from start to goal, at least and at most; null: any. A step is a pixel, so
-                paths have an even number of steps, from 2 to size² − 1. Endpoints are drawn again where they are not
+                paths have an even number of steps, from 2 to 2 (nodes² − 1). Endpoints are drawn again where they are not
                 so far apart, and a maze without such a pair in 16 draws is left out
     n_train, n_validation, n_test   mazes of each split; no two splits share a maze, not even with other endpoints
     data_seed   seed of the mazes, apart from the seed of the training
@@ -63,7 +66,7 @@ class Mazes(GeneratedGrids):
         longest: int | None = None,
     ) -> None:
         super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
-        self.size = _require_size(size)
+        self.size = require_at_least("size", size, SMALLEST)
         self.shortest, self.longest = _require_steps(self.size, shortest, longest)
         pixels = self.size + 2
         self.input_shape, self.output_shape = (3, pixels, pixels), (pixels, pixels)
@@ -78,7 +81,7 @@ class Mazes(GeneratedGrids):
         return (self.size,) if any_path else (self.size, self.shortest, self.longest)
 
     def _draw(self, words: np.random.PCG64, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-        trees = carve(words, CHUNK, (self.size + 1) // 2)
+        trees = carve(words, CHUNK, _nodes_along(self.size))
         pixels = passages(trees)
         own = split_of_rows(np.packbits(pixels, axis=1), self.name) == SPLITS.index(split)
         trees, pixels = Trees(trees.side, trees.parent[own], trees.depth[own]), pixels[own]
@@ -98,7 +101,11 @@ class Mazes(GeneratedGrids):
         targets = np.where(pixels == WALL, np.int8(IGNORED), path.astype(np.int8))
         pixel, row = pixel_of_node(trees.side), np.arange(len(pixels))
         pixels[row, pixel[start]], pixels[row, pixel[goal]] = START, GOAL
-        return pixels.reshape(-1, *self.output_shape), targets.reshape(-1, *self.output_shape)
+        if self.size % 2:
+            return pixels.reshape(-1, *self.output_shape), targets.reshape(-1, *self.output_shape)
+        # Of even size: a row and a column of walls more, on sides drawn for each maze.
+        corner = (words.random_raw(len(pixels)) % np.uint64(4)).astype(np.int64)
+        return _moved(pixels, corner, self.size, WALL), _moved(targets, corner, self.size, IGNORED)
 
     def _as_far_as_asked(self, path: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """(n,) whether a path (n, pixels) has as many steps as are asked for."""
@@ -116,9 +123,23 @@ class Mazes(GeneratedGrids):
             )
 
 
+def _nodes_along(size: int) -> int:
+    return (size + size % 2) // 2
+
+
+def _moved(grids: NDArray[Any], corner: NDArray[np.int64], size: int, wall: int) -> NDArray[Any]:
+    """(n, size + 2, size + 2) of grids (n, (size + 1)²), moved down by bit 0 of `corner`, and to the right by bit 1."""
+    n, side = len(grids), size + 1
+    moved = np.full((n, size + 2, size + 2), wall, grids.dtype)
+    row, along = np.arange(n)[:, None, None], np.arange(side)
+    down, right = (corner & 1)[:, None, None], (corner >> 1)[:, None, None]
+    moved[row, down + along[None, :, None], right + along[None, None, :]] = grids.reshape(n, side, side)
+    return moved
+
+
 def _all_steps(size: int) -> tuple[int, int]:
     """Steps of the shortest and of the longest path there can be: through all nodes."""
-    return 2, 2 * (((size + 1) // 2) ** 2 - 1)
+    return 2, 2 * (_nodes_along(size) ** 2 - 1)
 
 
 def _require_steps(size: int, shortest: int | None, longest: int | None) -> tuple[int, int]:
@@ -132,10 +153,3 @@ def _require_steps(size: int, shortest: int | None, longest: int | None) -> tupl
             f"numbers of steps from {least} to {most}, the shortest not above the longest."
         )
     return low, high
-
-
-def _require_size(size: int) -> int:
-    whole = require_at_least("size", size, SMALLEST)
-    if whole % 2 == 0:
-        raise ValueError(f"size={size} is even: allowed are 5, 7, 9, … (nearest: {whole - 1} and {whole + 1}).")
-    return whole

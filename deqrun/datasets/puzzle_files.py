@@ -18,6 +18,9 @@ from deqrun.datasets.puzzle_symmetries import SIDES
 
 __all__ = ["FORMATS", "Layout", "Puzzles", "read_layout"]
 
+MOST_ELSE = 64
+"""Characters of a CSV line beside question and answer, at most."""
+
 FORMATS = ("sudoku_csv", "maze_csv", "hrm", "arc")
 
 VALIDATION_NAMES = ("validation", "valid", "val")
@@ -80,6 +83,20 @@ class Layout:
     groups: int = 1
     ignored: int | None = None
     sets: tuple[str, ...] = field(default=("all",))
+
+    def count(self, split: str) -> int:
+        """Puzzles of a part at least, from the sizes of its files; 0 where those do not tell, as of ARC."""
+        part = self.parts[split]
+        try:
+            if self.format == "hrm":
+                arrays = [np.load(part / f"{name}__inputs.npy", mmap_mode="r") for name in self.sets]
+                return sum(len(array) for array in arrays)
+            if self.format == "arc":
+                return 0
+            # Question and answer are a character for each position; source and rating are short.
+            return part.stat().st_size // (2 * math.prod(self.shape) + MOST_ELSE)
+        except (OSError, ValueError):  # which is told when the part is read
+            return 0
 
     def read(self, split: str) -> Puzzles:
         """The puzzles of a part; raises DataUnavailable, one sentence, where a file is damaged."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -108,6 +109,12 @@ class PuzzleFiles(Dataset):
     @property
     def input_shape(self) -> tuple[int, ...]:  # type: ignore[override]
         return (self.layout.tokens * self.layout.groups, *self.layout.shape)
+
+    def memory(self) -> int:
+        """A byte for each token of a question, and eight for each of its answer's, of whatever the files hold."""
+        positions = math.prod(self.layout.shape)
+        each = positions * self.layout.groups + 8 * positions
+        return each * sum(self.layout.count(split) for split in self.layout.parts)
 
     def load(self, split: str) -> Split:
         """The samples of a split with their ratings; all parts are read at the first call."""

@@ -61,9 +61,9 @@ def dead_ends_filled(x: Tensor) -> Tensor:
         is_open = is_open & ~closing
 
 
-@pytest.mark.parametrize("size", [5, 9, 13, 33])
+@pytest.mark.parametrize("size", [5, 6, 9, 12, 13, 30, 33])
 def test_a_maze_is_a_tree_and_the_answer_its_one_path(size: int) -> None:
-    nodes = ((size + 1) // 2) ** 2
+    nodes = ((size + size % 2) // 2) ** 2  # an even size has those of the odd size below it
     split = Mazes(size=size, n_test=25).load("test")
     for picture, target in zip(split.inputs.numpy(), split.targets.numpy(), strict=True):
         path, reachable = shortest_path(picture)
@@ -207,9 +207,9 @@ def test_an_answer_is_right_when_every_open_pixel_is() -> None:
     assert dataset.correct(logits, targets).tolist() == [True, False, False, True]
 
 
-@pytest.mark.parametrize(("size", "nearest"), [(8, "7 and 9"), (60, "59 and 61"), (3, "5"), (4, "5")])
-def test_a_size_that_is_no_size_is_refused(size: int, nearest: str) -> None:
-    with pytest.raises(ValueError, match=rf"size={size} is .*\(nearest: {nearest}\)"):
+@pytest.mark.parametrize("size", [3, 4, 0, -7])
+def test_a_size_that_is_no_size_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=rf"size={size} is .*\(nearest: 5\)"):
         Mazes(size=size)
 
 
@@ -269,3 +269,27 @@ def test_lengths_that_no_path_has_are_refused(parameters: dict[str, int]) -> Non
 def test_lengths_that_hardly_any_maze_has_end_in_a_sentence() -> None:
     with pytest.raises(DataUnavailable, match="none has a path of 236 to 240 steps"):
         Mazes(size=21, shortest=236, n_train=1, n_validation=1, n_test=1).load("test")
+
+
+def test_an_even_size_adds_walls_on_any_two_sides_and_moves_nothing_else() -> None:
+    """Cut to its nodes and their walls, it is a maze of the odd size below; each of four corners is drawn as often."""
+    split = Mazes(size=8, n_train=2_000).load("train")
+    corners: Counter[tuple[int, int]] = Counter()
+    for picture, target in zip(split.inputs.numpy(), split.targets.numpy(), strict=True):
+        rows, columns = ((picture != WALL).any(axis=1 - axis).nonzero()[0] for axis in (0, 1))
+        top, left = int(rows[0]) - 1, int(columns[0]) - 1
+        corners[top, left] += 1
+        inner = picture[top : top + 9, left : left + 9]
+        assert (inner[1::2, 1::2] != WALL).all()
+        assert (inner[::2, ::2] == WALL).all()
+        assert (picture != WALL).sum() == (inner != WALL).sum()
+        assert (target[picture == WALL] == IGNORED).all()
+    assert corners.keys() == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    for count in corners.values():  # five standard deviations of a binomial count
+        assert abs(count - 500) < 5 * (2_000 * 0.25 * 0.75) ** 0.5
+
+
+def test_maze_hard_has_thirty_positions_and_long_paths() -> None:
+    split = Mazes(size=30, shortest=110, n_train=1, n_validation=1, n_test=12).load("test")
+    assert split.inputs.shape == (12, 32, 32)
+    assert ((split.targets == 1).sum((1, 2)) - 1).min() >= 110

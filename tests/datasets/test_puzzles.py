@@ -521,3 +521,17 @@ def test_folders_without_puzzles_are_refused_in_one_sentence(tmp_path: Path) -> 
 def test_wrong_parameters_are_refused(parameters: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         PuzzleFiles(**parameters)
+
+
+@pytest.mark.parametrize("form", ["sudoku_csv", "maze_csv", "hrm"])
+def test_memory_is_told_before_the_files_are_read_and_is_no_more_than_what_they_take(tmp_path: Path, form: str) -> None:
+    """At least half of the samples' own bytes, and never more: a bound from below, which refuses nothing that fits."""
+    make = {"sudoku_csv": sudoku_folder, "maze_csv": maze_folder, "hrm": hrm_folder}[form]
+    dataset = puzzles(make(tmp_path / form))
+    told = dataset.memory()
+    taken = 0
+    for split in SPLITS:
+        part = dataset.load(split)
+        assert isinstance(part.inputs, torch.Tensor)
+        taken += part.inputs.nbytes + part.targets.nbytes
+    assert taken / 2 <= told <= taken
