@@ -41,8 +41,8 @@ class Mazes(GeneratedGrids):
 
     size        at least 5
     shortest, longest   steps of the path from start to goal, at least and at most; null: any. A step is a pixel, so
-                paths have an even number of steps, from 2 to 2 (nodes² − 1). Endpoints are drawn again where they are not
-                so far apart, and a maze without such a pair in 16 draws is left out
+                paths have an even number of steps, from 2 to 2 (nodes² − 1). Endpoints are drawn again where they are
+                not so far apart, and a maze without such a pair in 16 draws is left out
     n_train, n_validation, n_test   mazes of each split; no two splits share a maze, not even with other endpoints
     data_seed   seed of the mazes, apart from the seed of the training
 

@@ -47,6 +47,7 @@ from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
+from deqrun.report.findings import NO_USE, gain_over_one
 from deqrun.report.tables import decay_table, description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
@@ -331,6 +332,7 @@ def _finish(
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)
+    _warn_if_idle(record)
     return record
 
 
@@ -374,6 +376,19 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
             f"warning: the solves of training did not settle: in the last epoch their median residual was "
             f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
             "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _warn_if_idle(record: RunRecord) -> None:
+    """Warn where the training budget is right no more often than a single iteration, within half a point."""
+    gain = gain_over_one(record)
+    if gain is not None and abs(gain.mean) < NO_USE:
+        low, high = 100 * gain.low, 100 * gain.high
+        print(
+            f"warning: {record.train_max_iter} iterations answer {100 * gain.mean:+.1f} points better than one "
+            f"[{low:+.1f}, {high:+.1f}], less than half a point: a sweep of the budget says little of this model.",
             file=sys.stderr,
             flush=True,
         )

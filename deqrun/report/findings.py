@@ -28,6 +28,7 @@ def findings(record: RunRecord) -> list[Finding]:
             *accuracy_at_training_budget(record),
             *training_solves(record),
             *local_stability(record),
+            *first_iterate(record),
             *enough_iterations(record),
             *longer_thinking(record),
             *overthinking(record),
@@ -133,6 +134,33 @@ def enough_iterations(record: RunRecord) -> Iterator[Finding]:
         tested = record.cells("test", solver, record.main_start, enough.max_iter, enough.tol)
         if tested:
             yield of_accuracy("Enough iterations", what, tested[0], how)
+
+
+NO_USE = 0.005
+"""A difference of accuracy below it, half a point, is no use of the iterations."""
+
+
+def first_iterate(record: RunRecord) -> Iterator[Finding]:
+    """Test accuracy that the training budget gains over a single iteration, paired by sample.
+
+    A model may read its answer off its first state, and iterate to no effect (arXiv 2607.11116).
+    """
+    gain, solver, budget = gain_over_one(record), record.main_solver, record.train_max_iter
+    if gain is None or solver is None or budget is None:
+        return
+    what = f"test accuracy from 1 to {numbers.iterations(budget)} of {solver}"
+    idle = "under half a point: iterating is of no use to these answers"
+    how = "one step against the training budget" if abs(gain.mean) >= NO_USE else idle
+    yield of_change("The first iterate", what, gain, how)
+
+
+def gain_over_one(record: RunRecord) -> Estimate | None:
+    """Mean over test samples of correct(training budget) − correct(1 iteration); None where that is not recorded."""
+    budget, solver = record.train_max_iter, record.main_solver
+    trajectory = record.trajectory(solver) if solver is not None else None
+    if trajectory is None or budget is None or budget < 2 or record.baseline[0]:
+        return None
+    return accuracy_change(trajectory, 1, budget, record.keep)
 
 
 def longer_thinking(record: RunRecord) -> Iterator[Finding]:
