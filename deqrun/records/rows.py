@@ -166,12 +166,16 @@ class CurveRow(_OfTrajectory):
 
 @dataclass(frozen=True)
 class BreadthRow:
-    """One row of breadth.jsonl: the answers of `breadth` normal starts after max_iter steps each, put together.
+    """One row of breadth.jsonl: the answers of `breadth` draws after max_iter steps each, put together.
 
-    aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
-    Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
-    that some start, or every one, gets right. gain: accuracy less one start's accuracy, any of the `breadth`, after
-    breadth · max_iter steps, its 95 % interval over the same samples; NaN where the grid has no such cell.
+    aggregation: mean, vote, residual, top or confident (`deqrun.analysis.breadth`). start: in what the draws differ:
+    normal starts; zeros: the cell's own start, so in their noise alone; symmetries: views of the sample. noise: level
+    of the noise of each step (`deqrun.solvers.Noisy`). nfe_mean: evaluations of all draws, a sample. Of the single
+    draws: mean, least, greatest and standard deviation of their accuracies, and the shares of samples that some draw,
+    or every one, gets right. pass_at: the chance that one of `breadth` draws is right, by all draws of the sweep. ends:
+    distinct ends of the draws, a sample, at the largest depth; NaN where they were not told apart. gain: accuracy less
+    one draw's accuracy, any of the `breadth`, after breadth · max_iter steps, its 95 % interval over the same samples;
+    NaN where the grid has no such cell.
     """
 
     solver: str
@@ -193,6 +197,10 @@ class BreadthRow:
     gain: float = field(default=math.nan, kw_only=True)
     gain_low: float = field(default=math.nan, kw_only=True)
     gain_high: float = field(default=math.nan, kw_only=True)
+    pass_at: float = field(default=math.nan, kw_only=True)
+    ends: float = field(default=math.nan, kw_only=True)
+    start: str = field(default="normal", kw_only=True)
+    noise: float = field(default=0.0, kw_only=True)
     precision: str = field(default="float32", kw_only=True)
     difficulty: int | None = field(default=None, kw_only=True)
 

@@ -229,10 +229,22 @@ class RunRecord:
         key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
         return [row for row in self.halting if row.key == key]
 
-    def breadth_rows(self, split: str, solver: str) -> list[BreadthRow]:
-        """The rows of a solver on a split, in the main precision and difficulty."""
+    def breadth_rows(
+        self, split: str, solver: str, noise: float | None = 0.0, symmetries: bool = False
+    ) -> list[BreadthRow]:
+        """The rows of a solver on a split, in the main precision and difficulty.
+
+        noise       level of the noise; None: every level
+        symmetries  of the draws that differ by a symmetry, instead of by their start
+        """
         wanted = (solver, split, self.main_precision, self.main_difficulty)
-        return [row for row in self.breadth if (row.solver, row.split, row.precision, row.difficulty) == wanted]
+        return [
+            row
+            for row in self.breadth
+            if (row.solver, row.split, row.precision, row.difficulty) == wanted
+            and (row.start == "symmetries") == symmetries
+            and noise in (None, row.noise)
+        ]
 
     def trajectory(self, solver: str, split: str = "test") -> AnyTrajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is

@@ -283,6 +283,7 @@ SWEPT = [
     "sweep.solvers=[anderson]",
     "sweep.batch_size=90",
     "sweep.breadth=[1,2]",
+    "sweep.noise=[0.1]",
     "sweep.iterations=[1,4]",
     "sweep.spectrum=3",
 ]

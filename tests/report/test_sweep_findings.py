@@ -141,6 +141,20 @@ def test_maps_share_a_scale_and_join_what_costs_the_same(tiny_record: RunRecord)
     assert breadth_figures(tiny_record) == []
 
 
+def test_the_chart_of_noise_has_a_line_for_each_number_of_draws(tiny_record: RunRecord) -> None:
+    """At 4 iterations, by the vote that validation finds best with 2 draws; maps and findings stay without noise."""
+    shaken = tuple(replace(row, noise=0.1, accuracy=row.accuracy - 0.02) for row in BREADTH)
+    better = replace(shaken[-1 - len(BREADTH) // 2], accuracy=0.99)
+    assert (better.split, better.aggregation, better.breadth) == ("validation", "vote", 2)
+    record = replace(tiny_record, breadth=(*BREADTH, *shaken, better))
+    *others, figure = breadth_figures(record)
+    assert [one.name for one in others] == ["breadth_mean", "breadth_vote", "breadth_spread"]
+    assert figure.name == "breadth_noise"
+    values = {(row["breadth"], row["noise"], row["accuracy"]) for row in drawn(specification(figure.chart))}
+    assert values == {(1, 0.0, 0.7), (1, 0.1, 0.7 - 0.02), (2, 0.0, 0.96), (2, 0.1, 0.96 - 0.02)}
+    assert rows(record, "Depth and breadth") == rows(replace(tiny_record, breadth=BREADTH), "Depth and breadth")
+
+
 def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(tiny_record: RunRecord) -> None:
     others = tuple(
         replace(cell, accuracy=0.0, precision=precision, difficulty=difficulty)

@@ -18,7 +18,7 @@ from deqrun.experiment.ranks import leads, told, wait
 from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
-from deqrun.experiment.sweep.starts import StartKind, SweepStart
+from deqrun.experiment.sweep.starts import StartKind, SweepNoise, SweepStart
 from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.models import DEQ
 from deqrun.records.long_trajectory import AnyTrajectory
@@ -50,7 +50,7 @@ def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
 
 
 def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
-    """Solves from several normal starts at once, in the order of solving; their start is called 'breadth'."""
+    """Several draws of each sample at once, in the order of solving; their start is called 'breadth'."""
     if not settings.sweep.breadth:
         return []
     return list(dict.fromkeys(key._replace(start="breadth") for key in sweep_keys(settings)))
@@ -183,7 +183,8 @@ class Variants:
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and the cost of one in numbers of its input."""
         dataset = self.dataset(key.difficulty)
-        starts = max(self.settings.sweep.breadth) if key.start == "breadth" else 1
+        grid = self.settings.sweep
+        starts = max(grid.breadth) * len(grid.noise) if key.start == "breadth" else 1
         return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
 
 
@@ -233,28 +234,32 @@ def _solve(
 def _solve_starts(
     key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
 ) -> list[BreadthRow]:
-    """The rows of one solver from several normal starts, the first equal to `sweep.starts=[normal]`."""
+    """The rows of one solver's draws, at every level of noise; the first normal start is `sweep.starts=[normal]`."""
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
+    kind = grid.breadth_start
     starts = [
-        SweepStart("normal", split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+        SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
         for draw in range(max(grid.breadth))
     ]
-    solved = solve_starts(
-        variants.model(key.precision, key.difficulty),
-        dataset,
-        dataset.load(key.split),
-        variants.solvers[key.solver],
-        sweep_budget(settings),
-        grid.batch_size,
-        starts,
-        grid.iterations,
-        key.precision,
-        advance,
-    )
-    if not leads():
-        return []
-    rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
-    parts.write_breadth(key, rows)
+    rows: list[BreadthRow] = []
+    for level in grid.noise:
+        solved = solve_starts(
+            variants.model(key.precision, key.difficulty),
+            dataset,
+            dataset.load(key.split),
+            variants.solvers[key.solver],
+            sweep_budget(settings),
+            grid.batch_size,
+            starts,
+            grid.iterations,
+            key.precision,
+            advance,
+            noise=SweepNoise(level, key.split, grid.start_seed),
+        )
+        if leads():
+            rows += breadth_rows(solved, grid.breadth, grid.iterations, key, start=kind, noise=level)
+    if leads():
+        parts.write_breadth(key, rows)
     return rows
 
 

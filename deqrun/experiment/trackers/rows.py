@@ -121,9 +121,10 @@ def breadth_rows(rows: Iterable[BreadthRow]) -> list[Row]:
     """A row per number of starts: the accuracy of each aggregation at each budget."""
     made: dict[int, Row] = {}
     for row in rows:
-        key = TrajectoryKey(row.solver, "normal", row.split, row.precision, row.difficulty)
+        key = TrajectoryKey(row.solver, row.start, row.split, row.precision, row.difficulty)
         line = made.setdefault(row.breadth, {"breadth/starts": row.breadth})
-        line[f"breadth/{key.path}/{row.aggregation}/iters={row.max_iter}"] = row.accuracy
+        noise = f"/noise={row.noise:g}" if row.noise else ""
+        line[f"breadth/{key.path}{noise}/{row.aggregation}/iters={row.max_iter}"] = row.accuracy
     return [made[starts] for starts in sorted(made)]
 
 
