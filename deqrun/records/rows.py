@@ -206,6 +206,46 @@ class BreadthRow:
 
 
 @dataclass(frozen=True)
+class SavingRow:
+    """One row of savings.jsonl: evaluations that draws save, or cost, at the accuracy that depth alone reaches.
+
+    goal: depth, where target is one standard error below the best accuracy of one draw without noise on validation; or
+    all, where it is one below the best of all cells. aggregation, breadth, max_iter and noise are the cell of fewest
+    evaluations that reaches the target on validation, of `cells` cells; deep_iter is the smallest depth of one draw
+    without noise that does (0, and the columns after it NaN: none does). On test: accuracy of the cell with its 95 %
+    interval, mean evaluations; the same of depth alone; saved, the mean of the evaluations of depth alone less the
+    cell's; gained, the accuracy of the cell less depth alone's, both paired over the n samples.
+    """
+
+    solver: str
+    split: str
+    goal: str
+    target: float
+    cells: int
+    aggregation: str
+    breadth: int
+    max_iter: int
+    noise: float
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    deep_iter: int = 0
+    deep_accuracy: float = math.nan
+    deep_nfe_mean: float = math.nan
+    saved: float = math.nan
+    saved_low: float = math.nan
+    saved_high: float = math.nan
+    gained: float = math.nan
+    gained_low: float = math.nan
+    gained_high: float = math.nan
+    start: str = field(default="normal", kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
 class RowKind:
     """Where one kind of row is kept.
 
@@ -231,5 +271,6 @@ ROW_KINDS = {
         RowKind("halting", "halting.jsonl", HaltingRow),
         RowKind("curves", "curves.jsonl", CurveRow),
         RowKind("breadth", "breadth.jsonl", BreadthRow),
+        RowKind("savings", "savings.jsonl", SavingRow),
     )
 }

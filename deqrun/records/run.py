@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deqrun.records.long_trajectory import AnyTrajectory
-from deqrun.records.rows import BreadthRow, BudgetEvaluation, CurveRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, CurveRow, Epoch, HaltingRow, SavingRow, Step, SweepCell
 from deqrun.records.trajectory import TrajectoryKey
 
 
@@ -94,6 +94,7 @@ class RunRecord:
     trajectories: Mapping[TrajectoryKey, AnyTrajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
+    savings: tuple[SavingRow, ...] = ()
     steps: tuple[Step, ...] = ()
     curves: tuple[CurveRow, ...] = ()
     evaluations: tuple[BudgetEvaluation, ...] = ()
@@ -245,6 +246,11 @@ class RunRecord:
             and (row.start == "symmetries") == symmetries
             and noise in (None, row.noise)
         ]
+
+    def saving_rows(self, solver: str) -> list[SavingRow]:
+        """The savings of a solver, in the main precision and difficulty."""
+        wanted = (solver, self.main_precision, self.main_difficulty)
+        return [row for row in self.savings if (row.solver, row.precision, row.difficulty) == wanted]
 
     def trajectory(self, solver: str, split: str = "test") -> AnyTrajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is

@@ -15,7 +15,7 @@ from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, enough_cell, judged, of_accuracy, of_change, of_saving
-from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
+from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions, savings
 
 SHARED_TOLERANCE = 0.9
 """Two solvers are compared at a tolerance that at least this share of the samples reaches with both."""
@@ -35,6 +35,7 @@ def findings(record: RunRecord) -> list[Finding]:
             *evaluations_saved(record),
             *halting(record),
             *breadth(record),
+            *savings(record),
             *difficulties(record),
             *precisions(record),
             *convergence(record),

@@ -148,6 +148,7 @@ class SweepSettings(_Section):
     breadth: tuple[PositiveCount, ...] = ()
     breadth_start: Literal["normal", "zeros"] = "normal"
     noise: tuple[NonNegative, ...] = (0.0,)
+    symmetries: Count = 0
     spectrum: Count = 0
     keep: Literal["samples", "curves", "grid"] = "samples"
 
@@ -170,6 +171,11 @@ class SweepSettings(_Section):
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(values)))
 
+    @field_validator("symmetries", mode="before")
+    @classmethod
+    def _no_symmetries(cls, value: Any) -> Any:
+        return 0 if value is None else value
+
     @field_validator("noise", mode="before")
     @classmethod
     def _no_noise(cls, values: Any) -> Any:
@@ -184,7 +190,7 @@ class SweepSettings(_Section):
     @model_validator(mode="after")
     def _has_draws(self) -> SweepSettings:
         shaken = next((level for level in self.noise if level > 0), None)
-        if shaken is not None and not self.breadth:
+        if shaken is not None and not self.breadth and not self.symmetries:
             raise ValueError(
                 f"has noise=[{shaken:g}], but no number of draws; give sweep.breadth, as in [1,4], as well"
             )

@@ -27,11 +27,12 @@ from deqrun.analysis.breadth import (
     total_evaluations,
 )
 from deqrun.datasets import Dataset, Split
+from deqrun.datasets.puzzle_symmetries import Views
 from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.ranks import place as place_of_rank
-from deqrun.experiment.sweep.starts import SweepNoise, SweepStart
+from deqrun.experiment.sweep.starts import SweepNoise, SweepStart, SweepViews
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
 from deqrun.records.rows import BreadthRow
@@ -94,6 +95,7 @@ def solve_starts(
     advance: Callable[[int], object] | None = None,
     *,
     noise: SweepNoise | None = None,
+    views: SweepViews | None = None,
 ) -> Starts:
     """Solve every sample from each start, and aggregate over the first 1, 2, …, B of them at each depth.
 
@@ -102,6 +104,8 @@ def solve_starts(
     between.
 
     noise  of the steps; each start has its own, by its number `draw`. None: none
+    views  symmetries through which the samples are seen, of each start its own, by its number; answers are mapped back
+           before they are put together. None: each is seen as it is
     """
     # In evaluation mode, batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
@@ -110,11 +114,15 @@ def solve_starts(
 
     def solved(place: slice) -> Starts:
         x, y = batch_at(dataset, split, place, device)
-        batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts))
+        # States of different views are no ends of one map.
+        batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts), ends=views is None)
         with autocast(precision, device), deq.cell.fixed_weights():
-            f = deq.bind(cast(x, precision))
+            f = None
             for start in starts:
-                observe = _Depths(deq, batch)
+                view = None if views is None else views.of(dataset, place, start.draw, device)
+                if f is None or views is not None:
+                    f = deq.bind(cast(x if view is None else view.seen(x), precision))
+                observe = _Depths(deq, batch, view)
                 z0 = start.begin(deq.start(f), place)
                 shaken = solver if noise is None else noise.shaken(solver, place, start.draw)
                 batch.end_start(solve(f, z0, solver=shaken, budget=budget, observe=observe), observe)
@@ -144,8 +152,8 @@ class _Depths:
     """The observer of one start: the answer's code, confidence, and whether it is right, at the depths; read-outs for
     the mean."""
 
-    def __init__(self, deq: DEQ, batch: _Batch) -> None:
-        self.deq, self.batch = deq, batch
+    def __init__(self, deq: DEQ, batch: _Batch, view: Views | None = None) -> None:
+        self.deq, self.batch, self.view = deq, batch, view
         n, device = len(batch.targets), batch.targets.device
         self.code = torch.zeros(n, dtype=torch.long, device=device)
         self.right = torch.zeros(n, dtype=torch.bool, device=device)
@@ -154,6 +162,8 @@ class _Depths:
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
         logits, batch = self.deq.cell.readout(z), self.batch
+        if self.view is not None:
+            logits = self.view.take(rows).back(logits)
         asked = None if batch.asked is None else batch.asked[rows]
         # A row that has stopped keeps its last answer, so that every depth has one.
         self.code[rows] = answer_codes(logits, asked)
@@ -173,9 +183,11 @@ class _Depths:
 class _Batch:
     """One batch: the answers of its starts so far."""
 
-    def __init__(self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int, draws: int) -> None:
+    def __init__(
+        self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int, draws: int, *, ends: bool
+    ) -> None:
         self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
-        self.draws = draws
+        self.draws, self.ends = draws, ends
         self.asked = dataset.asked(targets)
         self.mean = MeanOfStarts(self.depths)
         self._codes: list[NDArray[np.int64]] = []
@@ -199,7 +211,7 @@ class _Batch:
         self._rights.append(rights)
         self._sure.append(sure)
         # End states are held only where those of all draws fit.
-        if solution.z.numel() * solution.z.element_size() * self.draws <= ENDS_HELD:
+        if self.ends and solution.z.numel() * solution.z.element_size() * self.draws <= ENDS_HELD:
             self._ends.append(solution.z)
         self._of_mean.append(means)
         # Residuals and evaluations as far as the budget goes: NaN, and the last count, behind the stop.

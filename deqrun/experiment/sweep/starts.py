@@ -1,4 +1,4 @@
-"""Where the solves of a sweep begin, and the noise of their steps."""
+"""The draws of a sweep: where its solves begin, the noise of their steps, and the symmetries they are seen through."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.datasets.dataset import SPLITS
+from deqrun.datasets.dataset import SPLITS, Dataset
+from deqrun.datasets.puzzle_symmetries import Views
 from deqrun.experiment.training.seeding import derived_seed, generator
 from deqrun.solvers import Noisy, Solver
 
-__all__ = ["StartKind", "SweepNoise", "SweepStart", "derangement", "normal_start", "step_noise"]
+__all__ = ["StartKind", "SweepNoise", "SweepStart", "SweepViews", "derangement", "normal_start", "step_noise"]
 
 StartKind = Literal["zeros", "normal", "other"]
 
@@ -116,6 +117,26 @@ class SweepNoise:
             return step_noise(z, place, seed=self.seed, split=self.split, draw=draw, step=k)
 
         return Noisy(solver, self.level, epsilon)
+
+
+@dataclass(frozen=True)
+class SweepViews:
+    """A symmetry of each sample in each draw, from (seed, split, draw, place in the split) alone; draw 0 is as it is.
+
+    split  its name
+    seed   of the symmetries
+    """
+
+    split: str = "test"
+    seed: int = 0
+
+    def of(self, dataset: Dataset, place: slice, draw: int, device: torch.device) -> Views | None:
+        """The views of the samples at `place` in this draw; None: as they are."""
+        if draw == 0:
+            return None
+        parts = (self.seed, SYMMETRY, SPLITS.index(self.split), draw)
+        drawn = [dataset.views(1, generator(*parts, i)) for i in range(place.start, place.stop)]
+        return Views.joined(drawn, device)
 
 
 def derangement(n: int, seed: int, split: str) -> Tensor:

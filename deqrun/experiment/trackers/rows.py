@@ -138,8 +138,9 @@ class Table:
 
 
 def tables(record: RunRecord) -> list[Table]:
-    """Every row of sweep.jsonl, halting.jsonl and breadth.jsonl; a kind without rows has no table."""
+    """Every row of sweep.jsonl, halting.jsonl, breadth.jsonl and savings.jsonl; a kind without rows has no table."""
     kinds: dict[str, Sequence[Any]] = {"cells": record.sweep, "halting": record.halting, "breadth": record.breadth}
+    kinds["savings"] = record.savings
     return [_table(name, rows) for name, rows in kinds.items() if rows]
 
 

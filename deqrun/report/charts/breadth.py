@@ -30,7 +30,8 @@ def breadth_figures(record: RunRecord, split: str = "test") -> list[Figure]:
     rows = record.breadth_rows(split, record.main_solver)
     if not rows:
         return []
-    about = f"{scope(record, rows, split)}; {record.main_solver}, normal starts"
+    starts = "normal starts" if rows[0].start == "normal" else "one start"
+    about = f"{scope(record, rows, split)}; {record.main_solver}, {starts}"
     present = [name for name in AGGREGATIONS if any(row.aggregation == name for row in rows)]
     figures = [*(_heat_map(rows, name, split, about) for name in present), _spread(rows, split, about)]
     return [*figures, *_by_noise(record, split, about)]

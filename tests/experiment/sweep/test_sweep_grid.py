@@ -180,7 +180,7 @@ def test_what_is_read_from_files_part_by_part_gives_equal_rows(
     monkeypatch.setattr(parts, "HELD", 0)
     stored = everything(settings, tmp_path / "stored")
     assert held.trajectories == stored.trajectories == {}
-    assert list(held.rows) == list(stored.rows) == ["sweep", "halting", "breadth", "curves"]
+    assert list(held.rows) == list(stored.rows) == ["sweep", "halting", "breadth", "savings", "curves"]
     for kind, rows in held.rows.items():
         assert len(rows) == len(stored.rows[kind]) > 0
         for row, other in zip(rows, stored.rows[kind], strict=True):
