@@ -149,10 +149,11 @@ class SweepSettings(_Section):
     breadth_start: Literal["normal", "zeros"] = "normal"
     noise: tuple[NonNegative, ...] = (0.0,)
     symmetries: Count = 0
+    measures: tuple[Literal["positions", "cosine", "step"], ...] = ()
     spectrum: Count = 0
     keep: Literal["samples", "curves", "grid"] = "samples"
 
-    @field_validator("difficulties", "halting", "breadth", mode="before")
+    @field_validator("difficulties", "halting", "breadth", "measures", mode="before")
     @classmethod
     def _none(cls, values: Any) -> Any:
         return () if values is None else values
@@ -206,7 +207,7 @@ class SweepSettings(_Section):
     def _descending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values), reverse=True))
 
-    @field_validator("solvers", "starts", "splits", "precisions", "halting")
+    @field_validator("solvers", "starts", "splits", "precisions", "halting", "measures")
     @classmethod
     def _distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))

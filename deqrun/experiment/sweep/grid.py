@@ -243,7 +243,7 @@ def _solve(
         grid.batch_size,
         start=_start(key, settings, parts),
         precision=key.precision,
-        signals=bool(set(SIGNALS) & set(grid.halting)),
+        signals=[*(name for name in SIGNALS if name in grid.halting), *grid.measures],
         ends=wanted,
     )
     if not leads():
