@@ -2,9 +2,10 @@
 
     python scripts/compare_runs.py BEFORE AFTER
 
-Compared are train.jsonl, evaluations.jsonl, sweep.jsonl, halting.jsonl, breadth.jsonl and answer.json wherever they lie
-below the folders, each number by its file, line and key; equal means equal to the last digit. What depends on the clock
-is left out: keys that hold 'seconds', and, of an answer, values in seconds. Exit code 1 where anything differs.
+Compared are train.jsonl, evaluations.jsonl, sweep.jsonl, halting.jsonl, breadth.jsonl, savings.jsonl and answer.json
+wherever they lie below the folders, each number by its file, line and key; equal means equal to the last digit. What
+depends on the clock is left out: keys that hold 'seconds', and, of an answer, values in seconds. Exit code 1 where
+anything differs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-FILES = ("train.jsonl", "evaluations.jsonl", "sweep.jsonl", "halting.jsonl", "breadth.jsonl", "answer.json")
+FILES = (
+    "train.jsonl",
+    "evaluations.jsonl",
+    "sweep.jsonl",
+    "halting.jsonl",
+    "breadth.jsonl",
+    "savings.jsonl",
+    "answer.json",
+)
 SHOWN = 20
 
 

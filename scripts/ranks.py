@@ -176,7 +176,7 @@ def sweeps(home: Path) -> None:
     print("| ranks | values compared | values that differ |\n|---|---|---|")
     for count in (2, 3):
         folder, compared, differing = made(settings, count, home / f"sweep-{count}", stop_in=None, run=run), 0, 0
-        for kind in ("sweep", "halting", "breadth"):
+        for kind in ("sweep", "halting", "breadth", "savings"):
             for mine, its in zip(values(folder, kind), values(one, kind), strict=True):
                 compared += len(its)
                 differing += sum(mine[key] != its[key] for key in its)

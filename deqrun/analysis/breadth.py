@@ -1,20 +1,26 @@
-"""Thinking in breadth: one answer from B starts, by mean, vote, or lowest residual, at every depth and every B' ≤ B.
+"""Thinking in breadth: one answer from B solves of a sample, at every depth and every B' ≤ B.
 
-Shapes: B starts, T+1 iterates, n samples; a start's records are held after a sample stopped. Results have B
-entries in their first dimension, of which entry b − 1 aggregates the first b starts: one set of solves answers every
+The B draws differ in their start, in the noise of their steps, or in the symmetry under which the sample is seen.
+Shapes: B draws, T+1 iterates (or D depths), n samples; a draw's records are held after a sample stopped. Results have B
+entries in their first dimension, of which entry b − 1 aggregates the first b draws: one set of solves answers every
 breadth B' ≤ B.
 
-    mean      argmax_c of (1/B') Σ_b p_b(c), at every position
-    vote      the whole answer (all asked positions together) that most starts give; of equally many the one that the
-              earliest start gives
-    residual  the answer of the start of lowest residual, averaged over its last 3 iterates; of equals the earliest
+    mean       argmax_c of (1/B') Σ_b p_b(c), at every position
+    vote       the whole answer (all asked positions together) that most draws give; of equally many the one that the
+               earliest draw gives
+    residual   the answer of the draw of lowest residual, averaged over its last 3 iterates; of equals the earliest
+    top        a vote among the ⌈B'/2⌉ draws of lowest residual; of equally many the one that the draw of lowest
+               residual gives
+    confident  the answer of the draw whose largest probability, averaged over the asked positions, is largest; of
+               equals the earliest
 
-B starts of k iterates cost B·k evaluations (and B more where residuals choose: iterate k's residual needs one more), so
-cells on one hyperbola B·k = const cost the same.
+`pass_at` bounds them: the chance that one of k draws is right. B draws of k iterates cost B·k evaluations (and B more
+where residuals choose: iterate k's residual needs one more), so cells on one hyperbola B·k = const cost the same.
 
-Source: depth and breadth as two axes, and the selection by convergence over a window of 3, are those of Equilibrium
+Sources: depth and breadth as two axes, and the selection by convergence over a window of 3, are those of Equilibrium
 Reasoners (Huang, Geng & Kolter 2026, arXiv 2605.21488), whose published code measures convergence by the change of the
-logits; here it is the residual of the state.
+logits; here it is the residual of the state. Draws that differ by noise, selected among afterwards: Probabilistic TRM
+(arXiv 2605.19943). pass@k: Chen et al. 2021 (arXiv 2107.03374).
 """
 
 from __future__ import annotations
@@ -28,22 +34,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.solvers.norms import row_norms
+
 __all__ = [
     "NO_ANSWER",
     "MeanOfStarts",
     "Spread",
     "answer_codes",
+    "by_confidence",
     "by_residual",
+    "by_score",
+    "by_top",
     "by_vote",
     "chosen",
+    "confidence",
+    "distinct_ends",
     "equal_compute",
     "evaluations",
+    "pass_at",
+    "residual_scores",
     "spread",
     "total_evaluations",
 ]
 
 NO_ANSWER = -1
 """Code of a read-out that is no number: it gets no vote."""
+
+WINDOW = 3
+"""Last iterates over which a residual is averaged before draws are compared by it."""
 
 
 def answer_codes(logits: Tensor, asked: Tensor | None = None) -> Tensor:
@@ -84,8 +102,8 @@ def by_vote(codes: NDArray[Any]) -> NDArray[np.intp]:
     return winners
 
 
-def by_residual(residual: NDArray[Any], window: int = 3) -> NDArray[np.intp]:
-    """Which start has the lowest residual averaged over its last `window` iterates: (B, T+1, n) -> (B, T+1, n).
+def residual_scores(residual: NDArray[Any], window: int = WINDOW) -> NDArray[np.float64]:
+    """The residual averaged over its last `window` iterates: (B, T+1, n) -> (B, T+1, n).
 
     At iterate k that is the mean over iterates k − window + 1 … k, those that there are; a sample that has stopped
     (NaN from there) keeps the mean at which it did. Raises ValueError for a window < 1.
@@ -98,13 +116,103 @@ def by_residual(residual: NDArray[Any], window: int = 3) -> NDArray[np.intp]:
     at = np.minimum(np.arange(iterates)[None, :, None], last)  # (B, T+1, n)
     parts = [np.take_along_axis(values, np.maximum(at - back, 0), axis=1) for back in range(window)]
     counts = np.minimum(at + 1, window)
-    score = sum(np.where(back < counts, part, 0.0) for back, part in enumerate(parts)) / counts
-    winners = np.zeros(values.shape, dtype=np.intp)
+    score: NDArray[np.float64] = sum(np.where(back < counts, part, 0.0) for back, part in enumerate(parts)) / counts
+    return score
+
+
+def by_residual(residual: NDArray[Any], window: int = WINDOW) -> NDArray[np.intp]:
+    """Which draw has the lowest `residual_scores`: (B, T+1, n) -> (B, T+1, n) index of a draw below B'."""
+    return by_score(residual_scores(residual, window))
+
+
+def by_confidence(confident: NDArray[Any]) -> NDArray[np.intp]:
+    """Which draw is the most confident: `confidence` (B, …) -> (B, …) index of a draw below B'; NaN never is."""
+    known = np.asarray(confident, dtype=np.float64)
+    return by_score(np.where(np.isnan(known), np.inf, -known))
+
+
+def by_score(score: NDArray[Any]) -> NDArray[np.intp]:
+    """Which draw has the lowest score, of equals the earliest: (B, …) -> (B, …) index of a draw below B'."""
+    winners = np.zeros(score.shape, dtype=np.intp)
     best = np.array(score[0])
-    for b in range(1, len(values)):
+    for b in range(1, len(score)):
         better = score[b] < best
         best, winners[b] = np.where(better, score[b], best), np.where(better, b, winners[b - 1])
     return winners
+
+
+def by_top(codes: NDArray[Any], score: NDArray[Any]) -> NDArray[np.intp]:
+    """A vote among the ⌈B'/2⌉ draws of lowest score: codes, score (B, …) -> (B, …) index of a draw below B'.
+
+    Of equally many votes the answer that the draw of lowest score gives; draws of equal score rank by their number.
+    The draw that is named is the draw of lowest score with the winning answer.
+    """
+    codes, score = np.asarray(codes), np.asarray(score, dtype=np.float64)
+    winners = np.zeros(codes.shape, dtype=np.intp)
+    for b in range(1, len(codes)):
+        # The best half in the order of its scores: `by_vote` prefers the earlier of equals.
+        best = np.argsort(score[: b + 1], axis=0, kind="stable")[: -(-(b + 1) // 2)]
+        place = by_vote(np.take_along_axis(codes, best, axis=0))[-1:]
+        winners[b] = np.take_along_axis(best, place, axis=0)[0]
+    return winners
+
+
+def confidence(logits: Tensor, asked: Tensor | None = None) -> Tensor:
+    """(n,) max_c p(c), averaged over the asked positions; NaN where the read-out of one of them is.
+
+    logits  (n, classes, *positions)
+    asked   (n, *positions) bool; None: every position is. Where a sample asks nothing it is 1
+    """
+    p = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1).amax(1)
+    if p.dim() == 1:
+        return p
+    if asked is None:
+        return p.flatten(1).mean(1)
+    count = asked.flatten(1).sum(1)
+    mean = p.masked_fill(~asked, 0.0).flatten(1).sum(1) / count.clamp(min=1)
+    return torch.where(count > 0, mean, 1.0)
+
+
+def pass_at(right: NDArray[np.bool_], k: int) -> NDArray[np.float64]:
+    """The chance that one of k of the n draws is right, 1 − C(n − c, k) / C(n, k): right (n, …) -> (…).
+
+    c of the n draws are right. Unbiased for 1 − (1 − p)^k, where draws are right with chance p (Chen et al. 2021).
+    Raises ValueError unless 1 <= k <= n.
+    """
+    n = len(right)
+    if not 1 <= k <= n:
+        raise ValueError(f"pass@{k} needs at least {k} draws, and k at least 1; there are {n} draws.")
+    wrong = n - np.asarray(right, dtype=bool).sum(axis=0)
+    # C(n − c, k) / C(n, k) as a product, of which a factor is 0 where fewer than k draws are wrong.
+    fails = np.ones(wrong.shape)
+    for i in range(k):
+        fails = fails * (np.maximum(wrong - i, 0) / (n - i))
+    return 1.0 - fails
+
+
+def distinct_ends(states: Tensor, tol: float) -> NDArray[np.int64]:
+    """How many distinct ends the first b draws have, b = 1 … B: states (B, n, …) -> (B, n).
+
+    Two ends are the same if ‖a − b‖ ≤ tol · max(‖a‖, ‖b‖), or if a chain of such pairs joins them (single linkage).
+    An end that is not finite is none.
+    """
+    flat = states.flatten(2)
+    draws, n = flat.shape[:2]
+    finite = flat.isfinite().all(2).cpu().numpy()
+    sizes = torch.stack([row_norms(end) for end in flat])
+    cluster = np.tile(np.arange(draws)[:, None], (1, n))  # the cluster of each draw, named by its latest member
+    counts = np.zeros((draws, n), dtype=np.int64)
+    for b in range(draws):
+        joined = np.zeros((draws, n), dtype=bool)
+        for a in range(b):
+            near = row_norms(flat[b] - flat[a]) <= tol * torch.maximum(sizes[a], sizes[b])
+            same = near.cpu().numpy() & finite[a] & finite[b]
+            joined |= same & (cluster == cluster[a])
+        cluster = np.where(joined, b, cluster)
+        known = cluster[: b + 1]
+        leads = known == np.arange(b + 1)[:, None]
+        counts[b] = (leads & finite[: b + 1]).sum(axis=0)
+    return counts
 
 
 def chosen(values: NDArray[Any], winners: NDArray[np.intp]) -> NDArray[Any]:

@@ -1,7 +1,8 @@
 """When to stop thinking: halting rules over recorded trajectories, their costs, and the choice of a threshold.
 
 A rule is a signal and a threshold. A sample stops at the first iterate k whose signal is at most the threshold; the
-two counts, `stable` and `budget`, stop it at the first that is at least the threshold. A sample that the rule has not
+two counts, `stable` and `budget`, and the two certainties, `confidence` and `margin`, stop it at the first that is at
+least the threshold. A sample that the rule has not
 stopped ends where its trajectory ends: at the budget, or where the solve itself stopped it (its tolerance reached, or
 diverged). The answer is the one of the iterate at which it stops.
 
@@ -9,7 +10,9 @@ diverged). The answer is the one of the iterate at which it stops.
     change    ‖z_k − z_{k−1}‖ / ‖z_k‖
     kl        KL(p_k ‖ p_{k−1}) of the read-outs, nats
     entropy   |H(p_k) − H(p_{k−1})|, nats
-    stable    iterates for which the answer has stood (`deqrun.analysis.signals` defines these four)
+    stable    iterates for which the answer has stood
+    confidence, margin    the largest probability, and its lead over the second
+    acceleration          ‖z_k − 2 z_{k−1} + z_{k−2}‖ / ‖z_{k−1}‖ (`deqrun.analysis.signals` defines these seven)
     budget    k itself: the same number of iterations for every sample, the bound that a rule has to beat
     oracle    whether the answer is right: stops at the first right one, the bound that no rule can beat by answers
               that it has to give itself
@@ -61,7 +64,8 @@ class Recording:
     residual  (T+1, n) as a trajectory has it: NaN after a row stopped
     nfe       (T+1, n) evaluations spent when that residual was known, held after a row stopped
     correct   (T+1, n) bool: whether the read-out of that iterate is right, held after a row stopped
-    signals   change, kl, entropy, stable, or some of them, each (T+1, n); inf where there is no iterate before
+    signals   of halting rules, by name (`deqrun.records.trajectory.SIGNALS`), each (T+1, n); a signal that compares
+              iterates is inf where there is none before
 
     Raises ValueError where shapes differ.
     """
@@ -105,8 +109,8 @@ class Recording:
         if rule not in self.rules():
             raise ValueError(f"There is no halting rule {rule!r} here; there are {', '.join(self.rules())}.")
         signal, steps = HALTING_RULES[rule].signal(self), np.arange(len(self.residual))[:, None]
-        if HALTING_RULES[rule].counts:
-            signal = -signal.astype(np.float64)
+        if HALTING_RULES[rule].upward:
+            signal = -(signal.astype(np.float64) if HALTING_RULES[rule].counts else signal)
         return np.where((steps <= self.last()) & ~np.isnan(signal), signal, signal.dtype.type(np.inf))
 
 
@@ -168,7 +172,7 @@ def _lowest(recording: Recording, rule: str) -> NDArray[Any]:
 
 
 def _stops(recording: Recording, rule: str, threshold: float, lowest: NDArray[Any]) -> Stops:
-    turned = 0.0 if rule == "oracle" else -threshold if HALTING_RULES[rule].counts else threshold
+    turned = 0.0 if rule == "oracle" else -threshold if HALTING_RULES[rule].upward else threshold
     above = np.count_nonzero(~(lowest <= turned), axis=0)
     fired, last, columns = above < len(lowest), recording.last(), np.arange(recording.n)
     iterate = np.where(fired, above, last)
@@ -238,7 +242,8 @@ def thresholds(validation: InParts, rule: str, count: int = 50) -> NDArray[np.fl
         raise ValueError(f"count must be at least 1 threshold, got {count}.")
     if rule == "oracle":
         return np.array([np.nan])
-    counted = HALTING_RULES[rule].counts if rule in HALTING_RULES else False
+    known = HALTING_RULES.get(rule)
+    counted, upward = known is not None and known.counts, known is not None and known.upward
     values = []
     for part in validation.parts():
         urge = part.urge(rule)
@@ -251,7 +256,8 @@ def thresholds(validation: InParts, rule: str, count: int = 50) -> NDArray[np.fl
     ordered = np.concatenate(values)
     ordered.sort()
     places = np.rint(np.linspace(0, len(ordered) - 1, min(count, len(ordered)))).astype(int)
-    return np.asarray(np.unique(ordered[places]), dtype=np.float64)
+    found = np.unique(ordered[places])
+    return np.asarray(-found[::-1] if upward else found, dtype=np.float64)
 
 
 def frontier(points: Sequence[HaltingPoint]) -> list[HaltingPoint]:

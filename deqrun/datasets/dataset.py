@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deqrun.datasets.pictures import Pictures
+from deqrun.datasets.puzzle_symmetries import Views
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,6 +53,7 @@ class Dataset(ABC):
     classes        names of the classes in the order of their numbers; None: their numbers are their names
     by_content     whether a sample's content alone says which split owns it, whatever the other parameters
     repeats        whether samples come twice by nature, as where few inputs are possible
+    symmetric      whether `views` knows symmetries of its samples
     """
 
     name: str
@@ -62,6 +64,7 @@ class Dataset(ABC):
     classes: tuple[str, ...] | None = None
     by_content: bool = False
     repeats: bool = False
+    symmetric: bool = False
 
     @abstractmethod
     def load(self, split: str) -> Split:
@@ -89,6 +92,14 @@ class Dataset(ABC):
         answer, too, as a turned maze's path is turned.
         """
         return self.augment(x, generator), targets
+
+    def views(self, batch: int, generator: torch.Generator) -> Views:
+        """A random symmetry for each of so many samples, with the way back of its answers.
+
+        A sweep votes over the answers to several views of a sample. Raises NotImplementedError where `symmetric` is
+        False.
+        """
+        raise NotImplementedError(f"{type(self).__name__} knows no symmetries.")
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy in nats, the mean over a sample's positions: (batch, classes, *output_shape) -> (batch,)."""

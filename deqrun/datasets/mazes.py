@@ -13,6 +13,7 @@ from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import IGNORED, SPLITS, DataUnavailable
 from deqrun.datasets.generated_grids import CHUNK, GeneratedGrids
 from deqrun.datasets.maze_generation import Trees, carve, draw_endpoints, passages, paths, pixel_of_node
+from deqrun.datasets.puzzle_symmetries import Moves, Views, square_moves
 from deqrun.datasets.splits_by_content import split_of_rows
 
 __all__ = ["Mazes"]
@@ -52,6 +53,7 @@ class Mazes(GeneratedGrids):
     name = "mazes"
     num_classes = 2
     difficulty = "size"
+    symmetric = True
     _barren = 0
 
     def __init__(
@@ -74,6 +76,11 @@ class Mazes(GeneratedGrids):
     def encode(self, inputs: Tensor) -> Tensor:
         """(batch, 3, size + 2, size + 2) of stored pixels (batch, size + 2, size + 2): open, start, goal."""
         return torch.stack([inputs != WALL, inputs == START, inputs == GOAL], dim=1).float()
+
+    def views(self, batch: int, generator: torch.Generator) -> Views:
+        """The eight rotations and reflections of the square."""
+        moves = square_moves(batch, self.size + 2, self.input_shape[0], generator)
+        return Views(moves, Moves(moves.source, moves.names[:, : self.num_classes]))
 
     def _stream(self) -> tuple[int, ...]:
         # Any path is as before there was a choice: the same mazes.

@@ -7,7 +7,7 @@ symmetries of the square.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations, product
@@ -19,6 +19,7 @@ from torch import Tensor
 
 __all__ = [
     "Moves",
+    "Views",
     "canonical_squares",
     "mixed",
     "mixed_rows",
@@ -214,10 +215,62 @@ class Moves:
         channels = (before[:, None] + tokens * torch.arange(groups, device=x.device)[:, None]).flatten(1)
         return moved.gather(1, channels[:, :, None].expand_as(moved)).view_as(x)
 
+    def inverse(self) -> Moves:
+        """The move back: of_tokens of one undoes of_tokens of the other, in either order."""
+        return Moves(self.source.argsort(1), self.names.argsort(1))
 
-def sudoku_moves(batch: int, side: int, tokens: int, first_digit: int, generator: torch.Generator) -> Moves:
-    """A random symmetry of Sudokus of `side` for each sample, all equally likely; digits are the last `side` tokens."""
-    rows, columns = SIDES[side]
+    def after(self, first: int) -> Moves:
+        """The same move where the tokens before `first`, which keep their names, are left out of the numbering."""
+        return Moves(self.source, self.names[:, first:] - first)
+
+    def take(self, rows: Tensor) -> Moves:
+        """Of these rows (long) alone."""
+        return Moves(self.source[rows], self.names[rows])
+
+
+@dataclass(frozen=True)
+class Views:
+    """A batch as it is seen through a symmetry of each sample, and the way back of the answers.
+
+    inputs   the move of the encoded inputs, whose channels are the tokens
+    answers  the same move of the answers, whose classes are the tokens
+    """
+
+    inputs: Moves
+    answers: Moves
+
+    def seen(self, x: Tensor) -> Tensor:
+        """(batch, *input_shape) the encoded inputs as they are seen."""
+        return self.inputs.of_channels(x)
+
+    def back(self, logits: Tensor) -> Tensor:
+        """(batch, classes, *positions) read-outs of what was seen -> read-outs of the samples as they were."""
+        return self.answers.inverse().of_channels(logits)
+
+    def take(self, rows: Tensor) -> Views:
+        """Of these rows (long) alone."""
+        return Views(self.inputs.take(rows), self.answers.take(rows))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Views], device: torch.device) -> Views:
+        """Of one batch after another, on a device."""
+        tensors = (
+            torch.cat([getattr(getattr(part, of), name) for part in parts]).to(device, non_blocking=True)
+            for of in ("inputs", "answers")
+            for name in ("source", "names")
+        )
+        source, names, answer_source, answer_names = tensors
+        return cls(Moves(source, names), Moves(answer_source, answer_names))
+
+
+def sudoku_moves(
+    batch: int, side: int, tokens: int, first_digit: int, generator: torch.Generator, box: tuple[int, int] | None = None
+) -> Moves:
+    """A random symmetry of Sudokus of `side` for each sample, all equally likely; digits are the last `side` tokens.
+
+    box  rows and columns of a box; None: as `SIDES` has them
+    """
+    rows, columns = box or SIDES[side]
     device = generator.device
     down, right = (_random_lines(batch, side, band, generator) for band in (rows, columns))
     source = down[:, :, None] * side + right[:, None, :]

@@ -16,6 +16,7 @@ from deqrun.datasets.dataset import IGNORED, Dataset, DataUnavailable, Split, re
 from deqrun.datasets.puzzle_files import EMPTY, FORMATS, Layout, Puzzles, read_layout
 from deqrun.datasets.puzzle_symmetries import (
     Moves,
+    Views,
     canonical_squares,
     mixed,
     mixed_rows,
@@ -65,6 +66,7 @@ class PuzzleFiles(Dataset):
     """
 
     name = "puzzles"
+    symmetric = True
 
     def __init__(
         self,
@@ -209,6 +211,16 @@ class PuzzleFiles(Dataset):
             return x, targets
         moves = self._moves(len(x), generator)
         return moves.of_channels(x), moves.of_tokens(targets)
+
+    def views(self, batch: int, generator: torch.Generator) -> Views:
+        """Symmetries of Sudokus and mazes, and of ARC transposition and names of colours; DataUnavailable of others."""
+        if self.layout.kind == "other":
+            raise DataUnavailable(
+                f"sweep.symmetries was given, but the puzzles of {self.root} are neither Sudokus, mazes nor ARC, so no "
+                "symmetry is known; give sweep.symmetries=null."
+            )
+        moves = self._moves(batch, generator)
+        return Views(moves, moves)
 
     def _moves(self, batch: int, generator: torch.Generator) -> Moves:
         side, tokens = self.layout.shape[0], self.layout.tokens

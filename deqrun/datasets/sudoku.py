@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from deqrun.arguments import require_at_least
 from deqrun.datasets.dataset import IGNORED, SPLITS
 from deqrun.datasets.generated_grids import CHUNK, GeneratedGrids
+from deqrun.datasets.puzzle_symmetries import Views, sudoku_moves
 from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
 from deqrun.datasets.sudoku_solver import guesses, rules
@@ -50,6 +52,7 @@ class Sudoku(GeneratedGrids):
 
     name = "sudoku"
     difficulty = "holes"
+    symmetric = True
 
     def __init__(
         self,
@@ -73,6 +76,12 @@ class Sudoku(GeneratedGrids):
     def encode(self, inputs: Tensor) -> Tensor:
         """One-hot (batch, N + 1, N, N) of stored digits (batch, N, N), 0 where a cell is empty."""
         return F.one_hot(inputs.long(), self.num_classes + 1).movedim(-1, 1).float()
+
+    def views(self, batch: int, generator: torch.Generator) -> Views:
+        """Digits renamed, bands, stacks, rows and columns permuted and, with square boxes, the grid transposed."""
+        box = self.box_rows, self.box_columns
+        moves = sudoku_moves(batch, self.num_classes, self.num_classes + 1, 1, generator, box)
+        return Views(moves, moves.after(1))
 
     def _stream(self) -> tuple[int, ...]:
         return self.box_rows, self.box_columns, self.holes

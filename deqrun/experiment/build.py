@@ -165,6 +165,15 @@ def _check_difficulties(settings: Settings) -> None:
             )
 
 
+def _check_symmetries(settings: Settings) -> None:
+    """The data set knows symmetries, where the sweep asks for them."""
+    if settings.sweep.symmetries and not build_dataset(settings).symmetric:
+        raise UserError(
+            f"sweep.symmetries={settings.sweep.symmetries} was given, but dataset={settings.choices.get('dataset')} "
+            "knows no symmetries; sudoku, mazes and puzzles do (else give sweep.symmetries=null)."
+        )
+
+
 def _weight_shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
     state = build_cell(settings, build_dataset(settings)).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -256,6 +265,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
             settings
         ),
+        f"symmetries {settings.dataset} {settings.sweep.symmetries}": lambda: _check_symmetries(settings),
     }
     # Building draws weights: the run that follows must find the generator as it was.
     with torch.random.fork_rng(devices=[]):

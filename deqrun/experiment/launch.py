@@ -48,7 +48,7 @@ from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
 from deqrun.report.findings import NO_USE, gain_over_one
-from deqrun.report.tables import decay_table, description_table, end_of_run_table
+from deqrun.report.tables import decay_table, description_table, end_of_run_table, savings_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 from deqrun.solvers.device import traits
@@ -329,6 +329,8 @@ def _finish(
     parts.clear()
     console = Console()
     console.print(end_of_run_table(record))
+    if (savings := savings_table(record)) is not None:
+        console.print(savings)
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)

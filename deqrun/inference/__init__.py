@@ -11,6 +11,7 @@ simulates the coverage of each interval and how often a claim is false. Imports 
 """
 
 from deqrun.inference.auroc import auroc, auroc_interval
+from deqrun.inference.crossed import Crossed, crossed
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
@@ -41,6 +42,7 @@ __all__ = [
     "LEAST_SEEDS",
     "SEEDS_TO_DECIDE",
     "SHARE",
+    "Crossed",
     "Estimate",
     "Told",
     "Unit",
@@ -49,6 +51,7 @@ __all__ = [
     "claim",
     "claim_median",
     "claim_statistic",
+    "crossed",
     "from_interval",
     "holm",
     "mean_interval",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "pandas_frame", "polars_frame"]
 
 KINDS = tuple(ROW_KINDS)
-"""Kinds of rows that a run has: epochs, steps, evaluations, sweep, halting, breadth."""
+"""Kinds of rows that a run has: epochs, steps, evaluations, sweep, halting, breadth, savings."""
 
 
 def require_kind(kind: str) -> None:

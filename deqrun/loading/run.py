@@ -13,7 +13,7 @@ from deqrun.errors import UserError, one_line, unknown
 from deqrun.loading.frames import pandas_frame, polars_frame, require_kind
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.reading import read_run
-from deqrun.records.rows import BreadthRow, BudgetEvaluation, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, Epoch, HaltingRow, SavingRow, Step, SweepCell
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.states import RunState, state_of
 from deqrun.records.trajectory import TrajectoryKey
@@ -127,6 +127,10 @@ class LoadedRun:
         return self.record.halting
 
     @property
+    def savings(self) -> tuple[SavingRow, ...]:
+        return self.record.savings
+
+    @property
     def breadth(self) -> tuple[BreadthRow, ...]:
         return self.record.breadth
 
@@ -142,7 +146,7 @@ class LoadedRun:
         return read_settings(self.folder / "config.yaml", allow_foreign_targets=self._allow_foreign_targets)
 
     def pandas(self, kind: str = "sweep") -> pd.DataFrame:
-        """The rows of a kind (epochs, steps, evaluations, sweep, halting or breadth) as a pandas frame.
+        """The rows of a kind (epochs, steps, evaluations, sweep, halting, breadth or savings) as a pandas frame.
 
         Needs the extra `frames`.
         """
@@ -150,7 +154,7 @@ class LoadedRun:
         return pandas_frame(kind, getattr(self.record, kind))
 
     def polars(self, kind: str = "sweep") -> pl.DataFrame:
-        """The rows of a kind (epochs, steps, evaluations, sweep, halting or breadth) as a polars frame.
+        """The rows of a kind (epochs, steps, evaluations, sweep, halting, breadth or savings) as a polars frame.
 
         Needs the extra `frames`.
         """

@@ -35,7 +35,8 @@ class HaltingRule:
     name      as settings, rows and charts have it
     words     how it stops, after 'stops'
     signal    (T+1, n) from the recorded arrays; NaN where there is none
-    counts    whether it counts iterates and stops upwards: at the first value of at least the threshold
+    counts    whether it counts iterates, and so rises
+    rises     whether it stops upwards: at the first value of at least the threshold
     unit      of the threshold, as a person reads it
     bound     whether it is a bound to compare with rather than a rule: the fixed budget and the oracle
     recorded  whether the signal is an array of the trajectory that has to be asked for
@@ -48,6 +49,12 @@ class HaltingRule:
     unit: str = ""
     bound: bool = False
     recorded: bool = False
+    rises: bool = False
+
+    @property
+    def upward(self) -> bool:
+        """Whether a sample stops at the first value of at least the threshold, rather than at most."""
+        return self.counts or self.rises
 
 
 def _steps(recorded: Recorded) -> NDArray[Any]:
@@ -64,9 +71,9 @@ def _wrong(recorded: Recorded) -> NDArray[Any]:
     return np.where(recorded.correct, 0.0, np.inf)
 
 
-def _kept(name: str, words: str, unit: str = "", counts: bool = False) -> HaltingRule:
+def _kept(name: str, words: str, unit: str = "", counts: bool = False, rises: bool = False) -> HaltingRule:
     """A rule by an array of the trajectory that bears its name."""
-    return HaltingRule(name, words, lambda recorded: recorded.signals[name], counts, unit, recorded=True)
+    return HaltingRule(name, words, lambda recorded: recorded.signals[name], counts, unit, recorded=True, rises=rises)
 
 
 HALTING_RULES = {
@@ -77,6 +84,9 @@ HALTING_RULES = {
         _kept("kl", "on the change of the answer's distribution (KL)", " nats"),
         _kept("entropy", "on the change of its entropy", " nats"),
         _kept("stable", "once the answer has stood for some iterates", " iterates", counts=True),
+        _kept("confidence", "on the largest probability of the answer", rises=True),
+        _kept("margin", "on the margin between the two likeliest answers", rises=True),
+        _kept("acceleration", "on the change of the state's step"),
         HaltingRule("budget", "at a fixed budget", _steps, counts=True, unit=" iterations", bound=True),
         HaltingRule("oracle", "at the first right answer", _wrong, bound=True),
     )

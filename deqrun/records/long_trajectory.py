@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deqrun.records.files import writing_whole
 from deqrun.records.safe_reading import Header, open_npz, read_header
-from deqrun.records.trajectory import SIGNALS, Trajectory
+from deqrun.records.trajectory import MEASURES, PER_ITERATE, SIGNALS, Trajectory
 
 __all__ = [
     "HELD",
@@ -32,9 +32,6 @@ HELD = 2**26
 
 PART = 2**22
 """Bytes of one array that a part holds, about."""
-
-PER_ITERATE = ("residual", "nfe", "correct", "jvps", *SIGNALS, "loss")
-"""Arrays of shape (T+1, n)."""
 
 
 class Source(Protocol):
@@ -74,11 +71,11 @@ class LongTrajectory:
     def parts(self, signals: bool = False) -> Iterator[Trajectory]:
         """Trajectories of neighbouring samples, in order, which together are this one.
 
-        signals  whether they have the signals of halting rules
+        signals  whether they have the signals of halting rules, and the further measures
         Seconds are the whole trajectory's in the first part, and 0 in the others.
         """
         names = [name for name in (*PER_ITERATE, "status") if name in self._source.names]
-        names = [name for name in names if signals or name not in SIGNALS]
+        names = [name for name in names if signals or name not in (*SIGNALS, *MEASURES)]
         seconds = self.seconds
         for arrays in zip(*(self._source.blocks(name) for name in names), strict=True):
             named: dict[str, Any] = dict(zip(names, arrays, strict=True))

@@ -15,7 +15,7 @@ from deqrun.records.long_trajectory import HELD, AnyTrajectory, ArraysInArchive,
 from deqrun.records.rows import ROW_KINDS, Epoch, RowKind
 from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.safe_reading import Arrays, NotReadable, is_there, open_npz, parse_json, read_json, read_text
-from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey
+from deqrun.records.trajectory import MEASURES, PER_ITERATE, SIGNALS, Trajectory, TrajectoryKey
 from deqrun.records.yaml_text import read_yaml
 
 Row = TypeVar("Row")
@@ -181,7 +181,7 @@ def read_trajectories(path: Path) -> dict[TrajectoryKey, AnyTrajectory]:
 
 
 def _names(arrays: Arrays, stem: str) -> list[str]:
-    known = ("residual", "nfe", "correct", "seconds", "status", "jvps", *SIGNALS, "loss", "min_iter")
+    known = (*PER_ITERATE, "seconds", "status", "min_iter")
     return [name for name in known if f"{stem}/{name}" in arrays]
 
 
@@ -209,7 +209,7 @@ def _require_shapes(path: Path, stem: str, shapes: dict[str, tuple[int, ...]]) -
         )
     if shapes.get("jvps", shape) != shape:
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {shape}, jvps {shapes['jvps']}; both are (T+1, n).")
-    signals = {name: shapes[name] for name in (*SIGNALS, "loss") if name in shapes}
+    signals = {name: shapes[name] for name in (*SIGNALS, *MEASURES, "loss") if name in shapes}
     if any(other != shape for other in signals.values()):
         told = ", ".join(f"{name} {other}" for name, other in signals.items())
         raise ValueError(f"'{path}' holds {stem} with shapes nfe {shape}, {told}; all are (T+1, n).")
@@ -219,7 +219,7 @@ def _trajectory(arrays: Arrays, stem: str, path: Path) -> Trajectory:
     read = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in _names(arrays, stem)}
     _require_shapes(path, stem, {name: array.shape for name, array in read.items()})
     residual = read["residual"] if read["residual"].dtype == np.float64 else read["residual"].astype(np.float32)
-    timed, known = "seconds" in read, {name: read[name] for name in (*SIGNALS, "loss") if name in read}
+    timed, known = "seconds" in read, {name: read[name] for name in (*SIGNALS, *MEASURES, "loss") if name in read}
     min_iter = read.get("min_iter", np.zeros((), dtype=np.int64))
     if min_iter.shape != () or min_iter.dtype.kind not in "iu" or min_iter < 0:
         raise ValueError(f"'{path}' holds {stem} with a min_iter that is no whole number from 0.")

@@ -170,12 +170,16 @@ class CurveRow(_OfTrajectory):
 
 @dataclass(frozen=True)
 class BreadthRow:
-    """One row of breadth.jsonl: the answers of `breadth` normal starts after max_iter steps each, put together.
+    """One row of breadth.jsonl: the answers of `breadth` draws after max_iter steps each, put together.
 
-    aggregation: mean, vote or residual (`deqrun.analysis.breadth`). nfe_mean: evaluations of all starts, a sample.
-    Of the single starts: mean, least, greatest and standard deviation of their accuracies, and the shares of samples
-    that some start, or every one, gets right. gain: accuracy less one start's accuracy, any of the `breadth`, after
-    breadth · max_iter steps, its 95 % interval over the same samples; NaN where the grid has no such cell.
+    aggregation: mean, vote, residual, top or confident (`deqrun.analysis.breadth`). start: in what the draws differ:
+    normal starts; zeros: the cell's own start, so in their noise alone; symmetries: views of the sample. noise: level
+    of the noise of each step (`deqrun.solvers.Noisy`). nfe_mean: evaluations of all draws, a sample. Of the single
+    draws: mean, least, greatest and standard deviation of their accuracies, and the shares of samples that some draw,
+    or every one, gets right. pass_at: the chance that one of `breadth` draws is right, by all draws of the sweep. ends:
+    distinct ends of the draws, a sample, at the largest depth; NaN where they were not told apart. gain: accuracy less
+    one draw's accuracy, any of the `breadth`, after breadth · max_iter steps, its 95 % interval over the same samples;
+    NaN where the grid has no such cell.
     """
 
     solver: str
@@ -197,6 +201,50 @@ class BreadthRow:
     gain: float = field(default=math.nan, kw_only=True)
     gain_low: float = field(default=math.nan, kw_only=True)
     gain_high: float = field(default=math.nan, kw_only=True)
+    pass_at: float = field(default=math.nan, kw_only=True)
+    ends: float = field(default=math.nan, kw_only=True)
+    start: str = field(default="normal", kw_only=True)
+    noise: float = field(default=0.0, kw_only=True)
+    precision: str = field(default="float32", kw_only=True)
+    difficulty: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SavingRow:
+    """One row of savings.jsonl: evaluations that draws save, or cost, at the accuracy that depth alone reaches.
+
+    goal: depth, where target is one standard error below the best accuracy of one draw without noise on validation; or
+    all, where it is one below the best of all cells. aggregation, breadth, max_iter and noise are the cell of fewest
+    evaluations that reaches the target on validation, of `cells` cells; deep_iter is the smallest depth of one draw
+    without noise that does (0, and the columns after it NaN: none does). On test: accuracy of the cell with its 95 %
+    interval, mean evaluations; the same of depth alone; saved, the mean of the evaluations of depth alone less the
+    cell's; gained, the accuracy of the cell less depth alone's, both paired over the n samples.
+    """
+
+    solver: str
+    split: str
+    goal: str
+    target: float
+    cells: int
+    aggregation: str
+    breadth: int
+    max_iter: int
+    noise: float
+    n: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    nfe_mean: float
+    deep_iter: int = 0
+    deep_accuracy: float = math.nan
+    deep_nfe_mean: float = math.nan
+    saved: float = math.nan
+    saved_low: float = math.nan
+    saved_high: float = math.nan
+    gained: float = math.nan
+    gained_low: float = math.nan
+    gained_high: float = math.nan
+    start: str = field(default="normal", kw_only=True)
     precision: str = field(default="float32", kw_only=True)
     difficulty: int | None = field(default=None, kw_only=True)
 
@@ -227,5 +275,6 @@ ROW_KINDS = {
         RowKind("halting", "halting.jsonl", HaltingRow),
         RowKind("curves", "curves.jsonl", CurveRow),
         RowKind("breadth", "breadth.jsonl", BreadthRow),
+        RowKind("savings", "savings.jsonl", SavingRow),
     )
 }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deqrun.records.long_trajectory import AnyTrajectory
-from deqrun.records.rows import BreadthRow, BudgetEvaluation, CurveRow, Epoch, HaltingRow, Step, SweepCell
+from deqrun.records.rows import BreadthRow, BudgetEvaluation, CurveRow, Epoch, HaltingRow, SavingRow, Step, SweepCell
 from deqrun.records.trajectory import TrajectoryKey
 
 
@@ -94,6 +94,7 @@ class RunRecord:
     trajectories: Mapping[TrajectoryKey, AnyTrajectory] = field(default_factory=dict)
     halting: tuple[HaltingRow, ...] = ()
     breadth: tuple[BreadthRow, ...] = ()
+    savings: tuple[SavingRow, ...] = ()
     steps: tuple[Step, ...] = ()
     curves: tuple[CurveRow, ...] = ()
     evaluations: tuple[BudgetEvaluation, ...] = ()
@@ -229,10 +230,27 @@ class RunRecord:
         key = TrajectoryKey(solver, self.main_start, split, self.main_precision, self.main_difficulty)
         return [row for row in self.halting if row.key == key]
 
-    def breadth_rows(self, split: str, solver: str) -> list[BreadthRow]:
-        """The rows of a solver on a split, in the main precision and difficulty."""
+    def breadth_rows(
+        self, split: str, solver: str, noise: float | None = 0.0, symmetries: bool = False
+    ) -> list[BreadthRow]:
+        """The rows of a solver on a split, in the main precision and difficulty.
+
+        noise       level of the noise; None: every level
+        symmetries  of the draws that differ by a symmetry, instead of by their start
+        """
         wanted = (solver, split, self.main_precision, self.main_difficulty)
-        return [row for row in self.breadth if (row.solver, row.split, row.precision, row.difficulty) == wanted]
+        return [
+            row
+            for row in self.breadth
+            if (row.solver, row.split, row.precision, row.difficulty) == wanted
+            and (row.start == "symmetries") == symmetries
+            and noise in (None, row.noise)
+        ]
+
+    def saving_rows(self, solver: str) -> list[SavingRow]:
+        """The savings of a solver, in the main precision and difficulty."""
+        wanted = (solver, self.main_precision, self.main_difficulty)
+        return [row for row in self.savings if (row.solver, row.precision, row.difficulty) == wanted]
 
     def trajectory(self, solver: str, split: str = "test") -> AnyTrajectory | None:
         """The solver's trajectory from the main start, in the main precision and difficulty; None where it is

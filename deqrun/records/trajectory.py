@@ -44,6 +44,12 @@ class TrajectoryKey(NamedTuple):
 SIGNALS = tuple(name for name, rule in HALTING_RULES.items() if rule.recorded)
 """Arrays of a trajectory that halting rules see beside the residual."""
 
+MEASURES = ("positions", "cosine", "step")
+"""Further arrays of a trajectory, which `sweep.measures` asks for."""
+
+PER_ITERATE = ("residual", "nfe", "correct", "jvps", *SIGNALS, *MEASURES, "loss")
+"""Arrays of a trajectory that have the shape (T+1, n)."""
+
 DIVERGED = 3
 """The code of `deqrun.solvers.Status.DIVERGED` in a trajectory's status."""
 
@@ -56,10 +62,10 @@ class Trajectory:
     evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
     seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
     (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
-    then, beside the evaluations. change, kl, entropy and stable (T+1, n) are signals of halting rules, as
-    `deqrun.analysis.signals` defines them. loss (T+1, n): of that iterate's read-out, in nats, held behind the last
-    iterate. All from status on are None where they weren't recorded. min_iter: no row
-    stopped by its tolerance before that iterate.
+    then, beside the evaluations. change, kl, entropy, stable, confidence, margin and acceleration (T+1, n) are signals
+    of halting rules, and positions, cosine and step (T+1, n) further measures, as `deqrun.analysis.signals` defines
+    them. loss (T+1, n): of that iterate's read-out, in nats, held behind the last iterate. All from status on are None
+    where they weren't recorded. min_iter: no row stopped by its tolerance before that iterate.
     """
 
     residual: NDArray[np.floating]
@@ -72,6 +78,12 @@ class Trajectory:
     kl: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
     stable: NDArray[np.int32] | None = None
+    confidence: NDArray[np.float32] | None = None
+    margin: NDArray[np.float32] | None = None
+    acceleration: NDArray[np.float32] | None = None
+    positions: NDArray[np.float32] | None = None
+    cosine: NDArray[np.float32] | None = None
+    step: NDArray[np.float32] | None = None
     loss: NDArray[np.floating] | None = None
     min_iter: int = 0
 
@@ -165,5 +177,5 @@ def joined(parts: Sequence[Trajectory]) -> Trajectory:
     seconds = np.zeros(first.iterates)
     for part in parts:
         seconds += part.seconds
-    arrays = {name: whole(name) for name in ("residual", "nfe", "correct", "status", "jvps", *SIGNALS, "loss")}
+    arrays = {name: whole(name) for name in (*PER_ITERATE, "status")}
     return Trajectory(**arrays, seconds=seconds, min_iter=first.min_iter)

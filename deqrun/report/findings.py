@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deqrun.inference import DIFFERENCE, Estimate, auroc_interval, mean_interval, wilson
+from deqrun.inference import DIFFERENCE, Estimate, auroc_interval, crossed, mean_interval, wilson
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, enough_cell, judged, of_accuracy, of_change, of_saving
-from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions
+from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions, savings
 
 SHARED_TOLERANCE = 0.9
 """Two solvers are compared at a tolerance that at least this share of the samples reaches with both."""
@@ -36,6 +36,7 @@ def findings(record: RunRecord) -> list[Finding]:
             *evaluations_saved(record),
             *halting(record),
             *breadth(record),
+            *savings(record),
             *difficulties(record),
             *precisions(record),
             *convergence(record),
@@ -202,7 +203,8 @@ def accuracy_change(trajectory: AnyTrajectory, shorter: int, longer: int, keep: 
 
 
 def settled_and_right(record: RunRecord) -> Iterator[Finding]:
-    """Accuracy of the test samples that settled and of the others, and whether the residual tells right from wrong."""
+    """Accuracy of the test samples that settled and of the others, the table of both, fates by answer, and whether the
+    residual tells right from wrong."""
     budget, tol, solver = record.train_max_iter, record.train_tol, record.main_solver
     trajectory = record.trajectory(solver) if solver is not None else None
     if trajectory is None or budget is None or not tol or record.baseline[0]:
@@ -216,6 +218,17 @@ def settled_and_right(record: RunRecord) -> Iterator[Finding]:
             share, n = float(right[group].mean()), int(group.sum())
             how = f"{int(right[group].sum()):,} right, n = {n:,} of {trajectory.n:,} samples"
             yield _share(title, f"test accuracy of samples {name} {where}", share, n, how)
+    # The same as a table of two by two, in shares of all samples; where one side is empty it tells nothing new.
+    table = crossed(settled, right)
+    cells = (
+        ("right and settled", table.both),
+        ("right, not settled", table.second),
+        ("wrong, though settled", table.first),
+        ("wrong, not settled", table.neither),
+    )
+    for name, cell in cells if 0 < settled.sum() < len(settled) and 0 < right.sum() < len(right) else ():
+        interval = numbers.percent_range(cell.low, cell.high)
+        yield Finding(title, f"test samples {name}, {where}", numbers.percent(cell.mean), interval, cell.n)
     # The residual as a judge: at the whole budget. A sample that the sweep's own tolerance stopped has no lower one, so
     # residuals below it are ties; where most are, nothing can be told.
     at, least = trajectory.returned(budget, record.keep), record.smallest_tol() or 0.0
@@ -225,6 +238,26 @@ def settled_and_right(record: RunRecord) -> Iterator[Finding]:
         how = "pairs of a right and a wrong answer in which the right one has the lower residual; 0.5 tells nothing"
         what = f"AUROC of a low residual for right answers, {numbers.iterations(budget)} of {solver}"
         yield Finding(title, what, f"{area.mean:.2f}", f"{area.low:.2f} to {area.high:.2f}", area.n, how)
+    yield from _fates_by_answer(record, solver, trajectory)
+
+
+def _fates_by_answer(record: RunRecord, solver: str | None, trajectory: AnyTrajectory) -> Iterator[Finding]:
+    """Where the samples end at the largest budget and the smallest tolerance, of right and of wrong answers."""
+    budget, tol = _largest_budget(record, solver or ""), record.smallest_tol()
+    if budget is None or not tol:
+        return
+    settled = trajectory.at("residual", trajectory.stop(budget, tol)) <= tol
+    lost = trajectory.diverged & ~settled
+    right = trajectory.at("correct", trajectory.returned(budget, record.keep, tol))
+    fates = (("settled", settled), ("still moving", ~settled & ~lost), ("diverged", lost))
+    if any(of.all() for _, of in fates):
+        return
+    for name, group in (("right", right), ("wrong", ~right)):
+        if group.any():
+            value = ", ".join(f"{numbers.percent(float(of[group].mean()))} {fate}" for fate, of in fates)
+            how = f"after {numbers.iterations(budget)}{_at(tol)}; n = {int(group.sum()):,} of {trajectory.n:,} samples"
+            what = f"fates of test samples answered {name}, {solver}"
+            yield Finding("Settled and right", what, value, n=int(group.sum()), how=how)
 
 
 def evaluations_saved(record: RunRecord) -> Iterator[Finding]:

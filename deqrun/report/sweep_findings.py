@@ -3,13 +3,14 @@
 As in `findings`, choices are made on validation, and their results are measured on test.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from deqrun.inference import DIFFERENCE, from_interval, mean_interval, one_error_below
 from deqrun.records.halting_rules import HALTING_RULES, RULES
-from deqrun.records.rows import BreadthRow
+from deqrun.records.rows import BreadthRow, SavingRow
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
@@ -49,6 +50,15 @@ def breadth(record: RunRecord) -> Iterator[Finding]:
     """Per solver, the cheapest breadth and depth that validation likes, beside the cheapest depth of one start."""
     for solver in record.solvers:
         validation, test = record.breadth_rows("validation", solver), record.breadth_rows("test", solver)
+        if test and not math.isnan(test[0].ends) and test[0].start == "normal":
+            end = max(test, key=lambda row: (row.breadth, row.max_iter))
+            yield Finding(
+                "Depth and breadth",
+                f"distinct ends of {end.breadth} starts of {solver}, mean over test samples",
+                f"{end.ends:.2f}",
+                n=end.n,
+                how="ends within a relative distance of 0.01 are one; breadth can only help where there are several",
+            )
         single = [row for row in validation if row.breadth == 1]
         if not single or not any(row.breadth > 1 for row in validation):
             continue
@@ -65,6 +75,44 @@ def breadth(record: RunRecord) -> Iterator[Finding]:
             yield Finding("Depth and breadth", f"one start of {solver}", "not enough", how=how)
         elif _cell(deep) != _cell(broad) and _cell(deep) in measured:
             yield _chosen(solver, measured[_cell(deep)], "cheapest of one start")
+
+
+def savings(record: RunRecord) -> Iterator[Finding]:
+    """Per solver, evaluations that draws save at equal accuracy, and the accuracy that only draws reach.
+
+    Cells are chosen on validation, and one alone is read on test: no correction for the number of cells is needed.
+    """
+    for solver in record.solvers:
+        seen: set[object] = set()
+        for row in record.saving_rows(solver):
+            cell = (row.start, row.aggregation, row.breadth, row.max_iter, row.noise)
+            if cell in seen:
+                continue
+            seen.add(cell)
+            title = "Symmetries" if row.start == "symmetries" else "Depth, breadth and noise"
+            words = f"{_drawn(row)} of {numbers.iterations(row.max_iter)} of {solver}"
+            how = f"cheapest of {row.cells:,} cells that reaches {numbers.percent(row.target)} on validation, "
+            how += "what depth alone reaches" if row.goal == "depth" else "one standard error below the best of all"
+            how += f"; {numbers.mean(row.nfe_mean)} evaluations"
+            if not row.deep_iter:
+                interval = numbers.percent_range(row.accuracy_low, row.accuracy_high)
+                value, how = numbers.percent(row.accuracy), f"{how}; no depth of one draw without noise reaches it"
+                yield Finding(title, f"test accuracy, {words}", value, interval, row.n, how)
+            elif (row.breadth, row.noise) == (1, 0.0):
+                yield Finding(title, f"evaluations saved against one draw of {solver}", "none", n=row.n, how=how)
+            else:
+                how += f" in place of {numbers.mean(row.deep_nfe_mean)} of {numbers.iterations(row.deep_iter)} alone"
+                saved = from_interval(row.saved, row.saved_low, row.saved_high, row.n)
+                yield of_saving(title, f"evaluations saved, {words}", saved, how)
+                gained = from_interval(row.gained, row.gained_low, row.gained_high, row.n)
+                both = f"{numbers.percent(row.accuracy)}, and {numbers.percent(row.deep_accuracy)} alone; paired"
+                yield of_change(title, f"test accuracy, {words}", gained, both)
+
+
+def _drawn(row: SavingRow) -> str:
+    kind = "view" if row.start == "symmetries" else "draw"
+    text = f"1 {kind}" if row.breadth == 1 else f"{row.breadth} {kind}s by {row.aggregation}"
+    return text + (f" with noise {row.noise:g}" if row.noise else "")
 
 
 def _cheapest(rows: list[BreadthRow], target: float) -> BreadthRow | None:

@@ -64,6 +64,37 @@ def end_of_run_table(record: RunRecord) -> Table:
     return table
 
 
+def savings_table(record: RunRecord) -> Table | None:
+    """The terminal's table of evaluations at equal accuracy; None where nothing was drawn several times."""
+    rows = [row for solver in record.solvers for row in record.saving_rows(solver)]
+    if not rows:
+        return None
+    caption = "saved: over one draw without noise, paired over samples; chosen on validation"
+    table = _table(f"{record.name}: the same accuracy for how many evaluations", caption=caption)
+    table.add_column("draws")
+    for heading in ("steps", "accuracy [95 %]", "evaluations", "saved [95 %]"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    several, previous = len({row.solver for row in rows}) > 1, None
+    for row in rows:
+        if previous not in (None, (row.solver, row.start)):
+            table.add_section()
+        previous = row.solver, row.start
+        what = f"{row.breadth}{' views' if row.start == 'symmetries' else ''}"
+        what += f" by {row.aggregation}" if row.breadth > 1 else ""
+        what += f", noise {row.noise:g}" if row.noise else ""
+        saved = "–"
+        if row.deep_iter:
+            saved = f"{row.saved:.1f} [{row.saved_low:.1f}, {row.saved_high:.1f}]".replace("-", "\N{MINUS SIGN}")
+        table.add_row(
+            f"{row.solver}: {what}" if several else what,
+            f"{row.max_iter:,}",
+            interval_text(row.accuracy, row.accuracy_low, row.accuracy_high),
+            numbers.mean(row.nfe_mean),
+            saved,
+        )
+    return table
+
+
 def _shown_cells(record: RunRecord) -> list[SweepCell]:
     """Test cells at one tolerance and at most five budgets: the ends of the grid, and around the training budget."""
     grid = record.cells("test", start=record.main_start)

@@ -162,12 +162,16 @@ class SweepSettings(_Section):
     difficulties: tuple[PositiveCount, ...] = ()
     halting: tuple[HaltingRule, ...] = ()  # type: ignore[valid-type]
     breadth: tuple[PositiveCount, ...] = ()
+    breadth_start: Literal["normal", "zeros"] = "normal"
+    noise: tuple[NonNegative, ...] = (0.0,)
+    symmetries: Count = 0
+    measures: tuple[Literal["positions", "cosine", "step"], ...] = ()
     spectrum: Count = 0
     loss: Flag = False
     states: Count = 0
     keep: Literal["samples", "curves", "grid"] = "samples"
 
-    @field_validator("difficulties", "halting", "breadth", mode="before")
+    @field_validator("difficulties", "halting", "breadth", "measures", mode="before")
     @classmethod
     def _none(cls, values: Any) -> Any:
         return () if values is None else values
@@ -186,12 +190,42 @@ class SweepSettings(_Section):
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(values)))
 
+    @field_validator("symmetries", mode="before")
+    @classmethod
+    def _no_symmetries(cls, value: Any) -> Any:
+        return 0 if value is None else value
+
+    @field_validator("noise", mode="before")
+    @classmethod
+    def _no_noise(cls, values: Any) -> Any:
+        return (0.0,) if values is None else values
+
+    @field_validator("noise")
+    @classmethod
+    def _beside_none(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        # Without noise is always there, since everything else is compared with it.
+        return tuple(sorted({0.0, *values}))
+
+    @model_validator(mode="after")
+    def _has_draws(self) -> SweepSettings:
+        shaken = next((level for level in self.noise if level > 0), None)
+        if shaken is not None and not self.breadth and not self.symmetries:
+            raise ValueError(
+                f"has noise=[{shaken:g}], but no number of draws; give sweep.breadth, as in [1,4], as well"
+            )
+        if self.breadth_start == "zeros" and shaken is None and self.breadth:
+            raise ValueError(
+                "has breadth_start=zeros without noise, so that all draws are one; give sweep.noise, as in [0.01], or "
+                "breadth_start=normal"
+            )
+        return self
+
     @field_validator("tolerances")
     @classmethod
     def _descending(cls, values: tuple[float, ...]) -> tuple[float, ...]:
         return tuple(sorted(set(values), reverse=True))
 
-    @field_validator("solvers", "starts", "splits", "precisions", "halting")
+    @field_validator("solvers", "starts", "splits", "precisions", "halting", "measures")
     @classmethod
     def _distinct(cls, values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(values))

@@ -13,6 +13,7 @@ from deqrun.solvers.damped import Damped
 from deqrun.solvers.layers import Layers
 from deqrun.solvers.loop import solve
 from deqrun.solvers.newton import NewtonKrylov
+from deqrun.solvers.noisy import Noisy
 from deqrun.solvers.perturbed import Perturbed
 from deqrun.solvers.picard import Picard
 from deqrun.solvers.precision import PrecisionWarning
@@ -30,6 +31,7 @@ __all__ = [
     "ForwardBackward",
     "Layers",
     "NewtonKrylov",
+    "Noisy",
     "PeacemanRachford",
     "Perturbed",
     "Picard",

@@ -106,6 +106,34 @@ def _slowly(signal: NDArray[np.float64], threshold: float) -> tuple[list[int], l
     return iterates, iterates
 
 
+@given(signals, st.sampled_from([0.0, 0.1, 0.3, 1.0, 5.0]), st.sampled_from(["confidence", "margin"]))
+def test_certainties_stop_at_the_first_value_of_at_least_the_threshold(
+    values: list[list[float]], threshold: float, rule: str
+) -> None:
+    """And their thresholds are values that were seen, ascending; a higher one never stops earlier."""
+    signal = np.minimum(np.array(values), 9.0)
+    nfe = np.broadcast_to(np.arange(1, len(signal) + 1)[:, None], signal.shape)
+    given = Recording(np.ones_like(signal), nfe, signal > 0.7, {rule: signal})
+    found = stops(given, rule, threshold)
+    for sample, column in enumerate(signal.T):
+        hits = [k for k, value in enumerate(column) if value >= threshold]
+        assert found.iterate[sample] == (hits[0] if hits else len(column) - 1)
+        assert found.fired[sample] == bool(hits)
+    grid = thresholds(given, rule)
+    assert all(np.isin(grid, signal))
+    assert (np.diff(grid) > 0).all()
+    ordered = [stops(given, rule, threshold) for threshold in grid]
+    assert all(stop.fired.any() for stop in ordered)
+    assert all((lower.iterate <= higher.iterate).all() for lower, higher in pairwise(ordered))
+
+
+def test_a_certainty_that_is_not_known_stops_nobody() -> None:
+    signal = np.array([[NAN, 0.2], [NAN, NAN], [0.9, 0.3]])
+    given = Recording(np.ones((3, 2)), np.ones((3, 2)), np.ones((3, 2), dtype=bool), {"confidence": signal})
+    assert stops(given, "confidence", 0.25).iterate.tolist() == [2, 2]
+    assert stops(given, "confidence", 0.95).fired.tolist() == [False, False]
+
+
 @given(signals)
 def test_a_stricter_threshold_never_stops_earlier_and_every_one_stops_somebody(values: list[list[float]]) -> None:
     signal = np.array(values)

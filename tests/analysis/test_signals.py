@@ -11,7 +11,17 @@ from torch import Tensor
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as torch_kl
 
-from deqrun.analysis.signals import Reading, SignalRecorder, answers_agree, entropy_change, kl_divergence, state_change
+from deqrun.analysis.signals import (
+    Reading,
+    SignalRecorder,
+    acceleration,
+    answers_agree,
+    certainty,
+    entropy_change,
+    kl_divergence,
+    state_change,
+    step_cosine,
+)
 from deqrun.solvers import Budget, Picard, solve
 from tests.problems import RowMap
 
@@ -128,3 +138,61 @@ def test_iterates_come_in_order() -> None:
     recorder = SignalRecorder(3, 1)
     with pytest.raises(ValueError, match="Iterates must come in order: 0 was next, got 1"):
         recorder(1, torch.zeros(1, 1), torch.zeros(1, 2), torch.tensor([0]))
+
+
+def test_certainty_by_hand() -> None:
+    """Odds 6:3:1 and 2:1:1 at two positions: largest 0.6 and 0.5, leads 0.3 and 0.25; NaN of a broken read-out."""
+    logits = torch.tensor([[[6.0, 2.0], [3.0, 1.0], [1.0, 1.0]]], dtype=torch.float64).log()
+    first = torch.tensor([[True, False]])
+    for asked, expected in ((None, (0.55, 0.275)), (first, (0.6, 0.3)), (~first, (0.5, 0.25))):
+        assert [value.item() for value in certainty(logits, asked)] == pytest.approx(expected)
+    assert [value.item() for value in certainty(logits[:, :, 0])] == pytest.approx([0.6, 0.3])
+    assert [value.item() for value in certainty(logits[:, :1, 0])] == [1.0, 1.0]
+    logits[0, 2, 0] = torch.nan
+    assert all(value.isnan().all() for value in certainty(logits))
+    assert certainty(logits, ~first)[0].item() == pytest.approx(0.5)
+
+
+def test_bends_and_angles_by_hand() -> None:
+    """From (0, 0) to (3, 4), and on to (3, 9): the steps are (3, 4) and (0, 5), their cosine 0.8, their change √10."""
+    first, before, z = torch.tensor([[0.0, 0.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 9.0]])
+    assert step_cosine(z, before, first).item() == pytest.approx(0.8)
+    assert acceleration(z, before, first).item() == pytest.approx(math.sqrt(10) / 5)
+    assert step_cosine(first, before, first).item() == pytest.approx(-1.0)
+    assert step_cosine(1e-30 * z, 1e-30 * before, first).item() == pytest.approx(0.8)
+    assert step_cosine(before, before, first).isnan().item()
+    assert acceleration(torch.tensor([[math.nan, 0.0]]), before, first).item() == math.inf
+
+
+def test_further_signals_and_measures_along_a_solve_whose_rows_leave_early() -> None:
+    """z_k = r^k: steps of (1 − r) r^(k−1) all one way, bends of (1 − r)² r^(k−2) over r^(k−1).
+
+    Two positions say class 1 while z is above 0.2 and 0.03; the targets are 1 and 0.
+    """
+    f, z0 = halving()
+    further = ("confidence", "margin", "acceleration", "positions", "cosine", "step")
+    recorder = SignalRecorder(13, 3, further=further, targets=torch.tensor([[1, 0]]).expand(3, 2))
+
+    def observe(k: int, z: Tensor, rows: Tensor) -> None:
+        levels = torch.tensor([[0.2, 0.03]], dtype=z.dtype).expand(len(z), 2)
+        recorder(k, z, torch.stack([levels, z.expand(-1, 2)], dim=1), rows)
+
+    solve(f, z0, solver=Picard(), budget=Budget(12, 0.01, norm="absolute"), observe=observe)
+    found = recorder.arrays()
+    assert list(found) == ["change", "kl", "entropy", "stable", *further]
+    for row, (rate, steps) in enumerate([(0.5, 6), (0.1, 2), (0.9, 12)]):
+        k = np.arange(steps + 1)
+        np.testing.assert_allclose(found["step"][1 : steps + 1, row], (1 - rate) * rate ** (k[1:] - 1), rtol=1e-5)
+        np.testing.assert_allclose(found["acceleration"][2 : steps + 1, row], (1 - rate) ** 2 / rate, rtol=1e-5)
+        np.testing.assert_allclose(found["cosine"][2 : steps + 1, row], 1.0, rtol=1e-6)
+        assert np.isinf(found["acceleration"][:2, row]).all()
+        assert np.isnan(found["step"][0, row])
+        assert np.isnan(found["cosine"][:2, row]).all()
+        right = ((rate**k > 0.2).astype(float) + (rate**k <= 0.03)) / 2
+        np.testing.assert_allclose(found["positions"][: steps + 1, row], right)
+        assert (found["positions"][steps:, row] == right[-1]).all()  # held
+        p = 1 / (1 + np.exp(np.array([[0.2], [0.03]]) - rate**k))
+        np.testing.assert_allclose(found["confidence"][: steps + 1, row], np.maximum(p, 1 - p).mean(0), rtol=1e-6)
+        np.testing.assert_allclose(found["margin"][: steps + 1, row], np.abs(2 * p - 1).mean(0), rtol=1e-5)
+        for name in ("confidence", "margin", "acceleration", "cosine", "step"):
+            assert np.isnan(found[name][steps + 1 :, row]).all()

@@ -283,6 +283,7 @@ SWEPT = [
     "sweep.solvers=[anderson]",
     "sweep.batch_size=90",
     "sweep.breadth=[1,2]",
+    "sweep.noise=[0.1]",
     "sweep.iterations=[1,4]",
     "sweep.spectrum=3",
 ]
@@ -308,7 +309,7 @@ def test_sweeps_are_one_processs_to_the_last_bit(
     for count in counts:
         shared = tmp_path / str(count)
         in_forked_ranks(count, lambda _, shared=shared: swept(shared), tmp_path / f"{count}-ranks")  # type: ignore[misc]
-        for kind in ("sweep", "halting", "breadth"):
+        for kind in ("sweep", "halting", "breadth", "savings"):
             assert rows(shared, kind) == rows(tmp_path / "1", kind)
         mine, its = (read_run(folder).summary for folder in (shared, tmp_path / "1"))
         assert (mine.test_accuracy, mine.spectral_radius) == (its.test_accuracy, its.spectral_radius)

@@ -54,7 +54,7 @@ def test_frames_hold_the_rows(digits_run: Path, kind: str) -> None:
 
 def test_what_is_not_there_is_one_sentence(digits_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = load_run(digits_run)
-    kinds = "epochs, steps, evaluations, sweep, halting, curves, breadth"
+    kinds = "epochs, steps, evaluations, sweep, halting, curves, breadth, savings"
     with pytest.raises(UserError, match=f"epoch is not a kind of rows; allowed: {kinds}"):
         run.pandas("epoch")
     with pytest.raises(UserError, match="the nearest is accuracy_budget"):

@@ -13,7 +13,7 @@ from deqrun.records.long_trajectory import LongTrajectory, PartsInArchive, Parts
 from deqrun.records.reading import read_trajectories
 from deqrun.records.residual_curve import residual_curve
 from deqrun.records.safe_reading import NotReadable
-from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
+from deqrun.records.trajectory import MEASURES, SIGNALS, Trajectory, TrajectoryKey, joined
 from deqrun.records.writing import RunFolder
 
 T, N = 9, 37
@@ -31,7 +31,7 @@ def part(low: int, high: int, dtype: type = np.float32) -> Trajectory:
     nfe = np.minimum(np.arange(T)[:, None], last).astype(np.int32) + 1
     correct = draw.random((T, N)) < 0.5
     status = draw.integers(0, 4, N).astype(np.uint8)
-    signals = {name: draw.random((T, N)).astype(np.float32) for name in ("change", "kl", "entropy")}
+    signals = {name: draw.random((T, N)).astype(np.float32) for name in (*SIGNALS, *MEASURES)}
     arrays = {"residual": residual, "nfe": nfe, "correct": correct, "status": status, "jvps": 2 * nfe, **signals}
     arrays["stable"] = draw.integers(0, 5, (T, N)).astype(np.int32)
     arrays["loss"] = draw.random((T, N)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_arrays_are_equal_bit_by_bit(both: tuple[Trajectory, LongTrajectory]) ->
             assert np.asarray(getattr(other, name)).dtype == np.asarray(array).dtype, name
     for name in ("residual", "nfe", "correct", "jvps", "status", "cost", "seconds"):
         np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
-    assert sorted(stored.signals) == ["change", "entropy", "kl", "stable"]
+    assert sorted(stored.signals) == sorted(SIGNALS)
     assert len(list(stored.parts())) > 1
 
 
@@ -104,7 +104,7 @@ def test_numpy_reads_the_file_by_the_documented_names(tmp_path: Path) -> None:
 def test_only_so_much_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
     keys = [KEY._replace(solver=name) for name in ("a", "b", "c")]
     RunFolder(tmp_path).write_trajectories({key: part(0, N, dtype) for key in keys})
-    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 4 * 4 + 4) + 3_000
+    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 4 * len((*SIGNALS, *MEASURES)) + 4) + 5_000
     monkeypatch.setattr(reading, "HELD", 2 * size)
     kinds = [type(one) for one in read_trajectories(tmp_path / "trajectories.npz").values()]
     assert kinds == [Trajectory, Trajectory, LongTrajectory]

@@ -258,9 +258,23 @@ def test_settled_and_right_of_a_run_reckoned_by_hand(tiny_record: RunRecord) -> 
         ("test accuracy of samples settled", "66.7 %", 3),
         ("test accuracy of samples not settled", "0.0 %", 1),
     ]
-    # Three of the four residuals are below the sweep's smallest tolerance, which stopped them: nothing is told.
-    assert len(found) == 2
+    # Settled are 0, 1 and 2, right are 0 and 1.
+    assert [(one.what.split(",")[0], one.value, one.n) for one in found[2:6]] == [
+        ("test samples right and settled", "50.0 %", 4),
+        ("test samples right", "0.0 %", 4),
+        ("test samples wrong", "25.0 %", 4),
+        ("test samples wrong", "25.0 %", 4),
+    ]
+    # At the largest budget, three, 0, 1 and 3 are right, of which 3 still moves; 2 is settled and wrong.
+    fates = [(one.what, one.value, one.n) for one in found[6:]]
+    assert fates == [
+        ("fates of test samples answered right, anderson", "66.7 % settled, 33.3 % still moving, 0.0 % diverged", 3),
+        ("fates of test samples answered wrong, anderson", "100.0 % settled, 0.0 % still moving, 0.0 % diverged", 1),
+    ]
+    # Three of the four residuals are below the sweep's smallest tolerance, which stopped them: no AUROC is told.
+    assert len(found) == 8
     # Of a sweep to 1e-3: 0.005, 0.005, 0.005 and 0.04, the first two right: two pairs tie, two are in order.
     further = tuple(replace(cell, tol=1e-3 if cell.tol == 1e-2 else cell.tol) for cell in longer.sweep)
     found = [one for one in findings(replace(longer, sweep=further)) if one.title == "Settled and right"]
-    assert found[2].value == "0.75"
+    (area,) = (one for one in found if one.what.startswith("AUROC"))
+    assert area.value == "0.75"

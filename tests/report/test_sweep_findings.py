@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report.charts import accuracy_by_difficulty, accuracy_by_halting, breadth_figures, specification
 from deqrun.report.findings import findings
 from deqrun.report.page_parts import sweep_columns
+from deqrun.report.tables import plain_text, savings_table
 from tests.records.conftest import repeated
 
 
@@ -130,6 +131,55 @@ def test_breadth_is_chosen_on_validation_and_read_on_test(tiny_record: RunRecord
     assert single[:2] == ("one start of anderson", "not enough")
 
 
+def saving(goal: str, **changed: Any) -> SavingRow:
+    row = SavingRow("anderson", "test", goal, 0.68, 40, "vote", 4, 8, 0.1, 100, 0.7, 0.6, 0.79, 32.0)
+    deep = {"deep_iter": 64, "deep_accuracy": 0.69, "deep_nfe_mean": 60.0}
+    ends = {
+        "saved": 28.0,
+        "saved_low": 26.0,
+        "saved_high": 30.0,
+        "gained": 0.01,
+        "gained_low": -0.04,
+        "gained_high": 0.06,
+    }
+    return replace(row, **{**deep, **ends, **changed})
+
+
+def test_savings_are_differences_of_the_familys_and_tell_what_depth_does_not_reach(tiny_record: RunRecord) -> None:
+    beyond = replace(SavingRow("anderson", "test", "all", 0.8, 40, "top", 8, 8, 0.0, 100, 0.81, 0.72, 0.88, 72.0))
+    record = replace(tiny_record, savings=(saving("depth"), beyond))
+    saved, gained, reached = rows(record, "Depth, breadth and noise")
+    assert saved == (
+        "evaluations saved, 4 draws by vote with noise 0.1 of 8 iterations of anderson",
+        "28.0",
+        "26.0 to 30.0",
+        "100",
+        "fewer",
+        "cheapest of 40 cells that reaches 68.0 % on validation, what depth alone reaches; 32.0 evaluations in place "
+        "of 60.0 of 64 iterations alone",
+    )
+    assert gained[1:3] == ("+1.0 points", "−4.0 to +6.0")
+    assert gained[4] == "not shown"
+    assert reached[:3] == ("test accuracy, 8 draws by top of 8 iterations of anderson", "81.0 %", "72.0 to 88.0 %")
+    assert reached[-1].endswith("no depth of one draw without noise reaches it")
+    table = savings_table(record)
+    assert table is not None
+    text = plain_text(table)
+    assert [word for word in ("4 by vote", "28.0 [26.0, 30.0]", "8 by top", "72.0") if word not in text] == []
+    assert savings_table(tiny_record) is None
+
+
+def test_a_cell_that_serves_both_goals_is_told_once_and_views_by_themselves(tiny_record: RunRecord) -> None:
+    twice = replace(
+        tiny_record, savings=(saving("depth"), saving("all"), saving("depth", start="symmetries", noise=0.0))
+    )
+    assert len(rows(twice, "Depth, breadth and noise")) == 2
+    views = rows(twice, "Symmetries")
+    assert views[0][0] == "evaluations saved, 4 views by vote of 8 iterations of anderson"
+    alone = replace(tiny_record, savings=(saving("depth", breadth=1, noise=0.0),))
+    assert [row[1] for row in rows(alone, "Depth, breadth and noise")] == ["none"]
+
+
 def test_maps_share_a_scale_and_join_what_costs_the_same(tiny_record: RunRecord) -> None:
     figures = breadth_figures(replace(tiny_record, breadth=BREADTH))
     assert [figure.name for figure in figures] == ["breadth_mean", "breadth_vote", "breadth_spread"]
@@ -139,6 +189,20 @@ def test_maps_share_a_scale_and_join_what_costs_the_same(tiny_record: RunRecord)
         joined = [row for row in drawn(spec) if "compute" in row]
         assert [(row["compute"], row["breadth"], row["max_iter"]) for row in joined] == [(4, 1, 4), (4, 2, 2)]
     assert breadth_figures(tiny_record) == []
+
+
+def test_the_chart_of_noise_has_a_line_for_each_number_of_draws(tiny_record: RunRecord) -> None:
+    """At 4 iterations, by the vote that validation finds best with 2 draws; maps and findings stay without noise."""
+    shaken = tuple(replace(row, noise=0.1, accuracy=row.accuracy - 0.02) for row in BREADTH)
+    better = replace(shaken[-1 - len(BREADTH) // 2], accuracy=0.99)
+    assert (better.split, better.aggregation, better.breadth) == ("validation", "vote", 2)
+    record = replace(tiny_record, breadth=(*BREADTH, *shaken, better))
+    *others, figure = breadth_figures(record)
+    assert [one.name for one in others] == ["breadth_mean", "breadth_vote", "breadth_spread"]
+    assert figure.name == "breadth_noise"
+    values = {(row["breadth"], row["noise"], row["accuracy"]) for row in drawn(specification(figure.chart))}
+    assert values == {(1, 0.0, 0.7), (1, 0.1, 0.7 - 0.02), (2, 0.0, 0.96), (2, 0.1, 0.96 - 0.02)}
+    assert rows(record, "Depth and breadth") == rows(replace(tiny_record, breadth=BREADTH), "Depth and breadth")
 
 
 def test_other_precisions_and_difficulties_leave_what_is_said_of_the_run_alone(tiny_record: RunRecord) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import Fate
-from deqrun.experiment.sweep.breadth import AGGREGATIONS
 from deqrun.records.rows import HaltingRow
 from deqrun.report.answer import Answer
 from deqrun.studies.questions import (
@@ -113,7 +112,7 @@ def grid(
     correct = {
         split: {
             way: cube(broad if way != "residual" or picked is None else picked, 7 * place + 100 * number)
-            for place, way in enumerate(AGGREGATIONS)
+            for place, way in enumerate(depth_vs_breadth.WAYS)
         }
         for number, split in enumerate(("validation", "test"))
     }

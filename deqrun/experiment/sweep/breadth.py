@@ -1,7 +1,8 @@
-"""Depth against breadth: B solves from normal starts, their answers put together at the grid's iterations."""
+"""Depth against breadth: B solves of each sample, their answers put together at the grid's iterations."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,37 +11,74 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.analysis.breadth import MeanOfStarts, answer_codes, by_residual, by_vote, chosen, spread, total_evaluations
+from deqrun.analysis.breadth import (
+    MeanOfStarts,
+    answer_codes,
+    by_confidence,
+    by_score,
+    by_top,
+    by_vote,
+    chosen,
+    confidence,
+    distinct_ends,
+    pass_at,
+    residual_scores,
+    spread,
+    total_evaluations,
+)
 from deqrun.datasets import Dataset, Split
+from deqrun.datasets.puzzle_symmetries import Views
 from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.ranks import place as place_of_rank
-from deqrun.experiment.sweep.starts import SweepStart
+from deqrun.experiment.sweep.starts import SweepNoise, SweepStart, SweepViews
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
 from deqrun.records.rows import BreadthRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.solvers import Budget, Solution, Solver, solve
-from deqrun.solvers.device import to_host
+from deqrun.solvers.device import has_float64, to_host
 
 __all__ = ["AGGREGATIONS", "Starts", "breadth_rows", "solve_starts"]
 
-AGGREGATIONS = ("mean", "vote", "residual")
+AGGREGATIONS = ("mean", "vote", "residual", "top", "confident")
+"""The ways to put answers together (`deqrun.analysis.breadth`). A further way, such as the largest logit of a trained
+halting head, is a name here, a signal of `_Depths`, and a line of `_Batch.starts`."""
+
+BY_RESIDUAL = ("residual", "top")
+"""Ways that need the residual of the last iterate, which costs an evaluation more."""
+
+ENDS_TOL = 0.01
+"""Relative distance within which two draws have the same end."""
+
+ENDS_HELD = 2**28
+"""Bytes of end states of one batch that are held to tell ends apart; beyond them their number is not known."""
 
 
 @dataclass(frozen=True)
 class Starts:
-    """Answers of B starts at each of D depths, of n samples.
+    """Answers of B draws at each of D depths, of n samples.
 
-    correct     by aggregation, (B, D, n): entry b − 1 of the first b starts
-    singles     (B, D, n) each start by itself
-    spent       by aggregation, (B, T+1): evaluations of each start to each iterate, summed over the samples
+    correct     by aggregation, (B, D, n): entry b − 1 of the first b draws
+    singles     (B, D, n) each draw by itself
+    spent       by aggregation, (B, T+1): evaluations of each draw to each iterate, summed over the samples
+    nfe         (B, D, n) evaluations of each draw to its answer at each depth
+    running     (B, D, n) whether the residual of that answer costs one more, as of a sample that had not stopped before
+    ends        (B, n) distinct ends of the first b draws (`distinct_ends`); None: not known
     """
 
     correct: dict[str, NDArray[np.bool_]]
     singles: NDArray[np.bool_]
     spent: dict[str, NDArray[np.int64]]
+    nfe: NDArray[np.int32]
+    running: NDArray[np.bool_]
+    ends: NDArray[np.int64] | None = None
+
+    def evaluations(self, aggregation: str, breadth: int, place: int) -> NDArray[np.int64]:
+        """(n,) evaluations of the first `breadth` draws to the depth at `place`, put together in this way."""
+        total = self.nfe[:breadth, place].sum(axis=0, dtype=np.int64)
+        return total + self.running[:breadth, place].sum(axis=0) if aggregation in BY_RESIDUAL else total
 
 
 @torch.no_grad()
@@ -55,11 +93,19 @@ def solve_starts(
     depths: Sequence[int],
     precision: str = "float32",
     advance: Callable[[int], object] | None = None,
+    *,
+    noise: SweepNoise | None = None,
+    views: SweepViews | None = None,
 ) -> Starts:
     """Solve every sample from each start, and aggregate over the first 1, 2, …, B of them at each depth.
 
     The answer of a start at depth k is iterate k's, or the answer at which the row stopped before. Kept of a
-    batch are read-outs at the depths alone, not states: memory grows with neither B nor the iterations between.
+    batch are read-outs at the depths and end states (up to `ENDS_HELD`): memory does not grow with the iterations
+    between.
+
+    noise  of the steps; each start has its own, by its number `draw`. None: none
+    views  symmetries through which the samples are seen, of each start its own, by its number; answers are mapped back
+           before they are put together. None: each is seen as it is
     """
     # In evaluation mode, batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
@@ -68,13 +114,18 @@ def solve_starts(
 
     def solved(place: slice) -> Starts:
         x, y = batch_at(dataset, split, place, device)
-        batch = _Batch(dataset, y, depths, budget.max_iter + 1)
+        # States of different views are no ends of one map.
+        batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts), ends=views is None)
         with autocast(precision, device), deq.cell.fixed_weights():
-            f = deq.bind(cast(x, precision))
+            f = None
             for start in starts:
-                observe = _Depths(deq, batch)
+                view = None if views is None else views.of(dataset, place, start.draw, device)
+                if f is None or views is not None:
+                    f = deq.bind(cast(x if view is None else view.seen(x), precision))
+                observe = _Depths(deq, batch, view)
                 z0 = start.begin(deq.start(f), place)
-                batch.end_start(solve(f, z0, solver=solver, budget=budget, observe=observe), observe)
+                shaken = solver if noise is None else noise.shaken(solver, place, start.draw)
+                batch.end_start(solve(f, z0, solver=shaken, budget=budget, observe=observe), observe)
                 if advance is not None:
                     advance(min(len(x) * place_of_rank().count, len(split)))
         return batch.starts()
@@ -86,46 +137,63 @@ def solve_starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},
         np.concatenate([part.singles for part in parts], axis=2),
         {name: np.sum([part.spent[name] for part in parts], axis=0) for name in AGGREGATIONS},
+        np.concatenate([part.nfe for part in parts], axis=2),
+        np.concatenate([part.running for part in parts], axis=2),
+        _joined_ends([part.ends for part in parts]),
     )
 
 
-class _Depths:
-    """The observer of one start: the answer's code and whether it is right, at the depths; read-outs for the mean."""
+def _joined_ends(parts: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known, axis=1) if len(known) == len(parts) else None
 
-    def __init__(self, deq: DEQ, batch: _Batch) -> None:
-        self.deq, self.batch = deq, batch
+
+class _Depths:
+    """The observer of one start: the answer's code, confidence, and whether it is right, at the depths; read-outs for
+    the mean."""
+
+    def __init__(self, deq: DEQ, batch: _Batch, view: Views | None = None) -> None:
+        self.deq, self.batch, self.view = deq, batch, view
         n, device = len(batch.targets), batch.targets.device
         self.code = torch.zeros(n, dtype=torch.long, device=device)
         self.right = torch.zeros(n, dtype=torch.bool, device=device)
-        self.codes: dict[int, Tensor] = {}
-        self.rights: dict[int, Tensor] = {}
+        self.sure = torch.zeros(n, dtype=torch.float64 if has_float64(device) else torch.float32, device=device)
+        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
         logits, batch = self.deq.cell.readout(z), self.batch
+        if self.view is not None:
+            logits = self.view.take(rows).back(logits)
         asked = None if batch.asked is None else batch.asked[rows]
         # A row that has stopped keeps its last answer, so that every depth has one.
         self.code[rows] = answer_codes(logits, asked)
         self.right[rows] = batch.dataset.correct(logits, batch.targets[rows])
+        self.sure[rows] = confidence(logits, asked).to(self.sure)
         batch.mean.add(k, logits, rows)
         if k in batch.depths:
-            self.codes[k], self.rights[k] = self.code.clone(), self.right.clone()
+            self.seen[k] = self.code.clone(), self.right.clone(), self.sure.clone()
 
-    def at_depths(self) -> tuple[Tensor, Tensor]:
-        """(D, n) codes and rights; depths that no row reached have the end's values."""
-        codes = torch.stack([self.codes.get(depth, self.code) for depth in self.batch.depths])
-        rights = torch.stack([self.rights.get(depth, self.right) for depth in self.batch.depths])
-        return codes, rights
+    def at_depths(self) -> tuple[Tensor, ...]:
+        """(D, n) codes, rights and confidences; depths that no row reached have the end's values."""
+        end = self.code, self.right, self.sure
+        seen = [self.seen.get(depth, end) for depth in self.batch.depths]
+        return tuple(torch.stack(each) for each in zip(*seen, strict=True))
 
 
 class _Batch:
     """One batch: the answers of its starts so far."""
 
-    def __init__(self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int) -> None:
+    def __init__(
+        self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int, draws: int, *, ends: bool
+    ) -> None:
         self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
+        self.draws, self.ends = draws, ends
         self.asked = dataset.asked(targets)
         self.mean = MeanOfStarts(self.depths)
         self._codes: list[NDArray[np.int64]] = []
         self._rights: list[NDArray[np.bool_]] = []
+        self._sure: list[NDArray[np.floating]] = []
+        self._ends: list[Tensor] = []
         self._of_mean: list[NDArray[np.bool_]] = []
         self._residual: list[NDArray[np.float64]] = []
         self._nfe: list[NDArray[np.int64]] = []
@@ -138,9 +206,13 @@ class _Batch:
         of_mean = torch.stack([self.dataset.correct(p, self.targets) for p in probabilities])
         # One copy to the host for all of a start.
         tensors = (*observe.at_depths(), of_mean, solution.residuals, solution.nfes)
-        codes, rights, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
+        codes, rights, sure, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
         self._codes.append(codes)
         self._rights.append(rights)
+        self._sure.append(sure)
+        # End states are held only where those of all draws fit.
+        if self.ends and solution.z.numel() * solution.z.element_size() * self.draws <= ENDS_HELD:
+            self._ends.append(solution.z)
         self._of_mean.append(means)
         # Residuals and evaluations as far as the budget goes: NaN, and the last count, behind the stop.
         known, n = len(solution.residuals), len(self.targets)
@@ -151,30 +223,47 @@ class _Batch:
 
     def starts(self) -> Starts:
         """All starts together."""
-        singles = np.stack(self._rights)
+        singles, codes = np.stack(self._rights), np.stack(self._codes)
+        scores = residual_scores(np.stack(self._residual))[:, self.depths]
         # Each aggregation of the first b starts, for every b at once.
-        of_residual = by_residual(np.stack(self._residual))[:, self.depths]
         correct = {
             "mean": np.stack(self._of_mean),
-            "vote": chosen(singles, by_vote(np.stack(self._codes))),
-            "residual": chosen(singles, of_residual),
+            "vote": chosen(singles, by_vote(codes)),
+            "residual": chosen(singles, by_score(scores)),
+            "top": chosen(singles, by_top(codes, scores)),
+            "confident": chosen(singles, by_confidence(np.stack(self._sure))),
         }
         # To choose by residual costs one evaluation more a start where the residual is not known yet.
         nfe = np.stack(self._nfe)
-        spent = {name: total_evaluations(nfe, residual_chooses=name == "residual") for name in AGGREGATIONS}
-        return Starts(correct, singles, spent)
+        spent = {name: total_evaluations(nfe, residual_chooses=name in BY_RESIDUAL) for name in AGGREGATIONS}
+        running = np.ones(nfe.shape, dtype=bool)
+        running[:, 1:] = nfe[:, 1:] > nfe[:, :-1]
+        running = running[:, self.depths]
+        own = (nfe[:, self.depths] - running).astype(np.int32)
+        ends = distinct_ends(torch.stack(self._ends), ENDS_TOL) if len(self._ends) == self.draws else None
+        return Starts(correct, singles, spent, own, running, ends)
 
 
 def breadth_rows(
-    starts: Starts, breadths: Sequence[int], depths: Sequence[int], key: TrajectoryKey
+    starts: Starts,
+    breadths: Sequence[int],
+    depths: Sequence[int],
+    key: TrajectoryKey,
+    *,
+    start: str = "normal",
+    noise: float = 0.0,
 ) -> list[BreadthRow]:
     """A row for every breadth, depth and aggregation.
 
-    key  of the solves; its start is left out of the rows, which have several
+    key    of the solves; its start is left out
+    start  where the draws begin, or in what they differ
+    noise  level of their noise
     """
     samples = starts.singles.shape[2]
     costs = {name: np.cumsum(spent / samples, axis=0) for name, spent in starts.spent.items()}
     spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}
+    passes = {breadth: pass_at(starts.singles, breadth).mean(axis=1) for breadth in breadths}
+    ends = {b: math.nan if starts.ends is None else float(starts.ends[b - 1].mean()) for b in breadths}
     return [
         BreadthRow(
             key.solver,
@@ -191,6 +280,10 @@ def breadth_rows(
             gain=gain.mean,
             gain_low=gain.low,
             gain_high=gain.high,
+            pass_at=float(passes[breadth][place]),
+            ends=ends[breadth],
+            start=start,
+            noise=noise,
             precision=key.precision,
             difficulty=key.difficulty,
         )

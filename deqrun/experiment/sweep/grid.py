@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,14 +18,16 @@ from deqrun.experiment.ranks import leads, told, wait
 from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
-from deqrun.experiment.sweep.starts import StartKind, SweepStart
+from deqrun.experiment.sweep.savings import Choice, Measured, choices, measured, saving_rows
+from deqrun.experiment.sweep.starts import StartKind, SweepNoise, SweepStart, SweepViews
 from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.models import DEQ
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.residual_curve import residual_curve
-from deqrun.records.rows import BreadthRow, HaltingRow, SweepCell
+from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
 from deqrun.records.trajectory import SIGNALS, TrajectoryKey
 from deqrun.settings import Settings
+from deqrun.settings.schema import SweepSettings
 from deqrun.solvers import Budget
 
 __all__ = ["SweepResult", "sweep", "sweep_cells", "sweep_halting", "sweep_keys"]
@@ -50,10 +52,36 @@ def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
 
 
 def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
-    """Solves from several normal starts at once, in the order of solving; their start is called 'breadth'."""
-    if not settings.sweep.breadth:
+    """Several draws of each sample at once, in the order of solving: of a model validation comes before test.
+
+    Their start is called 'breadth', or 'symmetries' where the draws are views of the sample.
+    """
+    grid = settings.sweep
+    if grid.empty:
         return []
-    return list(dict.fromkeys(key._replace(start="breadth") for key in sweep_keys(settings)))
+    return [
+        TrajectoryKey(solver, kind, split, precision, difficulty)
+        for difficulty in grid.difficulties or (None,)
+        for precision in grid.precisions
+        for solver in grid.solvers
+        for kind, asked in zip(DRAWN, (grid.breadth, grid.symmetries), strict=True)
+        if asked
+        for split in sorted(grid.splits, key=lambda split: split == "test")
+    ]
+
+
+DRAWN = ("breadth", "symmetries")
+"""The starts of keys whose samples are drawn several times."""
+
+
+def draws_of(grid: SweepSettings, key: TrajectoryKey) -> int:
+    """How often each sample of a key in `DRAWN` is solved at each level of the noise."""
+    return grid.symmetries if key.start == "symmetries" else max(grid.breadth)
+
+
+def doubled(most: int) -> tuple[int, ...]:
+    """1, 2, 4, … below `most`, and `most`."""
+    return tuple(sorted({*(2**power for power in range(most.bit_length()) if 2**power < most), most}))
 
 
 @dataclass(frozen=True)
@@ -72,7 +100,9 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
     """
     began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
-    variants, found, rows = Variants(settings, deq, dataset), {}, []
+    variants, found = Variants(settings, deq, dataset), {}
+    drawn: dict[TrajectoryKey, list[BreadthRow]] = {}
+    saved: list[SavingRow] = []
     progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
 
     # First the trajectories, one for each key: every budget, tolerance and halting rule is read off them.
@@ -87,12 +117,16 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
 
     # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
-        finished = parts.read_breadth(key) if leads() else None
+        finished = parts.read_draws(key) if leads() else None
         if told(finished is not None):
             progress.skip(key)
         else:
-            finished = _solve_starts(key, settings, variants, parts, progress.of(key))
-        rows += finished or []
+            # Validation has chosen already which cells are compared on test.
+            chosen = choices(drawn.get(key._replace(split="validation"), []))
+            finished = _solve_starts(key, settings, variants, parts, progress.of(key), chosen)
+        if finished is not None:
+            drawn[key] = finished[0]
+            saved += finished[1]
     progress.close()
 
     if not leads():
@@ -100,8 +134,9 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
     made: dict[str, list[Any]] = {"sweep": sweep_cells(settings, found)}
     if settings.sweep.halting:
         made["halting"] = sweep_halting(settings, found)
-    if settings.sweep.breadth:
-        made["breadth"] = rows
+    if broad:
+        made["breadth"] = [row for rows in drawn.values() for row in rows]
+        made["savings"] = saved
     if settings.sweep.keep == "curves":
         layers = settings.baseline.layers if settings.baseline.kind == "untied" else None
         made["curves"] = [row for key, trajectory in found.items() for row in residual_curve(key, trajectory, layers)]
@@ -183,7 +218,8 @@ class Variants:
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and the cost of one in numbers of its input."""
         dataset = self.dataset(key.difficulty)
-        starts = max(self.settings.sweep.breadth) if key.start == "breadth" else 1
+        grid = self.settings.sweep
+        starts = draws_of(grid, key) * len(grid.noise) if key.start in DRAWN else 1
         return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
 
 
@@ -207,7 +243,7 @@ def _solve(
         grid.batch_size,
         start=_start(key, settings, parts),
         precision=key.precision,
-        signals=bool(set(SIGNALS) & set(grid.halting)),
+        signals=[*(name for name in SIGNALS if name in grid.halting), *grid.measures],
         loss=grid.loss,
         ends=wanted,
     )
@@ -232,31 +268,53 @@ def _solve(
 
 
 def _solve_starts(
-    key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
-) -> list[BreadthRow]:
-    """The rows of one solver from several normal starts, the first equal to `sweep.starts=[normal]`."""
+    key: TrajectoryKey,
+    settings: Settings,
+    variants: Variants,
+    parts: SweepParts,
+    advance: Callable[[int], object],
+    chosen: Sequence[Choice],
+) -> tuple[list[BreadthRow], list[SavingRow]] | None:
+    """The rows of one solver's draws, at every level of noise; the first normal start is `sweep.starts=[normal]`.
+
+    None of ranks beyond the first. chosen: by validation, of which test has its savings
+    """
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
+    # Views of a sample begin where the cell begins: they differ by their symmetry alone.
+    views = SweepViews(key.split, grid.start_seed) if key.start == "symmetries" else None
+    kind: StartKind = grid.breadth_start if views is None else "zeros"
     starts = [
-        SweepStart("normal", split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
-        for draw in range(max(grid.breadth))
+        SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+        for draw in range(draws_of(grid, key))
     ]
-    solved = solve_starts(
-        variants.model(key.precision, key.difficulty),
-        dataset,
-        dataset.load(key.split),
-        variants.solvers[key.solver],
-        sweep_budget(settings),
-        grid.batch_size,
-        starts,
-        grid.iterations,
-        key.precision,
-        advance,
-    )
+    breadths = grid.breadth if views is None else doubled(grid.symmetries)
+    rows: list[BreadthRow] = []
+    compared: dict[Any, Measured] = {}
+    for level in grid.noise:
+        solved = solve_starts(
+            variants.model(key.precision, key.difficulty),
+            dataset,
+            dataset.load(key.split),
+            variants.solvers[key.solver],
+            sweep_budget(settings),
+            grid.batch_size,
+            starts,
+            grid.iterations,
+            key.precision,
+            advance,
+            noise=SweepNoise(level, key.split, grid.start_seed),
+            views=views,
+        )
+        if leads():
+            named = kind if views is None else "symmetries"
+            rows += breadth_rows(solved, breadths, grid.iterations, key, start=named, noise=level)
+            # Of each level no more than the chosen cells is held: memory does not grow with the levels.
+            compared |= measured(chosen if key.split == "test" else [], solved, grid.iterations, level)
     if not leads():
-        return []
-    rows = breadth_rows(solved, grid.breadth, grid.iterations, key)
-    parts.write_breadth(key, rows)
-    return rows
+        return None
+    savings = saving_rows(chosen, compared) if key.split == "test" else []
+    parts.write_draws(key, rows, savings)
+    return rows, savings
 
 
 def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:

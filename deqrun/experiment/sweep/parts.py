@@ -19,7 +19,7 @@ from deqrun.experiment.ranks import leads
 from deqrun.records.files import write_whole, writing_whole
 from deqrun.records.long_trajectory import HELD, AnyTrajectory, LongTrajectory, PartsInArchive, PartsWriter
 from deqrun.records.reading import read_rows
-from deqrun.records.rows import BreadthRow
+from deqrun.records.rows import BreadthRow, SavingRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.records.writing import json_lines
 
@@ -95,13 +95,17 @@ class SweepParts:
 
             yield add
 
-    def read_breadth(self, key: TrajectoryKey) -> list[BreadthRow] | None:
-        """The rows of finished solves from several starts."""
+    def read_draws(self, key: TrajectoryKey) -> tuple[list[BreadthRow], list[SavingRow]] | None:
+        """The rows of finished draws, and their savings."""
         path = self._path(key, "jsonl")
-        return list(read_rows(path, BreadthRow)) if path.is_file() else None
+        if not path.is_file():
+            return None
+        return list(read_rows(path, BreadthRow)), list(read_rows(self._path(key, "savings.jsonl"), SavingRow))
 
-    def write_breadth(self, key: TrajectoryKey, rows: list[BreadthRow]) -> None:
-        """Keep the rows of solves from several starts."""
+    def write_draws(self, key: TrajectoryKey, rows: list[BreadthRow], savings: list[SavingRow]) -> None:
+        """Keep the rows of draws, and their savings."""
+        write_whole(self._path(key, "savings.jsonl"), json_lines(savings))
+        # Last, since this file says that all is done.
         write_whole(self._path(key, "jsonl"), json_lines(rows))
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.analysis.signals import SignalRecorder
+from deqrun.analysis.signals import CORE, SignalRecorder
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast, cast
@@ -41,7 +41,7 @@ def trace(
     *,
     start: SweepStart | None = None,
     precision: str = "float32",
-    signals: bool = False,
+    signals: bool | Sequence[str] = False,
 ) -> Trajectory:
     """Solve every sample of `split` once, reading the head out at every iterate: `trace_parts`, put together."""
     parts = trace_parts(
@@ -61,7 +61,7 @@ def trace_parts(
     *,
     start: SweepStart | None = None,
     precision: str = "float32",
-    signals: bool = False,
+    signals: bool | Sequence[str] = False,
     loss: bool = False,
     ends: bool = False,
     between: Callable[[], object] = lambda: None,
@@ -76,7 +76,7 @@ def trace_parts(
     budget     the largest budget and the smallest tolerance that a cell will ask for
     start      where solves begin; None: the cell's own start
     precision  float32; bfloat16: under autocast, the solver's state in float32; float64: of a model in float64
-    signals    whether to record the signals of halting rules, too
+    signals    names of signals and measures (`deqrun.analysis.signals`) to record, too; True: its `CORE`
     loss       whether to record the loss of each read-out, too
     ends       whether the kept states (batch, *state_shape) are wanted, on the host
     between    called before each batch; whatever it raises ends the trajectory
@@ -109,10 +109,18 @@ class _Reader:
     """Reads the head out along the way: correct (T+1, batch), signals and loss if asked; the clock stands still."""
 
     def __init__(
-        self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool, loss: bool = False
+        self,
+        deq: DEQ,
+        dataset: Dataset,
+        targets: Tensor,
+        iterates: int,
+        signals: bool | Sequence[str],
+        loss: bool = False,
     ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
-        self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets)) if signals else None
+        further, asked = CORE if isinstance(signals, bool) else signals, dataset.asked(targets)
+        recorder = SignalRecorder(iterates, len(targets), asked, further=further, targets=targets)
+        self.signals = recorder if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
         wide = next(deq.parameters()).dtype
         self.loss = torch.zeros(iterates, len(targets), dtype=wide, device=targets.device) if loss else None

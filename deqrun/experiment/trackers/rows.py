@@ -121,9 +121,10 @@ def breadth_rows(rows: Iterable[BreadthRow]) -> list[Row]:
     """A row per number of starts: the accuracy of each aggregation at each budget."""
     made: dict[int, Row] = {}
     for row in rows:
-        key = TrajectoryKey(row.solver, "normal", row.split, row.precision, row.difficulty)
+        key = TrajectoryKey(row.solver, row.start, row.split, row.precision, row.difficulty)
         line = made.setdefault(row.breadth, {"breadth/starts": row.breadth})
-        line[f"breadth/{key.path}/{row.aggregation}/iters={row.max_iter}"] = row.accuracy
+        noise = f"/noise={row.noise:g}" if row.noise else ""
+        line[f"breadth/{key.path}{noise}/{row.aggregation}/iters={row.max_iter}"] = row.accuracy
     return [made[starts] for starts in sorted(made)]
 
 
@@ -137,8 +138,9 @@ class Table:
 
 
 def tables(record: RunRecord) -> list[Table]:
-    """Every row of sweep.jsonl, halting.jsonl and breadth.jsonl; a kind without rows has no table."""
+    """Every row of sweep.jsonl, halting.jsonl, breadth.jsonl and savings.jsonl; a kind without rows has no table."""
     kinds: dict[str, Sequence[Any]] = {"cells": record.sweep, "halting": record.halting, "breadth": record.breadth}
+    kinds["savings"] = record.savings
     return [_table(name, rows) for name, rows in kinds.items() if rows]
 
 

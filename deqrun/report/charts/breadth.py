@@ -10,7 +10,13 @@ from deqrun.records.run import RunRecord
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, Figure, data
 
-AGGREGATIONS = {"mean": "the mean of their read-outs", "vote": "a vote", "residual": "the start of lowest residual"}
+AGGREGATIONS = {
+    "mean": "the mean of their read-outs",
+    "vote": "a vote",
+    "residual": "the start of lowest residual",
+    "top": "a vote of the half of lowest residual",
+    "confident": "the most confident start",
+}
 ROW = 34
 """Height of one breadth in the heat map."""
 MANY = 14
@@ -24,9 +30,39 @@ def breadth_figures(record: RunRecord, split: str = "test") -> list[Figure]:
     rows = record.breadth_rows(split, record.main_solver)
     if not rows:
         return []
-    about = f"{scope(record, rows, split)}; {record.main_solver}, normal starts"
+    starts = "normal starts" if rows[0].start == "normal" else "one start"
+    about = f"{scope(record, rows, split)}; {record.main_solver}, {starts}"
     present = [name for name in AGGREGATIONS if any(row.aggregation == name for row in rows)]
-    return [*(_heat_map(rows, name, split, about) for name in present), _spread(rows, split, about)]
+    figures = [*(_heat_map(rows, name, split, about) for name in present), _spread(rows, split, about)]
+    return [*figures, *_by_noise(record, split, about)]
+
+
+def _by_noise(record: RunRecord, split: str, about: str) -> list[Figure]:
+    """Accuracy at the largest depth against the level of the noise, by the number of draws; none without noise."""
+    solver = record.main_solver or ""
+    rows = record.breadth_rows(split, solver, noise=None)
+    levels, depth = sorted({row.noise for row in rows}), max(row.max_iter for row in rows)
+    if len(levels) < 2:
+        return []
+    # One way to put draws together: the best on validation, with the most draws.
+    chosen = record.breadth_rows("validation", solver, noise=None) or rows
+    most = max(row.breadth for row in chosen)
+    way = max((row for row in chosen if row.breadth == most), key=lambda row: row.accuracy).aggregation
+    of = [row for row in rows if row.max_iter == depth and row.aggregation == way]
+    x = alt.X("noise:Q", title="noise of each step, over the state's root mean square")
+    x = x.scale(alt.Scale(type="symlog", constant=levels[1], nice=False)).axis(alt.Axis(values=levels, grid=False))
+    y = alt.Y("accuracy:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format=".3~p"))
+    breadths = sorted({row.breadth for row in of})
+    shades = alt.Scale(domain=breadths, range=[RUN_COLOURS[place % len(RUN_COLOURS)] for place in range(len(breadths))])
+    colour = alt.Color("breadth:O", scale=shades, legend=alt.Legend(title="draws"))
+    base = alt.Chart(data(of))
+    low = alt.Y("accuracy_low:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False))
+    band = base.mark_area(opacity=BAND).encode(x=x, y=low, y2="accuracy_high:Q", color=colour)
+    line = base.mark_line(strokeWidth=1.8, point={"size": 30, "filled": True})
+    line = line.encode(x=x, y=y, color=colour, tooltip=[*_tooltip(), alt.Tooltip("noise:Q", title="noise")])
+    caption = f"{about}; {depth:,} iterations each, by {AGGREGATIONS[way]}. Bands: 95 % intervals over samples."
+    chart = alt.layer(band, line).properties(width=WIDTH, height=HEIGHT)
+    return [Figure("breadth_noise", "Accuracy by the noise of each step", caption, chart)]
 
 
 def _heat_map(rows: list[BreadthRow], aggregation: str, split: str, about: str) -> Figure:
@@ -91,10 +127,14 @@ def _spread(rows: list[BreadthRow], split: str, about: str) -> Figure:
     for name, field in (("one start", "starts_mean"), ("some start", "some_right"), ("every start", "all_right")):
         curves += [{"what": name, "max_iter": row.max_iter, "value": getattr(row, field)} for row in one]
     names = [*AGGREGATIONS, "one start", "some start", "every start"]
-    legend = alt.Legend(title=None, columns=6, symbolType="stroke", symbolSize=250)
-    colours = alt.Scale(domain=names, range=[*RUN_COLOURS[:3], INK, MUTED, MUTED])
+    legend = alt.Legend(title=None, columns=4, symbolType="stroke", symbolSize=250)
+    colours = alt.Scale(domain=names, range=[*RUN_COLOURS[: len(AGGREGATIONS)], INK, MUTED, MUTED])
     colour = alt.Color("what:N", scale=colours, legend=legend)
-    dash = alt.StrokeDash("what:N", scale=alt.Scale(domain=names, range=[[1, 0]] * 4 + [[6, 3], [2, 2]]), legend=None)
+    dash = alt.StrokeDash(
+        "what:N",
+        scale=alt.Scale(domain=names, range=[[1, 0]] * (len(AGGREGATIONS) + 1) + [[6, 3], [2, 2]]),
+        legend=None,
+    )
     tip = [
         alt.Tooltip("what:N", title="of"),
         alt.Tooltip("max_iter:Q", title="iterations"),

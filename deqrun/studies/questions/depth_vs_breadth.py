@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from deqrun.datasets import Split
 from deqrun.experiment.build import build_solver
-from deqrun.experiment.sweep.breadth import AGGREGATIONS, solve_starts
+from deqrun.experiment.sweep.breadth import solve_starts
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
 from deqrun.report import numbers
@@ -30,6 +30,9 @@ from deqrun.studies.choosing import chosen_without
 from deqrun.studies.context import Context, StudyRun
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
+
+WAYS = ("mean", "vote", "residual")
+"""The ways that this question compares: `which_start_is_right` asks about the others, too."""
 
 
 class Cell(NamedTuple):
@@ -119,7 +122,7 @@ def answer(context: Context, *, iterations: Sequence[int], breadth: Sequence[int
     for kind in context.kinds:
         own = [parts[run.label] for run in context.of_kind(kind)]
         correct = {
-            split: {way: np.stack([_unpacked(part[split], way) for part in own]) for way in AGGREGATIONS}
+            split: {way: np.stack([_unpacked(part[split], way) for part in own]) for way in WAYS}
             for split in ("validation", "test")
         }
         singles = {split: np.stack([_unpacked(part[split], "singles") for part in own]) for split in correct}
@@ -268,7 +271,7 @@ def _ends_table(found: Sequence[Grid]) -> AnswerTable:
         "All starts after all iterations, on test",
         [
             Column("model", [words(one.kind) for one in found], words=True),
-            *(Column(f"by {way}, %", shares(way)) for way in AGGREGATIONS),
+            *(Column(f"by {way}, %", shares(way)) for way in WAYS),
             Column("mean start, %", [numbers.percent(float(value)).removesuffix(" %") for value in mean]),
             Column("some start right, %", percents(some)),
             Column("the start decides, %", percents(one.undecided for one in found)),

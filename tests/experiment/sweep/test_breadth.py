@@ -73,6 +73,7 @@ def test_singles_are_solves_of_their_own(
         for place, (solution, logits) in enumerate(alone[b]):
             assert starts.singles[b, place].tolist() == DATA.correct(logits, test.targets).tolist()
             assert starts.spent["residual"][b, DEPTHS[place]] == int(solution.nfe.sum())
+            assert (starts.nfe[b, place] + starts.running[b, place]).sum() <= int(solution.nfe.sum())
     assert len({tuple(single.ravel()) for single in starts.singles}) > 1  # the starts do not all agree
 
 
@@ -91,6 +92,10 @@ def test_aggregations_are_those_of_plain_python(
             assert starts.correct["vote"][breadth - 1, place, i] == (winner == target)
             means = [tail(alone[b][place][0].residuals[:, i]) for b in range(breadth)]
             assert starts.correct["residual"][breadth - 1, place, i] == (answers[int(np.argmin(means))] == target)
+            best = [answers[b] for b in sorted(range(breadth), key=means.__getitem__)[: (breadth + 1) // 2]]
+            assert starts.correct["top"][breadth - 1, place, i] == (Counter(best).most_common(1)[0][0] == target)
+            sure = [float(torch.softmax(of[i], 0).amax(0).mean()) for of in logits]
+            assert starts.correct["confident"][breadth - 1, place, i] == (answers[int(np.argmax(sure))] == target)
 
 
 def tail(residuals: Tensor) -> float:
@@ -114,7 +119,7 @@ def test_one_start_is_the_normal_start(deq: DEQ, test: Split, starts: Starts) ->
 
 def test_rows(starts: Starts) -> None:
     rows = breadth_rows(starts, [1, 5], DEPTHS, TrajectoryKey("picard", "breadth", "test", "float32", 5))
-    assert len(rows) == 2 * 3 * len(DEPTHS)
+    assert len(rows) == 2 * 5 * len(DEPTHS)
     (row,) = (r for r in rows if (r.breadth, r.max_iter, r.aggregation) == (5, 3, "vote"))
     single = starts.singles[:, 2].mean(axis=1)
     assert row.accuracy == starts.correct["vote"][4, 2].mean()
@@ -122,8 +127,16 @@ def test_rows(starts: Starts) -> None:
     assert row.starts_deviation == pytest.approx(single.std(ddof=1))
     assert row.some_right == starts.singles[:, 2].any(axis=0).mean()
     assert (row.n, row.difficulty) == (N, 5)
+    right = starts.singles[:, 2].sum(axis=0)
+    for breadth in (1, 5):
+        (at,) = (r for r in rows if (r.breadth, r.max_iter, r.aggregation) == (breadth, 3, "vote"))
+        misses = [math.comb(5 - int(c), breadth) / math.comb(5, breadth) for c in right]
+        assert at.pass_at == pytest.approx(1 - sum(misses) / N, abs=1e-12)
     assert math.isnan(row.gain)  # no single start has gone 15 steps
     assert row.nfe_mean <= 5 * 3  # a row that its tolerance stopped before paid less
+    for row in rows:
+        own = starts.evaluations(row.aggregation, row.breadth, DEPTHS.index(row.max_iter))
+        assert own.mean() == pytest.approx(row.nfe_mean, rel=1e-12)
 
 
 def test_the_gain_is_on_one_start_of_as_many_steps(starts: Starts) -> None:
@@ -143,15 +156,15 @@ def test_a_sweep_solves_the_largest_breadth_once(
 ) -> None:
     settings, calls, real = sequences(settings_of, "sweep.breadth=[4,1,2]"), [], sweep_grid.solve_starts
 
-    def counted(*arguments: object) -> Starts:
+    def counted(*arguments: object, **named: object) -> Starts:
         calls.append(len(arguments[6]))  # type: ignore[arg-type]
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(sweep_grid, "solve_starts", counted)
     rows = everything(settings, tmp_path).rows["breadth"]
     told = [repr(row) for row in rows]  # in which NaN is NaN
     assert calls == [4, 4]  # validation and test
     assert {row.breadth for row in rows} == {1, 2, 4}
-    assert len(rows) == 2 * 3 * 3 * 4  # splits, breadths, aggregations, iterations
+    assert len(rows) == 2 * 3 * 5 * 4  # splits, breadths, aggregations, iterations
     assert [repr(row) for row in everything(settings, tmp_path).rows["breadth"]] == told
     assert calls == [4, 4]  # taken from the parts

@@ -180,11 +180,29 @@ def test_what_is_read_from_files_part_by_part_gives_equal_rows(
     monkeypatch.setattr(parts, "HELD", 0)
     stored = everything(settings, tmp_path / "stored")
     assert held.trajectories == stored.trajectories == {}
-    assert list(held.rows) == list(stored.rows) == ["sweep", "halting", "breadth", "curves"]
+    assert list(held.rows) == list(stored.rows) == ["sweep", "halting", "breadth", "savings", "curves"]
     for kind, rows in held.rows.items():
         assert len(rows) == len(stored.rows[kind]) > 0
         for row, other in zip(rows, stored.rows[kind], strict=True):
             np.testing.assert_equal(vars(other) | {"seconds": 0}, vars(row) | {"seconds": 0})
+
+
+def test_measures_are_recorded_where_they_are_asked_for_and_change_no_cell(
+    settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    """All positions are right exactly where the answer is; steps over sizes are the change; a rule has its signal."""
+    plain = everything(sequences(settings_of), tmp_path / "plain")
+    asked = sequences(settings_of, "sweep.measures=[positions,cosine,step]", "sweep.halting=[change,confidence,budget]")
+    found = everything(asked, tmp_path / "asked")
+    for key, trajectory in found.trajectories.items():
+        assert plain.trajectories[key].positions is plain.trajectories[key].confidence is None
+        assert trajectory.margin is trajectory.acceleration is None
+        assert np.array_equal(trajectory.positions == 1, trajectory.correct)
+        assert ((trajectory.step[1:] > 0) == (trajectory.change[1:] > 0)).all()  # type: ignore[index]
+        assert np.nanmax(np.abs(trajectory.cosine)) <= 1 + 1e-6  # type: ignore[arg-type]
+    assert {row.rule for row in found.rows["halting"]} == {"change", "confidence", "budget"}
+    for row, other in zip(found.rows["sweep"], plain.rows["sweep"], strict=True):
+        np.testing.assert_equal(vars(other) | {"seconds": 0}, vars(row) | {"seconds": 0})
 
 
 @pytest.mark.parametrize("keep", ["samples", "curves", "grid"])

@@ -23,7 +23,7 @@ from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.sweep.trace import cells, trace, trace_parts
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, Cell, ConvCell, MonotoneCell
-from deqrun.records.trajectory import Trajectory, TrajectoryKey, joined
+from deqrun.records.trajectory import SIGNALS, Trajectory, TrajectoryKey, joined
 from deqrun.solvers import (
     Anderson,
     Broyden,
@@ -52,6 +52,7 @@ SOLVERS: dict[str, tuple[str, Solver]] = {
 STARTS = ("zeros", "normal", "other")
 ITERATIONS, TOLERANCES, T = [0, 2, 5, 9], [1e-1, 1e-3], 9
 THRESHOLDS = {"residual": 0.03, "change": 0.05, "kl": 1e-3, "entropy": 1e-2, "stable": 2, "budget": 4}
+THRESHOLDS |= {"confidence": 0.16, "margin": 0.02, "acceleration": 0.04}
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def traced(split: Split) -> Callable[[str, str], Case]:
         budget = Budget(T, min(TOLERANCES))
 
         def run(start: SweepStart) -> list[tuple[Trajectory, Tensor | None]]:
-            named: dict[str, Any] = {"start": start, "precision": "float64", "signals": True, "ends": True}
+            named: dict[str, Any] = {"start": start, "precision": "float64", "signals": SIGNALS, "ends": True}
             return list(trace_parts(model(cell), Digits(), split, solver, budget, 10, **named))
 
         if kind == "other":
@@ -168,6 +169,14 @@ def test_halting(name: str, start: str, traced: Callable[[str, str], Case], spli
     assert len(between) >= 4  # else it would be no test of most rules
 
 
+def bend(separate: list[tuple[Solution, Tensor]], row: int, k: int) -> float:
+    """‖z_k − 2 z_{k−1} + z_{k−2}‖ / ‖z_{k−1}‖."""
+    if k < 2:
+        return float("inf")
+    first, before, z = (separate[at][0].z[row].flatten() for at in (k - 2, k - 1, k))
+    return float((z - 2 * before + first).norm() / before.norm())
+
+
 def stop_of(rule: str, threshold: float, separate: list[tuple[Solution, Tensor]], row: int) -> int:
     """The first iterate at which the rule's formula holds, else where the solve itself stopped."""
     last = int(separate[-1][0].steps[row])
@@ -187,7 +196,10 @@ def stop_of(rule: str, threshold: float, separate: list[tuple[Solution, Tensor]]
             "entropy": lambda: abs(float((q * q.log()).sum() - (p * p.log()).sum())) if k else inf,  # noqa: B023
             "stable": lambda: -stood,  # noqa: B023
             "budget": lambda: -k,  # noqa: B023
+            "confidence": lambda: -float(p.max()),  # noqa: B023
+            "margin": lambda: -float(p.sort().values.diff()[-1]),  # noqa: B023
+            "acceleration": lambda: bend(separate, row, k),  # noqa: B023
         }[rule]()
-        if value <= (-threshold if rule in ("stable", "budget") else threshold):
+        if value <= (-threshold if rule in ("stable", "budget", "confidence", "margin") else threshold):
             return k
     return last

@@ -1,0 +1,130 @@
+"""Evaluations for the same accuracy: depth alone beside the cheapest of depth, draws, noise and aggregation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deqrun.experiment.sweep.breadth import Starts
+from deqrun.inference import DIFFERENCE, Estimate, mean_interval, one_error_below, share_interval
+from deqrun.records.rows import BreadthRow, SavingRow
+
+__all__ = ["Choice", "Measured", "choices", "measured", "saving_rows"]
+
+Cell = tuple[float, str, int, int]
+"""Noise, aggregation, draws, depth."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What validation chooses for one goal.
+
+    goal    depth: the accuracy that one draw without noise reaches; all: the accuracy that any cell reaches
+    target  accuracy on validation, one standard error below the best
+    cell    the cheapest of all cells that reaches the target
+    deep    the cheapest depth of one draw without noise that does; None: no depth does
+    tried   cells among which `cell` was chosen
+    """
+
+    goal: str
+    target: float
+    cell: BreadthRow
+    deep: BreadthRow | None
+    tried: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One cell on test, (n,) each: whether each answer is right, and its evaluations."""
+
+    right: NDArray[np.bool_]
+    nfe: NDArray[np.int64]
+
+
+def choices(validation: Sequence[BreadthRow]) -> list[Choice]:
+    """What validation chooses: rows of one solver, precision and difficulty at every level of the noise.
+
+    None where there is no row of one draw without noise to compare with.
+    """
+    alone = [row for row in validation if (row.breadth, row.noise, row.aggregation) == (1, 0.0, "mean")]
+    if not alone:
+        return []
+    found = []
+    for goal, rows in (("depth", alone), ("all", validation)):
+        best = max(rows, key=lambda row: row.accuracy)
+        target = one_error_below(best.accuracy, best.n)
+        cell = _cheapest(validation, target)
+        if cell is not None:
+            found.append(Choice(goal, target, cell, _cheapest(alone, target), len(validation)))
+    return found
+
+
+def _cheapest(rows: Iterable[BreadthRow], target: float) -> BreadthRow | None:
+    reaching = [row for row in rows if row.accuracy >= target]
+    return min(reaching, key=lambda row: (row.nfe_mean, -row.accuracy), default=None)
+
+
+def cell_of(row: BreadthRow) -> Cell:
+    """Where a row stands in the grid."""
+    return row.noise, row.aggregation, row.breadth, row.max_iter
+
+
+def measured(chosen: Sequence[Choice], starts: Starts, depths: Sequence[int], noise: float) -> dict[Cell, Measured]:
+    """The chosen cells of this level of the noise, on the samples that were solved."""
+    rows = [row for choice in chosen for row in (choice.cell, choice.deep) if row is not None and row.noise == noise]
+    found = {}
+    for row in rows:
+        place = list(depths).index(row.max_iter)
+        right = starts.correct[row.aggregation][row.breadth - 1, place]
+        found[cell_of(row)] = Measured(right.copy(), starts.evaluations(row.aggregation, row.breadth, place))
+    return found
+
+
+def saving_rows(chosen: Sequence[Choice], found: dict[Cell, Measured]) -> list[SavingRow]:
+    """A row for each goal: both choices on test, and their paired differences."""
+    return [_row(choice, found) for choice in chosen]
+
+
+def _row(choice: Choice, found: dict[Cell, Measured]) -> SavingRow:
+    cell, at = choice.cell, found[cell_of(choice.cell)]
+    share = share_interval(at.right)
+    nothing = Estimate(math.nan, math.nan, math.nan, share.n)
+    deep_iter, deep_accuracy, deep_nfe, saved, gained = 0, math.nan, math.nan, nothing, nothing
+    if choice.deep is not None:
+        deep = found[cell_of(choice.deep)]
+        most = float(max(deep.nfe.max(), at.nfe.max()))
+        saved = mean_interval(deep.nfe - at.nfe, (-most, most))
+        gained = mean_interval(at.right.astype(np.int8) - deep.right.astype(np.int8), DIFFERENCE)
+        deep_iter, deep_accuracy, deep_nfe = choice.deep.max_iter, float(deep.right.mean()), float(deep.nfe.mean())
+    return SavingRow(
+        cell.solver,
+        "test",
+        choice.goal,
+        choice.target,
+        choice.tried,
+        cell.aggregation,
+        cell.breadth,
+        cell.max_iter,
+        cell.noise,
+        share.n,
+        share.mean,
+        share.low,
+        share.high,
+        float(at.nfe.mean()),
+        deep_iter,
+        deep_accuracy,
+        deep_nfe,
+        saved.mean,
+        saved.low,
+        saved.high,
+        gained.mean,
+        gained.low,
+        gained.high,
+        start=cell.start,
+        precision=cell.precision,
+        difficulty=cell.difficulty,
+    )
