@@ -78,6 +78,7 @@ class TrainSettings(_Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     tf32: Flag = False
     compile: Flag = False
+    segments: PositiveCount = 1
 
     @field_validator("random_budget", mode="before")
     @classmethod

@@ -25,11 +25,22 @@ class Batch(NamedTuple):
     x       (batch, *input_shape) as the model sees them, on the device
     y       (batch, *output_shape) targets, on the device
     places  (batch,) in the training split, on the host
+    begin   (batch, *state_shape) states that the solves begin at; None: `train.start` says where
+    share   weight of the samples' mean objective: their share of the samples that the batch began with
     """
 
     x: Tensor
     y: Tensor
     places: Tensor
+    begin: Tensor | None = None
+    share: float = 1.0
+
+    def rows(self, chosen: slice | Tensor) -> Batch:
+        """These rows (a slice, or long on the host) of the batch, with the same weight each."""
+        x, y, begin = (None if one is None else one[chosen] for one in (self.x, self.y, self.begin))
+        assert x is not None
+        assert y is not None
+        return Batch(x, y, self.places[chosen], begin, self.share)
 
 
 class Forward(NamedTuple):
@@ -39,6 +50,7 @@ class Forward(NamedTuple):
     loss        L of the full run, detached; of the progressive one where α = 1 and there is no other. So are
     correct     (batch,) bool, and
     solution    the solver's report; its residual belongs to the state of this loss
+    losses      (batch,) of which loss is the mean, detached
     penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
     z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
     """
@@ -49,6 +61,7 @@ class Forward(NamedTuple):
     solution: Solution
     penalty: Tensor | None
     z: Tensor
+    losses: Tensor
 
 
 def forward(
@@ -68,7 +81,9 @@ def forward(
     """
     # Bind x once, and take the starts that the settings ask for.
     f = deq.bind(batch.x)
-    z0 = starts.begin(deq.start(f), batch.places, draws.starts, part)
+    z0 = batch.begin
+    if z0 is None:
+        z0 = starts.begin(deq.start(f), batch.places, draws.starts, part)
     part = part or Part(0, len(z0), len(z0))
     gradient, budget = _gradient_and_budget(deq, settings, step, part, draws)
     runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws, part)
@@ -90,11 +105,15 @@ def forward(
         probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
         penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
         objective = objective + settings.jacobian_weight * penalty
+    # A part of the samples that are left weighs as much as it would among all.
+    if batch.share != 1:
+        objective = objective * batch.share
     # Its gradient tells how evenly the samples pull (`gradient_share`).
     if shown.z.requires_grad:
         shown.z.retain_grad()
     correct = dataset.correct(shown.logits, batch.y)
-    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z)
+    losses = shown.losses.detach()
+    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z, losses)
 
 
 def _due(frequency: float, source: torch.Generator) -> bool:
@@ -118,11 +137,12 @@ def _gradient_and_budget(
 
 
 class _Run(NamedTuple):
-    """A run's end z with its gradient, the answer there, its mean loss, and that with its corrections."""
+    """A run's end z with its gradient, the answer there, its losses, their mean, and the mean with corrections."""
 
     z: Tensor
     solution: Solution
     logits: Tensor
+    losses: Tensor
     loss: Tensor
     total: Tensor
 
@@ -183,8 +203,9 @@ class _Runs:
             observe=watch if watch and watch.weights else None,
         )
         logits = self.deq.cell.readout(z)
-        loss = self.dataset.loss(logits, self.y).mean()
-        return _Run(z, solution, logits, loss, loss)
+        losses = self.dataset.loss(logits, self.y)
+        loss = losses.mean()
+        return _Run(z, solution, logits, losses, loss, loss)
 
     def _solver(self) -> Solver:
         damping, noise = self.settings.path_damping, self.settings.path_noise
