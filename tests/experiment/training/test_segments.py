@@ -1,4 +1,4 @@
-"""Several optimizer steps on one batch: each from the state that the last one left, as a loop written by hand has it."""
+"""Several optimizer steps on one batch: each from the state that the last one left, as a loop by hand has it."""
 
 from __future__ import annotations
 
