@@ -10,6 +10,7 @@ diverged). The answer is the one of the iterate at which it stops.
     kl        KL(p_k ‖ p_{k−1}) of the read-outs, nats
     entropy   |H(p_k) − H(p_{k−1})|, nats
     stable    iterates for which the answer has stood (`deqrun.analysis.signals` defines these four)
+    head      1 − p, with p the halting head's probability that the answer is right
     budget    k itself: the same number of iterations for every sample, the bound that a rule has to beat
     oracle    whether the answer is right: stops at the first right one, the bound that no rule can beat by answers
               that it has to give itself
@@ -61,7 +62,7 @@ class Recording:
     residual  (T+1, n) as a trajectory has it: NaN after a row stopped
     nfe       (T+1, n) evaluations spent when that residual was known, held after a row stopped
     correct   (T+1, n) bool: whether the read-out of that iterate is right, held after a row stopped
-    signals   change, kl, entropy, stable, or some of them, each (T+1, n); inf where there is no iterate before
+    signals   change, kl, entropy, stable, head, or some of them, each (T+1, n); inf where there is no iterate before
 
     Raises ValueError where shapes differ.
     """

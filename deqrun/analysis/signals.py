@@ -10,6 +10,10 @@ The signals of iterate k compare it with iterate k − 1, so that they cost no e
     stable   for how many iterates the answer has stood: the largest j with answer(k) = … = answer(k − j), the answer
              being the most likely class of every asked position
 
+One more is of iterate k alone, and only of models with a halting head:
+
+    head     sigmoid(l_k), l_k the head's logit: the model's own probability that its whole answer is right
+
 Stopping where consecutive read-outs differ by little in KL is the rule of Geiping et al. 2025 (arXiv 2502.05171) for
 models of recurrent depth.
 """
@@ -127,26 +131,29 @@ class SignalRecorder:
     """The signals of every iterate of one batch, taken in as the solve comes by them.
 
     Call it from the `observe` of a solve. At k = 0, which has no iterate before it, change, kl and entropy are inf
-    and stable is 0; after a row has stopped they are NaN, and stable is 0.
+    and stable is 0; after a row has stopped they are NaN, and stable is 0. head is known at k = 0, too.
 
     Arguments
         iterates  T + 1, the most that there will be
         batch     samples of the batch
         asked     (batch, *positions) bool: which positions are answered; None for all, or for one answer per sample
+        head      whether each iterate comes with the logits of a halting head
 
     Raises ValueError where an iterate is skipped or repeated.
     """
 
-    def __init__(self, iterates: int, batch: int, asked: Tensor | None = None) -> None:
+    def __init__(self, iterates: int, batch: int, asked: Tensor | None = None, head: bool = False) -> None:
         self.iterates, self.batch, self.asked = iterates, batch, asked
+        self.names = ("change", "kl", "entropy", "stable", *(["head"] if head else []))
         self._before: _Iterate | None = None
-        self._columns: list[tuple[Tensor, tuple[Tensor, ...]]] = []  # rows, and their change, kl, entropy, stable
+        self._columns: list[tuple[Tensor, tuple[Tensor, ...]]] = []  # rows, and their signals in the order of `names`
 
-    def __call__(self, k: int, z: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def __call__(self, k: int, z: Tensor, logits: Tensor, rows: Tensor, halt: Tensor | None = None) -> None:
         """Take in iterate k; each is to follow the one before it.
 
         z       (r, …) states, logits (r, classes, *positions) their read-outs
         rows    (r,) long: their places in the batch, each among those of iterate k − 1
+        halt    (r,) logits of the halting head, where there is one
         """
         if k != len(self._columns):
             raise ValueError(f"Iterates must come in order: {len(self._columns)} was next, got {k}.")
@@ -163,7 +170,7 @@ class SignalRecorder:
                 torch.where(answers_agree(reading, before.reading), before.stable + 1, 0),
             )
         self._before = _Iterate(rows, z, reading, column[3])
-        self._columns.append((rows, column))
+        self._columns.append((rows, column if halt is None else (*column, halt.sigmoid())))
 
     def tensors(self) -> list[Tensor]:
         """All that was taken in, for a copy to the host together with other records: see `arrays`."""
@@ -172,19 +179,20 @@ class SignalRecorder:
     def arrays(
         self, steps: Tensor | None = None, copied: Sequence[Tensor] | None = None
     ) -> dict[str, NDArray[np.float32] | NDArray[np.int32]]:
-        """change, kl, entropy (iterates, batch) float32, and stable (iterates, batch) int32.
+        """change, kl, entropy, head (iterates, batch) float32, and stable (iterates, batch) int32.
 
         steps   (batch,) at which rows stopped; needed where an accelerator showed them again afterwards
         copied  `tensors()` on the host; None: they are copied here
         """
         tables: dict[str, NDArray[np.float32] | NDArray[np.int32]] = {
-            name: np.full((self.iterates, self.batch), np.nan, dtype=np.float32) for name in ("change", "kl", "entropy")
+            name: np.full((self.iterates, self.batch), np.nan, dtype=np.float32) for name in self.names
         }
         tables["stable"] = np.zeros((self.iterates, self.batch), dtype=np.int32)
         parts = [part.numpy() for part in (to_host(self.tensors()) if copied is None else copied)]
+        width = 1 + len(self.names)
         for k in range(len(self._columns)):
-            places, *column = parts[5 * k : 5 * k + 5]
-            for name, values in zip(("change", "kl", "entropy", "stable"), column, strict=True):
+            places, *column = parts[width * k : width * (k + 1)]
+            for name, values in zip(self.names, column, strict=True):
                 tables[name][k, places] = values
         if steps is not None:
             stopped = np.arange(self.iterates)[:, None] > steps.cpu().numpy()

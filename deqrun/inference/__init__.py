@@ -11,6 +11,7 @@ simulates the coverage of each interval and how often a claim is false. Imports 
 """
 
 from deqrun.inference.auroc import auroc, auroc_interval
+from deqrun.inference.calibration import ReliabilityBin, expected_calibration_error, reliability
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
 from deqrun.inference.recipes import of_recipes, rank_correlation
@@ -42,6 +43,7 @@ __all__ = [
     "SEEDS_TO_DECIDE",
     "SHARE",
     "Estimate",
+    "ReliabilityBin",
     "Told",
     "Unit",
     "auroc",
@@ -49,6 +51,7 @@ __all__ = [
     "claim",
     "claim_median",
     "claim_statistic",
+    "expected_calibration_error",
     "from_interval",
     "holm",
     "mean_interval",
@@ -60,6 +63,7 @@ __all__ = [
     "one_error_below",
     "p_value",
     "rank_correlation",
+    "reliability",
     "resampled",
     "share_interval",
     "shares_of_seeds",

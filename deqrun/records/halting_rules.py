@@ -64,6 +64,11 @@ def _wrong(recorded: Recorded) -> NDArray[Any]:
     return np.where(recorded.correct, 0.0, np.inf)
 
 
+def _doubt(recorded: Recorded) -> NDArray[Any]:
+    """1 − p, with p the halting head's probability that the answer is right."""
+    return 1 - recorded.signals["head"]
+
+
 def _kept(name: str, words: str, unit: str = "", counts: bool = False) -> HaltingRule:
     """A rule by an array of the trajectory that bears its name."""
     return HaltingRule(name, words, lambda recorded: recorded.signals[name], counts, unit, recorded=True)
@@ -77,6 +82,7 @@ HALTING_RULES = {
         _kept("kl", "on the change of the answer's distribution (KL)", " nats"),
         _kept("entropy", "on the change of its entropy", " nats"),
         _kept("stable", "once the answer has stood for some iterates", " iterates", counts=True),
+        HaltingRule("head", "on the doubt of the halting head", _doubt, recorded=True),
         HaltingRule("budget", "at a fixed budget", _steps, counts=True, unit=" iterations", bound=True),
         HaltingRule("oracle", "at the first right answer", _wrong, bound=True),
     )

@@ -56,7 +56,7 @@ class Trajectory:
     evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
     seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
     (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
-    then, beside the evaluations. change, kl, entropy and stable (T+1, n) are signals of halting rules, as
+    then, beside the evaluations. change, kl, entropy, stable and head (T+1, n) are signals of halting rules, as
     `deqrun.analysis.signals` defines them. loss (T+1, n): of that iterate's read-out, in nats, held behind the last
     iterate. All from status on are None where they weren't recorded. min_iter: no row
     stopped by its tolerance before that iterate.
@@ -72,6 +72,7 @@ class Trajectory:
     kl: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
     stable: NDArray[np.int32] | None = None
+    head: NDArray[np.float32] | None = None
     loss: NDArray[np.floating] | None = None
     min_iter: int = 0
 

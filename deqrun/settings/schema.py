@@ -79,6 +79,8 @@ class TrainSettings(_Section):
     tf32: Flag = False
     compile: Flag = False
     segments: PositiveCount = 1
+    halt_weight: NonNegative = 0.0
+    halt_exploration: Fraction | None = None
 
     @field_validator("random_budget", mode="before")
     @classmethod
@@ -101,6 +103,22 @@ class TrainSettings(_Section):
             raise ValueError(
                 f"has eval_every={self.eval_every}, but no budgets to evaluate at; give train.eval_iterations, as in "
                 "[1,4,16,64], as well"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_halt(self) -> TrainSettings:
+        if self.halt_exploration is None:
+            return self
+        if self.segments == 1:
+            raise ValueError(
+                f"has halt_exploration={self.halt_exploration}, but one segment, after which every sample ends; give "
+                "train.segments as well, from 2, or halt_exploration=null"
+            )
+        if self.halt_weight == 0:
+            raise ValueError(
+                f"has halt_exploration={self.halt_exploration}, but halt_weight=0, so that no loss trains the head "
+                "that decides; give train.halt_weight as well, as in 0.5, or halt_exploration=null"
             )
         return self
 

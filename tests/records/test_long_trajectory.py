@@ -31,7 +31,7 @@ def part(low: int, high: int, dtype: type = np.float32) -> Trajectory:
     nfe = np.minimum(np.arange(T)[:, None], last).astype(np.int32) + 1
     correct = draw.random((T, N)) < 0.5
     status = draw.integers(0, 4, N).astype(np.uint8)
-    signals = {name: draw.random((T, N)).astype(np.float32) for name in ("change", "kl", "entropy")}
+    signals = {name: draw.random((T, N)).astype(np.float32) for name in ("change", "kl", "entropy", "head")}
     arrays = {"residual": residual, "nfe": nfe, "correct": correct, "status": status, "jvps": 2 * nfe, **signals}
     arrays["stable"] = draw.integers(0, 5, (T, N)).astype(np.int32)
     arrays["loss"] = draw.random((T, N)).astype(np.float32)
@@ -67,7 +67,7 @@ def test_arrays_are_equal_bit_by_bit(both: tuple[Trajectory, LongTrajectory]) ->
             assert np.asarray(getattr(other, name)).dtype == np.asarray(array).dtype, name
     for name in ("residual", "nfe", "correct", "jvps", "status", "cost", "seconds"):
         np.testing.assert_array_equal(getattr(stored, name), getattr(whole, name))
-    assert sorted(stored.signals) == ["change", "entropy", "kl", "stable"]
+    assert sorted(stored.signals) == ["change", "entropy", "head", "kl", "stable"]
     assert len(list(stored.parts())) > 1
 
 

@@ -109,7 +109,8 @@ class _Reader:
         self, deq: DEQ, dataset: Dataset, targets: Tensor, iterates: int, signals: bool, loss: bool = False
     ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
-        self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets)) if signals else None
+        head = deq.cell.has_halting_head
+        self.signals = SignalRecorder(iterates, len(targets), dataset.asked(targets), head) if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
         wide = next(deq.parameters()).dtype
         self.loss = torch.zeros(iterates, len(targets), dtype=wide, device=targets.device) if loss else None
@@ -125,7 +126,8 @@ class _Reader:
                 self.loss[k] = self.loss[k - 1]
                 self.loss[k, rows] = self.dataset.loss(logits, self.targets[rows]).to(self.loss)
             if self.signals is not None:
-                self.signals(k, z, logits, rows)
+                halt = self.deq.cell.halt_logit(z) if self.deq.cell.has_halting_head else None
+                self.signals(k, z, logits, rows, halt)
 
 
 def _recorded(

@@ -97,7 +97,8 @@ def _counted(made: Forward, part: Part) -> Forward:
     z = made.z[:0].detach()
     z.grad = None if made.z.grad is None else made.z.grad[:0]
     solution = made.solution.rows(slice(0, 0))
-    return made._replace(correct=made.correct[:0], losses=made.losses[:0], solution=solution, z=z)
+    halt = None if made.halt is None else made.halt[:0]
+    return made._replace(correct=made.correct[:0], losses=made.losses[:0], solution=solution, z=z, halt=halt)
 
 
 def _without_graph(made: Forward) -> Forward:
@@ -117,6 +118,7 @@ def _joined(made: Sequence[Forward], cut: Sequence[Part]) -> Forward:
     objective, loss = mean([one.objective for one in made]), mean([one.loss for one in made])
     assert objective is not None
     assert loss is not None
+    logits = [one.halt for one in made if one.halt is not None]
     z, gradients = torch.cat([one.z for one in made]), [one.z.grad for one in made if one.z.grad is not None]
     if len(gradients) == len(made):
         z.grad = torch.cat(gradients)
@@ -125,6 +127,7 @@ def _joined(made: Sequence[Forward], cut: Sequence[Part]) -> Forward:
         loss=loss,
         correct=torch.cat([one.correct for one in made]),
         losses=torch.cat([one.losses for one in made]),
+        halt=torch.cat(logits) if len(logits) == len(made) else None,
         solution=Solution.joined([one.solution for one in made]),
         penalty=mean([one.penalty for one in made]),
         z=z,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deqrun.datasets import Dataset
 from deqrun.experiment.training.draws import Draws, Part, whole_number
@@ -46,11 +47,12 @@ class Batch(NamedTuple):
 class Forward(NamedTuple):
     """One step of training before its backward pass.
 
-    objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + weight · penalty
+    objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + Σ weight · penalty
     loss        L of the full run, detached; of the progressive one where α = 1 and there is no other. So are
     correct     (batch,) bool, and
     solution    the solver's report; its residual belongs to the state of this loss
     losses      (batch,) of which loss is the mean, detached
+    halt        (batch,) the halting head's logits there, detached; None where the settings have no use for them
     penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
     z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
     """
@@ -62,6 +64,7 @@ class Forward(NamedTuple):
     penalty: Tensor | None
     z: Tensor
     losses: Tensor
+    halt: Tensor | None = None
 
 
 def forward(
@@ -105,15 +108,24 @@ def forward(
         probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
         penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
         objective = objective + settings.jacobian_weight * penalty
+    # The halting head learns to tell right answers, as they are before this step.
+    correct = dataset.correct(shown.logits, batch.y)
+    halt = deq.cell.halt_logit(shown.z).float() if _asks_the_head(settings) else None
+    if halt is not None and settings.halt_weight > 0:
+        told = binary_cross_entropy_with_logits(halt, correct.to(halt.dtype))
+        objective = objective + settings.halt_weight * told
     # A part of the samples that are left weighs as much as it would among all.
     if batch.share != 1:
         objective = objective * batch.share
     # Its gradient tells how evenly the samples pull (`gradient_share`).
     if shown.z.requires_grad:
         shown.z.retain_grad()
-    correct = dataset.correct(shown.logits, batch.y)
-    losses = shown.losses.detach()
-    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z, losses)
+    losses, halt = shown.losses.detach(), None if halt is None else halt.detach()
+    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z, losses, halt)
+
+
+def _asks_the_head(settings: TrainSettings) -> bool:
+    return settings.halt_weight > 0 or settings.halt_exploration is not None
 
 
 def _due(frequency: float, source: torch.Generator) -> bool:

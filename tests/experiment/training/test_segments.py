@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deqrun.experiment.training.accumulation import accumulated
 from deqrun.experiment.training.averaging import WeightAverage
 from deqrun.experiment.training.objective import Batch, Forward, forward
-from deqrun.experiment.training.segments import in_segments
+from deqrun.experiment.training.segments import fewest_segments, in_segments
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping
 from deqrun.gradients import Gradient, Implicit, Phantom, Unrolled
 from deqrun.models import DEQ
 from deqrun.solvers import Anderson, Budget, Picard, solve
-from tests.experiment.linear_model import ROWS, Vectors, batch, draws, loss_at, model, settings
+from tests.experiment.forked_ranks import in_forked_ranks
+from tests.experiment.linear_model import (
+    ROWS,
+    LinearCell,
+    Vectors,
+    batch,
+    draws,
+    gradients,
+    loss_at,
+    model,
+    settings,
+    step,
+)
 
 LAST = Budget(max_iter=3, tol=0.0, keep="last")
 
@@ -150,3 +167,138 @@ def test_the_average_takes_in_every_optimizer_step() -> None:
     share = torch.tensor([decay**2, decay, 1.0], dtype=torch.float64)
     mean = (torch.stack(weights) * (share / share.sum())[:, None, None]).sum(0)
     assert torch.allclose(average.state_dict()["cell.u"], mean, rtol=1e-12)
+
+
+class HeadedCell(LinearCell):
+    """The linear cell with a halting head, linear in z; by its weights some samples end early and others never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([1.5, -2.0, 1.0, 0.5, -1.0], dtype=torch.float64))
+
+    @property
+    def has_halting_head(self) -> bool:
+        return True
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        return z @ self.a
+
+
+def headed() -> DEQ:
+    return DEQ(HeadedCell(), Picard(), LAST, Unrolled(last=1))
+
+
+HALTING: dict[str, Any] = {"segments": 4, "halt_weight": 0.5, "halt_exploration": 0.4}
+
+
+def test_the_head_s_loss_is_cross_entropy_of_right_answers() -> None:
+    """∂objective/∂(W, U, V, a) of one step is the gradient of L + w · BCE at the last iterate, written out."""
+    deq = headed()
+    made = step(deq, halt_weight=0.3)
+    assert made.halt is not None
+    f, samples = deq.bind(batch().x), batch()
+    with torch.no_grad():
+        z = f(f(torch.zeros_like(samples.x)))
+    z = f(z)
+    right = (deq.cell.readout(z).argmax(1) == samples.y).double()
+    p = (z @ deq.cell.a).sigmoid()
+    told = -(right * p.log() + (1 - right) * (1 - p).log()).mean()
+    for mine, its in zip(
+        gradients(deq, made.objective), gradients(deq, loss_at(deq, z, samples) + 0.3 * told), strict=True
+    ):
+        assert torch.allclose(mine, its, rtol=1e-6, atol=1e-8)  # the head's loss is in float32
+    assert torch.allclose(made.halt.double(), z @ deq.cell.a, rtol=1e-6)
+
+
+def naive(deq: DEQ, fewest: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample by sample, with weights of 1 / batch: (segments taken, losses at the end, last states)."""
+    samples, optimizer = batch(), torch.optim.SGD(deq.parameters(), lr=0.1)
+    z, going = torch.zeros_like(samples.x), list(range(ROWS))
+    taken, losses = torch.zeros(ROWS, dtype=torch.long), torch.zeros(ROWS, dtype=torch.float64)
+    for segment in range(1, options["segments"] + 1):
+        objective, next_going, next_z = torch.zeros((), dtype=torch.float64), [], z.clone()
+        for row in going:
+            f = deq.bind(samples.x[row : row + 1])
+            with torch.no_grad():
+                state = f(f(z[row : row + 1]))
+            state = f(state)
+            logits, target = deq.cell.readout(state), samples.y[row : row + 1]
+            loss = nn.functional.cross_entropy(logits, target)
+            halt = deq.cell.halt_logit(state).float()
+            right = (logits.argmax(1) == target).float()
+            objective = objective + (loss + 0.5 * binary_cross_entropy_with_logits(halt, right)) / ROWS
+            taken[row], losses[row], next_z[row] = segment, loss.detach(), state[0].detach()
+            if not (float(halt.detach()) > 0 and segment >= fewest[row]):
+                next_going.append(row)
+        optimizer.zero_grad()
+        objective.backward()
+        optimizer.step()
+        z, going = next_z, next_going
+        if not going:
+            break
+    return taken, losses, z
+
+
+def test_samples_that_the_head_ends_leave_the_batch() -> None:
+    """Weights, evaluations and losses are a loop's over single samples; some end in each segment."""
+    deq, own = headed(), headed()
+    made, given, _ = trained(deq, 0.1, **HALTING)
+    fewest = fewest_segments(ROWS, settings(**HALTING), draws())
+    taken, losses, _ = naive(own, fewest, **HALTING)
+    assert len(taken.unique()) > 2
+    assert [len(one.x) for one in given] == [int((taken >= k).sum()) for k in range(1, len(given) + 1)]
+    for mine, its in zip(deq.parameters(), own.parameters(), strict=True):
+        assert torch.allclose(mine, its, rtol=1e-5, atol=1e-7)
+    assert sorted(made.solution.nfe.tolist()) == sorted((4 * taken).tolist())
+    assert float(made.loss) == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_samples_that_end_early_do_so_in_parts_too(accumulate: int) -> None:
+    deq, other = headed(), headed()
+    made, _, _ = trained(deq, 0.1, **HALTING)
+    parts, _, _ = trained(other, 0.1, accumulate=accumulate, **HALTING)
+    for mine, its in zip(deq.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, its, rtol=1e-6, atol=1e-8)
+    assert torch.equal(made.solution.nfe, parts.solution.nfe)
+    assert torch.equal(made.correct, parts.correct)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Ranks are forked, and a process that has OpenMP's threads must not be."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked, so that none imports torch again")
+@pytest.mark.parametrize("count", [2, 3])
+def test_samples_that_end_early_may_change_their_rank(count: int, one_thread: None, tmp_path: Path) -> None:
+    """Weights, loss and evaluations are one process's, though the samples that are left are dealt anew."""
+
+    def weights(_: int) -> tuple[list[np.ndarray[Any, Any]], float, int]:
+        deq = headed()
+        made, _, _ = trained(deq, 0.1, **HALTING)
+        return [one.detach().numpy() for one in deq.parameters()], float(made.loss), int(made.solution.nfe.sum())
+
+    own, loss, nfe = weights(0)
+    found = in_forked_ranks(count, weights, tmp_path / "ranks")
+    assert sum(its for _, _, its in found) == nfe
+    for theirs, its, _ in found:
+        assert its == pytest.approx(loss, rel=1e-6)
+        for mine, other in zip(own, theirs, strict=True):
+            np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
+
+
+def test_minima_of_segments_are_drawn_as_the_paper_says() -> None:
+    """A share 0.1 has one of 2 … 6, each as likely; 20,000 draws, to four standard errors; seeded by the epoch."""
+    chosen, n = settings(segments=6, halt_weight=0.5, halt_exploration=0.1), 20_000
+    fewest = fewest_segments(n, chosen, draws())
+    shares = torch.bincount(fewest, minlength=7)[1:] / n
+    expected = torch.tensor([0.9, *[0.02] * 5])
+    assert ((shares - expected).abs() < 4 * (expected * (1 - expected) / n).sqrt()).all()
+    assert torch.equal(fewest, fewest_segments(n, chosen, draws()))
+    assert not torch.equal(fewest, fewest_segments(n, chosen, draws(seed=1)))
+    assert fewest_segments(n, settings(**HALTING | {"halt_exploration": 0.0}), draws()).unique().tolist() == [1]
