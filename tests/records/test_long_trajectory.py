@@ -104,7 +104,7 @@ def test_numpy_reads_the_file_by_the_documented_names(tmp_path: Path) -> None:
 def test_only_so_much_is_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
     keys = [KEY._replace(solver=name) for name in ("a", "b", "c")]
     RunFolder(tmp_path).write_trajectories({key: part(0, N, dtype) for key in keys})
-    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 4 * 4 + 4) + 3_000
+    size = T * N * (np.dtype(dtype).itemsize + 4 + 1 + 4 + 5 * 4 + 4) + 3_000
     monkeypatch.setattr(reading, "HELD", 2 * size)
     kinds = [type(one) for one in read_trajectories(tmp_path / "trajectories.npz").values()]
     assert kinds == [Trajectory, Trajectory, LongTrajectory]
