@@ -79,6 +79,9 @@ class TrainSettings(_Section):
     tf32: Flag = False
     compile: Flag = False
     segments: PositiveCount = 1
+    random_budget_law: Literal["uniform", "poisson_lognormal", "exponential", "gamma"] = "uniform"
+    random_budget_mean: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
+    random_budget_spread: Positive = 0.5
     halt_weight: NonNegative = 0.0
     halt_exploration: Fraction | None = None
 
@@ -103,6 +106,21 @@ class TrainSettings(_Section):
             raise ValueError(
                 f"has eval_every={self.eval_every}, but no budgets to evaluate at; give train.eval_iterations, as in "
                 "[1,4,16,64], as well"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_range_for_its_law(self) -> TrainSettings:
+        law, mean = self.random_budget_law, self.random_budget_mean
+        if law == "uniform" and mean is not None:
+            raise ValueError(
+                f"has random_budget_mean={mean}, but random_budget_law=uniform has the mean of its range; give "
+                "random_budget_law=poisson_lognormal, exponential or gamma, or random_budget_mean=null"
+            )
+        if law != "uniform" and self.random_budget is None:
+            raise ValueError(
+                f"has random_budget_law={law}, but no random_budget to keep its draws within; give "
+                "train.random_budget=[low,high] as well, as in [1,64]"
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deqrun.datasets import Dataset
+from deqrun.experiment.training.budgets import draw_budgets
 from deqrun.experiment.training.draws import Draws, Part, whole_number
 from deqrun.experiment.training.starts import Starts
 from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty
@@ -140,11 +142,12 @@ def _gradient_and_budget(
         return Unrolled(), deq.budget.with_(max_iter=settings.unrolled_depth)
     if settings.random_budget is None:
         return deq.gradient, deq.budget
-    low, high = settings.random_budget
+    (low, high), law, mean = settings.random_budget, settings.random_budget_law, settings.random_budget_mean
+    draw = partial(draw_budgets, low, high, law, mean, settings.random_budget_spread, draws.budgets)
     if settings.random_budget_per == "step":
-        return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
+        return deq.gradient, deq.budget.with_(max_iter=int(draw()))
     # A budget for each row: the whole batch runs to the largest, and each row stops at its own.
-    whole = torch.randint(low, high + 1, (part.size,), generator=draws.budgets)
+    whole = draw(part.size)
     return deq.gradient, deq.budget.with_(max_iter=int(whole.max()), row_max_iter=part.rows(whole))
 
 
