@@ -82,6 +82,10 @@ class TrainSettings(_Section):
     random_budget_law: Literal["uniform", "poisson_lognormal", "exponential", "gamma"] = "uniform"
     random_budget_mean: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
     random_budget_spread: Positive = 0.5
+    spectral_weight: NonNegative = 0.0
+    spectral_target: Positive = 0.9
+    spectral_steps: PositiveCount = 4
+    fixed_point_weight: NonNegative = 0.0
     halt_weight: NonNegative = 0.0
     halt_exploration: Fraction | None = None
 

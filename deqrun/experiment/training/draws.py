@@ -14,10 +14,10 @@ from deqrun.experiment.training.seeding import derived_seed, generator
 from deqrun.solvers.device import generator as device_generator
 from deqrun.solvers.device import noise_of, set_noise_of, traits
 
-ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY, HALT = range(10)
+ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY, HALT, SPECTRAL = range(11)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
 
-AGAIN = ("probes", "penalties", "starts", "budgets", "paths", "depths")
+AGAIN = ("probes", "penalties", "starts", "budgets", "paths", "depths", "spectral")
 """Fields of `Draws` that a step draws from once for a whole batch, though it may work on the batch in parts."""
 
 ON_HOST = ("order", "penalties", "budgets", "paths", "depths", "halts")
@@ -41,6 +41,7 @@ class Draws:
     paths     seeds of the noise along the path; on the host
     depths    iterations of the progressive loss; on the host
     halts     the fewest segments of each sample; on the host
+    spectral  starts of the power iterations of the spectral penalty; on the device
     """
 
     order: torch.Generator
@@ -52,6 +53,7 @@ class Draws:
     paths: torch.Generator
     depths: torch.Generator
     halts: torch.Generator
+    spectral: torch.Generator
 
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, device: torch.device) -> Draws:
@@ -73,6 +75,7 @@ class Draws:
             paths=generator(seed, epoch, PATH),
             depths=generator(seed, epoch, DEPTH),
             halts=generator(seed, epoch, HALT),
+            spectral=on_device(SPECTRAL),
         )
 
     def state_dict(self) -> dict[str, Any]:

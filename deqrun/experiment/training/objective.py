@@ -14,7 +14,7 @@ from deqrun.datasets import Dataset
 from deqrun.experiment.training.budgets import draw_budgets
 from deqrun.experiment.training.draws import Draws, Part, whole_number
 from deqrun.experiment.training.starts import Starts
-from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty
+from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty, residual_penalty, spectral_penalty
 from deqrun.models import DEQ
 from deqrun.models.cell import BoundCell
 from deqrun.settings import TrainSettings
@@ -103,13 +103,19 @@ def forward(
         objective = (1 - alpha) * full.total + alpha * progressive.total
     # The end of the run that is shown may be a later step's start.
     starts.end(batch.places, shown.solution.z, part)
-    # The penalty is at the state that is shown, and at a share of the steps where it is costly.
-    penalty = None
-    if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.penalties):
-        whole = (part.size, *shown.z.shape[1:])
-        probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
-        penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
-        objective = objective + settings.jacobian_weight * penalty
+    # Penalties are at the state that is shown; those on the Jacobian are costly, and at a share of the steps.
+    penalty, spectral = None, settings.spectral_weight > 0
+    if (settings.jacobian_weight > 0 or spectral) and _due(settings.jacobian_frequency, draws.penalties):
+        draw = partial(torch.randn, (part.size, *shown.z.shape[1:]), dtype=shown.z.dtype, device=shown.z.device)
+        if settings.jacobian_weight > 0:
+            penalty = jacobian_penalty(f, shown.z, probe=part.rows(draw(generator=draws.probes)))
+            objective = objective + settings.jacobian_weight * penalty
+        if spectral:
+            start = part.rows(draw(generator=draws.spectral))
+            excess = spectral_penalty(f, shown.z, start, settings.spectral_target, settings.spectral_steps)
+            objective = objective + settings.spectral_weight * excess
+    if settings.fixed_point_weight > 0:
+        objective = objective + settings.fixed_point_weight * residual_penalty(f, shown.z)
     # The halting head learns to tell right answers, as they are before this step.
     correct = dataset.correct(shown.logits, batch.y)
     halt = deq.cell.halt_logit(shown.z).float() if _asks_the_head(settings) else None
