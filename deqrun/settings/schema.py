@@ -79,6 +79,7 @@ class TrainSettings(_Section):
     tf32: Flag = False
     compile: Flag = False
     segments: PositiveCount = 1
+    loss: Literal["cross_entropy", "stablemax"] = "cross_entropy"
     random_budget_law: Literal["uniform", "poisson_lognormal", "exponential", "gamma"] = "uniform"
     random_budget_mean: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
     random_budget_spread: Positive = 0.5

@@ -13,6 +13,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from deqrun.datasets import Dataset
 from deqrun.experiment.training.budgets import draw_budgets
 from deqrun.experiment.training.draws import Draws, Part, whole_number
+from deqrun.experiment.training.stablemax import log_scores
 from deqrun.experiment.training.starts import Starts
 from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty, residual_penalty, spectral_penalty
 from deqrun.models import DEQ
@@ -224,7 +225,7 @@ class _Runs:
             observe=watch if watch and watch.weights else None,
         )
         logits = self.deq.cell.readout(z)
-        losses = self.dataset.loss(logits, self.y)
+        losses = self._losses(logits)
         loss = losses.mean()
         return _Run(z, solution, logits, losses, loss, loss)
 
@@ -241,7 +242,11 @@ class _Runs:
         # An implicit gradient needs a fixed point, which a state on the way is not.
         inexact = self.gradient if isinstance(self.gradient, OneStep | Phantom) else OneStep()
         z = inexact.attach(self.f, z.to(self.z0.dtype), solution)
-        return self.dataset.loss(self.deq.cell.readout(z), self.y).mean()
+        return self._losses(self.deq.cell.readout(z)).mean()
+
+    def _losses(self, logits: Tensor) -> Tensor:
+        """(batch,) the data set's losses of the logits, or of their scores."""
+        return self.dataset.loss(log_scores(logits) if self.settings.loss == "stablemax" else logits, self.y)
 
 
 def correction_weights(length: int, count: int, decay: float) -> dict[int, float]:
