@@ -42,8 +42,8 @@ TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when u
 
 
 def build_budget(settings: Settings) -> Budget:
-    """The training budget."""
-    return Budget(**settings.budget.model_dump())
+    """The budget of a solve: of training or, with `train.segments`, of all segments of a batch together."""
+    return Budget(**settings.budget.model_dump() | {"max_iter": settings.solve_iterations})
 
 
 def build_solver(settings: Settings) -> Solver:
@@ -245,7 +245,7 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"solver {settings.solver}": lambda: build_solver(settings),
         f"sweep {settings.sweep_solvers}": lambda: build_sweep_solvers(settings),
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
-        f"budget {settings.budget}": lambda: build_budget(settings),
+        f"budget {settings.budget} {settings.train.segments}": lambda: build_budget(settings),
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, nn.Linear(1, 1)),
         f"model {settings.model} {settings.dataset} {settings.baseline}": lambda: build_cell(
             settings, build_dataset(settings)

@@ -396,7 +396,7 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         net_multiply_adds=baseline.multiply_adds if baseline else None,
         state_size=described.state_size,
         multiply_adds=described.multiply_adds,
-        train_max_iter=settings.budget.max_iter,
+        train_max_iter=settings.solve_iterations,
         train_tol=settings.budget.tol,
         n_train=len(dataset.load("train")),
         n_validation=len(dataset.load("validation")),

@@ -360,6 +360,20 @@ class Settings(_Section):
         require_explicit(self.baseline, self.sections())
         return self
 
+    @property
+    def solve_iterations(self) -> int:
+        """Solver steps of one solve outside of training: `budget.max_iter` times `train.segments`."""
+        return self.budget.max_iter * self.train.segments
+
+    @model_validator(mode="after")
+    def _has_segments_of_a_tied_map(self) -> Settings:
+        if self.train.segments > 1 and self.baseline.kind == "untied":
+            raise ValueError(
+                f"train.segments={self.train.segments} begins a solve where another ended, but baseline=untied has its "
+                "layers once; allowed are train.segments=1 and baseline=none or tied"
+            )
+        return self
+
     @model_validator(mode="after")
     def _can_draw_budgets(self) -> Settings:
         if self.train.random_budget is None or self.gradient.target.rpartition(".")[2] != "Unrolled":

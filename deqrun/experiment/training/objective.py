@@ -148,7 +148,8 @@ def _gradient_and_budget(
     if step <= settings.unrolled_warmup_steps:
         return Unrolled(), deq.budget.with_(max_iter=settings.unrolled_depth)
     if settings.random_budget is None:
-        return deq.gradient, deq.budget
+        # The model's budget is of all segments together.
+        return deq.gradient, deq.budget.with_(max_iter=deq.budget.max_iter // settings.segments)
     (low, high), law, mean = settings.random_budget, settings.random_budget_law, settings.random_budget_mean
     draw = partial(draw_budgets, low, high, law, mean, settings.random_budget_spread, draws.budgets)
     if settings.random_budget_per == "step":

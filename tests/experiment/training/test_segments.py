@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from deqrun.errors import UserError
+from deqrun.experiment.build import build_budget
+from deqrun.experiment.sweep.grid import swept_grid
 from deqrun.experiment.training.accumulation import accumulated
 from deqrun.experiment.training.averaging import WeightAverage
 from deqrun.experiment.training.objective import Batch, Forward, forward
@@ -21,6 +24,7 @@ from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping
 from deqrun.gradients import Gradient, Implicit, Phantom, Unrolled
 from deqrun.models import DEQ
+from deqrun.settings import Settings
 from deqrun.solvers import Anderson, Budget, Picard, solve
 from tests.experiment.forked_ranks import in_forked_ranks
 from tests.experiment.linear_model import (
@@ -44,6 +48,7 @@ def trained(
 ) -> tuple[Forward, list[Batch], list[Forward]]:
     """One step of training by plain gradient descent: its figures, and each segment's batch and pass."""
     samples, chosen = samples or batch(), settings(batch_size=ROWS, **changes)
+    deq.budget = deq.budget.with_(max_iter=3 * chosen.segments)  # of all segments together
     optimizer, stepping = torch.optim.SGD(deq.parameters(), lr=lr), Stepping("float32", torch.device("cpu"))
     starts, drawn = Starts(chosen.start, chosen.start_scale, ROWS), draws()
     given: list[Batch] = []
@@ -135,6 +140,7 @@ def test_the_end_of_the_last_segment_is_the_previous_start() -> None:
     """A sample that comes again goes on from there: two batches of two segments are four on one batch."""
     deq, twice = model(Unrolled(last=1), LAST), model(Unrolled(last=1), LAST)
     chosen = settings(batch_size=ROWS, start="previous", segments=2)
+    twice.budget = LAST.with_(max_iter=6)
     starts, stepping = Starts("previous", 1.0, ROWS), Stepping("float32", torch.device("cpu"))
     optimizer = torch.optim.SGD(twice.parameters(), lr=0.1)
 
@@ -302,3 +308,19 @@ def test_minima_of_segments_are_drawn_as_the_paper_says() -> None:
     assert torch.equal(fewest, fewest_segments(n, chosen, draws()))
     assert not torch.equal(fewest, fewest_segments(n, chosen, draws(seed=1)))
     assert fewest_segments(n, settings(**HALTING | {"halt_exploration": 0.0}), draws()).unique().tolist() == [1]
+
+
+def test_evaluation_solves_through_all_segments(settings_of: Callable[..., Settings]) -> None:
+    """Validation, test and the sweep's own budget take 4 · 3 iterations; a segment of training takes 3."""
+    made = settings_of("train.segments=4", "budget.max_iter=3", "sweep.iterations=[1,2]")
+    assert build_budget(made).max_iter == 12
+    assert swept_grid(made)[0] == [1, 2, 12]
+    deq = model(Unrolled(last=1), LAST.with_(max_iter=12))
+    assert step(deq, segments=4).solution.nfe.unique().tolist() == [3 + 1]
+    with torch.no_grad():
+        assert deq(batch().x)[1].nfe.unique().tolist() == [12 + 1]
+
+
+def test_untied_layers_have_no_segments(settings_of: Callable[..., Settings]) -> None:
+    with pytest.raises(UserError, match=r"train\.segments=2 begins a solve where another ended, but baseline=untied"):
+        settings_of("train.segments=2", "baseline=untied", "sweep.tolerances=[0]", "sweep.solvers=[picard]")
