@@ -13,6 +13,7 @@ diverged). The answer is the one of the iterate at which it stops.
     stable    iterates for which the answer has stood
     confidence, margin    the largest probability, and its lead over the second
     acceleration          ‖z_k − 2 z_{k−1} + z_{k−2}‖ / ‖z_{k−1}‖ (`deqrun.analysis.signals` defines these seven)
+    head      1 − p, with p the halting head's probability that the answer is right
     budget    k itself: the same number of iterations for every sample, the bound that a rule has to beat
     oracle    whether the answer is right: stops at the first right one, the bound that no rule can beat by answers
               that it has to give itself

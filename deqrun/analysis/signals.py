@@ -22,6 +22,10 @@ and three measures that no rule uses, recorded with `sweep.measures`:
     cosine        of the angle between the steps z_k − z_{k−1} and z_{k−1} − z_{k−2}: 1 ahead, −1 back and forth
     step          ‖z_k − z_{k−1}‖₂
 
+One more is of iterate k alone, and only of models with a halting head:
+
+    head     sigmoid(l_k), l_k the head's logit: the model's own probability that its whole answer is right
+
 Stopping where consecutive read-outs differ by little in KL is the rule of Geiping et al. 2025 (arXiv 2502.05171) for
 models of recurrent depth.
 """
@@ -187,7 +191,8 @@ class SignalRecorder:
 
     Call it from the `observe` of a solve. At k = 0, which has no iterate before it, change, kl and entropy are inf
     and stable is 0; acceleration is inf at k = 0 and 1. step and cosine are NaN where there is no such step. After a
-    row has stopped all are NaN, but stable is 0, and positions keeps its last value, as the answer does.
+    row has stopped all are NaN, but stable is 0, and positions keeps its last value, as the answer does. head is known
+    at k = 0, too.
 
     Arguments
         iterates  T + 1, the most that there will be
@@ -215,11 +220,12 @@ class SignalRecorder:
         self._before: _Iterate | None = None
         self._columns: list[tuple[Tensor, tuple[Tensor, ...]]] = []  # rows, and their values by name
 
-    def __call__(self, k: int, z: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def __call__(self, k: int, z: Tensor, logits: Tensor, rows: Tensor, halt: Tensor | None = None) -> None:
         """Take in iterate k; each is to follow the one before it.
 
         z       (r, …) states, logits (r, classes, *positions) their read-outs
         rows    (r,) long: their places in the batch, each among those of iterate k − 1
+        halt    (r,) logits of the halting head, where there is one
         """
         if k != len(self._columns):
             raise ValueError(f"Iterates must come in order: {len(self._columns)} was next, got {k}.")
@@ -235,14 +241,14 @@ class SignalRecorder:
                 entropy_change(reading, before.reading),
                 torch.where(answers_agree(reading, before.reading), before.stable + 1, 0),
             )
-        further = self._further(z, logits, rows, reading, before)
+        further = self._further(z, logits, rows, reading, before, halt)
         values = (*column, *(further[name]() for name in self.names[len(CORE) :]))
         first = before.z if before is not None and self._two_steps else None
         self._before = _Iterate(rows, z, reading, column[3], first)
         self._columns.append((rows, values))
 
     def _further(
-        self, z: Tensor, logits: Tensor, rows: Tensor, reading: Reading, before: _Iterate | None
+        self, z: Tensor, logits: Tensor, rows: Tensor, reading: Reading, before: _Iterate | None, halt: Tensor | None
     ) -> dict[str, Callable[[], Tensor]]:
         """How each further value of this iterate is computed."""
         first = None if before is None else before.first
@@ -255,7 +261,12 @@ class SignalRecorder:
             right = (reading.answer == self.targets[rows]) & ~reading.log_p.isnan().any(1)
             return _over_asked(right.to(torch.float32), reading.asked)
 
+        def head() -> Tensor:
+            assert halt is not None, "head needs a halting head"
+            return halt.sigmoid()
+
         return {
+            "head": head,
             "confidence": lambda: certainty(logits, reading.asked)[0],
             "margin": lambda: certainty(logits, reading.asked)[1],
             "acceleration": lambda: (
@@ -285,9 +296,9 @@ class SignalRecorder:
         }
         tables["stable"] = np.zeros((self.iterates, self.batch), dtype=np.int32)
         parts = [part.numpy() for part in (to_host(self.tensors()) if copied is None else copied)]
+        width = 1 + len(self.names)
         for k in range(len(self._columns)):
-            width = len(self.names) + 1
-            places, *column = parts[width * k : width * k + width]
+            places, *column = parts[width * k : width * (k + 1)]
             for name, values in zip(self.names, column, strict=True):
                 tables[name][k, places] = values
         if steps is not None:

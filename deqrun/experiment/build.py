@@ -42,8 +42,8 @@ TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when u
 
 
 def build_budget(settings: Settings) -> Budget:
-    """The training budget."""
-    return Budget(**settings.budget.model_dump())
+    """The budget of a solve: of training or, with `train.segments`, of all segments of a batch together."""
+    return Budget(**settings.budget.model_dump() | {"max_iter": settings.solve_iterations})
 
 
 def build_solver(settings: Settings) -> Solver:
@@ -254,13 +254,16 @@ def check_components(settings: Settings, seen: set[str]) -> None:
         f"solver {settings.solver}": lambda: build_solver(settings),
         f"sweep {settings.sweep_solvers}": lambda: build_sweep_solvers(settings),
         f"gradient {settings.gradient}": lambda: build_gradient(settings),
-        f"budget {settings.budget}": lambda: build_budget(settings),
+        f"budget {settings.budget} {settings.train.segments}": lambda: build_budget(settings),
         f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, nn.Linear(1, 1)),
         f"model {settings.model} {settings.dataset} {settings.baseline}": lambda: build_cell(
             settings, build_dataset(settings)
         ),
         f"all {settings.model} {settings.dataset} {settings.baseline} {settings.solver} {settings.sweep_solvers}": (
             lambda: _check_adapts(settings)
+        ),
+        f"head {settings.model} {settings.baseline} {settings.train} {settings.sweep.halting}": (
+            lambda: _check_halting_head(settings)
         ),
         f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
             settings
@@ -273,6 +276,19 @@ def check_components(settings: Settings, seen: set[str]) -> None:
             if text not in seen:
                 check()
                 seen.add(text)
+
+
+def _check_halting_head(settings: Settings) -> None:
+    """The cell has a halting head where a loss or a rule is for one."""
+    weight, rules = settings.train.halt_weight, settings.sweep.halting
+    if not (weight > 0 or "head" in rules) or build_cell(settings, build_dataset(settings)).has_halting_head:
+        return
+    given = f"train.halt_weight={weight}" if weight > 0 else f"sweep.halting=[{','.join(rules)}]"
+    other = "train.halt_weight=0" if weight > 0 else "the other rules"
+    raise UserError(
+        f"{given} needs a halting head, and model={settings.choices.get('model')} has none as it is configured; "
+        f"allowed are cells with model.halting_head=true, as trm and eqr, and {other}."
+    )
 
 
 def _check_adapts(settings: Settings) -> None:

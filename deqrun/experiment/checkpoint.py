@@ -28,7 +28,7 @@ class Checkpoint:
     within  of a checkpoint within the epoch after `epoch`: the steps done in it, their seconds, the state of every
             generator, and the epoch's running figures; empty at the end of an epoch, where the next one's generators
             are seeded anew by (seed, epoch, purpose)
-    stepping  with train.precision=float16, the scale of the loss
+    stepping  the number of optimizer steps and, with train.precision=float16, the scale of the loss
     ema     with `train.ema`, the averages of `model`, under its names; empty in best.pt, whose `model` they are
     """
 

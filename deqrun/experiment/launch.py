@@ -439,7 +439,7 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         state_size=deq.cell.state_size,
         parameters=sum(weight.numel() for weight in deq.cell.parameters()),
         multiply_adds=described.multiply_adds if described else None,
-        train_max_iter=settings.budget.max_iter,
+        train_max_iter=settings.solve_iterations,
         train_tol=settings.budget.tol,
         n_train=len(dataset.load("train")),
         n_validation=len(dataset.load("validation")),

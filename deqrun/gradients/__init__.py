@@ -12,9 +12,20 @@
 from deqrun.gradients.equilibrium import equilibrium
 from deqrun.gradients.gradient import Gradient
 from deqrun.gradients.implicit import Implicit
-from deqrun.gradients.jacobian import jacobian_penalty
+from deqrun.gradients.jacobian import jacobian_norms, jacobian_penalty, residual_penalty, spectral_penalty
 from deqrun.gradients.one_step import OneStep
 from deqrun.gradients.phantom import Phantom
 from deqrun.gradients.unrolled import Unrolled
 
-__all__ = ["Gradient", "Implicit", "OneStep", "Phantom", "Unrolled", "equilibrium", "jacobian_penalty"]
+__all__ = [
+    "Gradient",
+    "Implicit",
+    "OneStep",
+    "Phantom",
+    "Unrolled",
+    "equilibrium",
+    "jacobian_norms",
+    "jacobian_penalty",
+    "residual_penalty",
+    "spectral_penalty",
+]

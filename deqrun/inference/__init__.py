@@ -11,6 +11,7 @@ simulates the coverage of each interval and how often a claim is false. Imports 
 """
 
 from deqrun.inference.auroc import auroc, auroc_interval
+from deqrun.inference.calibration import ReliabilityBin, expected_calibration_error, reliability
 from deqrun.inference.crossed import Crossed, crossed
 from deqrun.inference.estimate import LEAST_SEEDS, SEEDS_TO_DECIDE, Estimate, Unit
 from deqrun.inference.family import Told, holm, told, told_by_name
@@ -44,6 +45,7 @@ __all__ = [
     "SHARE",
     "Crossed",
     "Estimate",
+    "ReliabilityBin",
     "Told",
     "Unit",
     "auroc",
@@ -52,6 +54,7 @@ __all__ = [
     "claim_median",
     "claim_statistic",
     "crossed",
+    "expected_calibration_error",
     "from_interval",
     "holm",
     "mean_interval",
@@ -63,6 +66,7 @@ __all__ = [
     "one_error_below",
     "p_value",
     "rank_correlation",
+    "reliability",
     "resampled",
     "share_interval",
     "shares_of_seeds",

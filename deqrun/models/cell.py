@@ -90,6 +90,18 @@ class Cell(nn.Module, ABC):
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes, *output_shape) of the state z (batch, *state_shape)."""
 
+    @property
+    def has_halting_head(self) -> bool:
+        """Whether `halt_logit` has an answer: False, unless a cell has a head that tells when to stop."""
+        return False
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        """(batch,) the logit of the probability that the whole answer of the state z (batch, *state_shape) is right.
+
+        Raises ValueError where the cell has no halting head.
+        """
+        raise ValueError(f"{type(self).__name__} has no halting head.")
+
     def narrower(self) -> Iterable[dict[str, Any]]:
         """Constructor arguments that make this cell narrower, and its own: each dictionary replaces some of them.
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_choice, require_positive
 from deqrun.models.token_cell import TokenCell
-from deqrun.models.token_layers import PostNormBlock, truncated_normal_
+from deqrun.models.token_layers import PostNormBlock, halting_linear, truncated_normal_
 from deqrun.models.trm import MIXERS
 
 __all__ = ["STARTS", "EqRCell"]
@@ -40,6 +40,7 @@ class EqRCell(TokenCell):
         prefix            positions before the tokens, from 0
         puzzle_embedding  whether the first prefix position holds a learned vector
         start             z_0: fixed, one vector at every position that is drawn once; or zeros
+        halting_head      whether there is a linear map of z's first position to one number (`halt_logit`)
 
     Raises ValueError for parameters outside these ranges.
     """
@@ -61,6 +62,7 @@ class EqRCell(TokenCell):
         prefix: int = 16,
         puzzle_embedding: bool = False,
         start: str = "fixed",
+        halting_head: bool = False,
     ) -> None:
         super().__init__(
             input_shape=input_shape,
@@ -78,6 +80,7 @@ class EqRCell(TokenCell):
             raise ValueError(f"relaxation={relaxation} is too large: allowed are numbers above 0 to 1 (nearest: 1.0).")
         self.state_shape = (self.length, self.width)
         self.net = nn.Sequential(*(PostNormBlock(width, heads, self.length, expansion, mixer) for _ in range(layers)))
+        self.halt = halting_linear(width, 1) if halting_head else None
         # A buffer: the start is drawn once, stored in a checkpoint, and never trained.
         self.register_buffer("first", truncated_normal_(torch.empty(width), 1.0))
 
@@ -95,3 +98,15 @@ class EqRCell(TokenCell):
     def readout(self, z: Tensor) -> Tensor:
         """Logits (batch, num_classes, *output_shape) of z, without its prefix."""
         return self.answers(z)
+
+    @property
+    def has_halting_head(self) -> bool:
+        """Whether it was built with halting_head=True."""
+        return self.halt is not None
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        """(batch,) the logit of "the whole answer is right", linear in z's first position; ValueError without it."""
+        if self.halt is None:
+            raise ValueError("This cell has no halting head; build it with halting_head=true.")
+        logit: Tensor = self.halt(z[:, 0])[:, 0]
+        return logit

@@ -11,6 +11,7 @@ __all__ = [
     "PreNormBlock",
     "RotaryAttention",
     "SwiGLU",
+    "halting_linear",
     "lecun_linear",
     "rms_norm",
     "swiglu_width",
@@ -56,6 +57,14 @@ def lecun_linear(in_features: int, out_features: int) -> nn.Linear:
     """A linear layer without bias, its weights truncated normal of deviation 1/√in_features."""
     layer = nn.Linear(in_features, out_features, bias=False)
     truncated_normal_(layer.weight, in_features**-0.5)
+    return layer
+
+
+def halting_linear(features: int, numbers: int) -> nn.Linear:
+    """The linear map of a halting head: 0 weights and biases −5, so that it begins by halting nowhere, as TRM's."""
+    layer = nn.Linear(features, numbers)
+    nn.init.zeros_(layer.weight)
+    nn.init.constant_(layer.bias, -5.0)
     return layer
 
 

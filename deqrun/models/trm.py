@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_choice, require_positive
 from deqrun.models.token_cell import TokenCell
-from deqrun.models.token_layers import PostNormBlock, truncated_normal_
+from deqrun.models.token_layers import PostNormBlock, halting_linear, truncated_normal_
 
 __all__ = ["MIXERS", "TRMCell"]
 
@@ -27,7 +27,8 @@ class TRMCell(TokenCell):
 
     Source: Jolicoeur-Martineau 2025, Less is More: Recursive Reasoning with Tiny Networks (arXiv 2510.04871), and the
     author's code, whose numbers of parameters it has: on Sudoku 6,828,034 with attention and 5,028,866 with
-    mixer=mlp (81 positions, 11 tokens). Not here: the loss of the halting head, and an embedding for each puzzle.
+    mixer=mlp (81 positions, 11 tokens). Not here: the loss of the halting head's second number, which their published
+    settings leave out, too, and an embedding for each puzzle.
 
     Arguments
         input_shape       (channels, L) or (channels, H, W); the tokens are one-hot channels
@@ -79,10 +80,7 @@ class TRMCell(TokenCell):
         self.recursions = require_at_least("recursions", recursions, 1)
         self.state_shape = (2, self.length, self.width)
         self.net = nn.Sequential(*(PostNormBlock(width, heads, self.length, expansion, mixer) for _ in range(layers)))
-        self.halt = nn.Linear(width, 2) if halting_head else None
-        if self.halt is not None:
-            nn.init.zeros_(self.halt.weight)
-            nn.init.constant_(self.halt.bias, -5.0)
+        self.halt = halting_linear(width, 2) if halting_head else None
         # Buffers: the starts are drawn once, stored in a checkpoint, and never trained.
         self.register_buffer("answer_start", truncated_normal_(torch.empty(width), 1.0))
         self.register_buffer("latent_start", truncated_normal_(torch.empty(width), 1.0))
@@ -114,9 +112,18 @@ class TRMCell(TokenCell):
     def halting(self, z: Tensor) -> Tensor:
         """(batch, 2): the halting head's numbers, of y's first position; ValueError where there is no such head.
 
-        The first is the logit of "halt", the second of "continue". No loss of deqrun trains the head.
+        The first is the logit of "halt" (`halt_logit`), the second of "continue", which no loss trains.
         """
         if self.halt is None:
             raise ValueError("This cell has no halting head; build it with halting_head=true.")
         numbers: Tensor = self.halt(z[:, 0, 0])
         return numbers
+
+    @property
+    def has_halting_head(self) -> bool:
+        """Whether it was built with halting_head=True."""
+        return self.halt is not None
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        """(batch,) the first of the numbers of `halting`: the logit of "the whole answer is right"."""
+        return self.halting(z)[:, 0]

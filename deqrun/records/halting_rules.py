@@ -71,6 +71,11 @@ def _wrong(recorded: Recorded) -> NDArray[Any]:
     return np.where(recorded.correct, 0.0, np.inf)
 
 
+def _doubt(recorded: Recorded) -> NDArray[Any]:
+    """1 − p, with p the halting head's probability that the answer is right."""
+    return 1 - recorded.signals["head"]
+
+
 def _kept(name: str, words: str, unit: str = "", counts: bool = False, rises: bool = False) -> HaltingRule:
     """A rule by an array of the trajectory that bears its name."""
     return HaltingRule(name, words, lambda recorded: recorded.signals[name], counts, unit, recorded=True, rises=rises)
@@ -87,6 +92,7 @@ HALTING_RULES = {
         _kept("confidence", "on the largest probability of the answer", rises=True),
         _kept("margin", "on the margin between the two likeliest answers", rises=True),
         _kept("acceleration", "on the change of the state's step"),
+        HaltingRule("head", "on the doubt of the halting head", _doubt, recorded=True),
         HaltingRule("budget", "at a fixed budget", _steps, counts=True, unit=" iterations", bound=True),
         HaltingRule("oracle", "at the first right answer", _wrong, bound=True),
     )

@@ -129,10 +129,12 @@ class RunRecord:
 
     @property
     def train_max_iter(self) -> int | None:
-        """Solver steps allowed in training."""
-        given = self.summary.train_max_iter
-        value = self.setting("budget", "max_iter") if given is None else given
-        return None if value is None else int(value)
+        """Solver steps allowed in training: of one solve, or of the segments of a batch together."""
+        given, segments = self.summary.train_max_iter, self.setting("train", "segments") or 1
+        if given is not None:
+            return int(given)
+        value = self.setting("budget", "max_iter")
+        return None if value is None else int(value) * int(segments)
 
     @property
     def train_tol(self) -> float | None:

@@ -62,10 +62,10 @@ class Trajectory:
     evaluations spent when that residual was known. correct (T+1, n): whether the read-out of that iterate is right.
     seconds (T+1,): of the solve up to that iterate, and of one read-out, whatever else was looked at on the way. status
     (n,): why the row stopped, as `deqrun.solvers.Status` codes (3: diverged). jvps (T+1, n): Jacobian products spent by
-    then, beside the evaluations. change, kl, entropy, stable, confidence, margin and acceleration (T+1, n) are signals
-    of halting rules, and positions, cosine and step (T+1, n) further measures, as `deqrun.analysis.signals` defines
-    them. loss (T+1, n): of that iterate's read-out, in nats, held behind the last iterate. All from status on are None
-    where they weren't recorded. min_iter: no row stopped by its tolerance before that iterate.
+    then, beside the evaluations. change, kl, entropy, stable, confidence, margin, acceleration and head (T+1, n) are
+    signals of halting rules, and positions, cosine and step (T+1, n) further measures, as `deqrun.analysis.signals`
+    defines them. loss (T+1, n): of that iterate's read-out, in nats, held behind the last iterate. All from status on
+    are None where they weren't recorded. min_iter: no row stopped by its tolerance before that iterate.
     """
 
     residual: NDArray[np.floating]
@@ -81,6 +81,7 @@ class Trajectory:
     confidence: NDArray[np.float32] | None = None
     margin: NDArray[np.float32] | None = None
     acceleration: NDArray[np.float32] | None = None
+    head: NDArray[np.float32] | None = None
     positions: NDArray[np.float32] | None = None
     cosine: NDArray[np.float32] | None = None
     step: NDArray[np.float32] | None = None

@@ -15,6 +15,7 @@ from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.finding import Finding, enough_cell, judged, of_accuracy, of_change, of_saving
+from deqrun.report.head import halting_head
 from deqrun.report.sweep_findings import breadth, difficulties, halting, precisions, savings
 
 SHARED_TOLERANCE = 0.9
@@ -35,6 +36,7 @@ def findings(record: RunRecord) -> list[Finding]:
             *settled_and_right(record),
             *evaluations_saved(record),
             *halting(record),
+            *halting_head(record),
             *breadth(record),
             *savings(record),
             *difficulties(record),

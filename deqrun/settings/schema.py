@@ -82,6 +82,17 @@ class TrainSettings(_Section):
     tf32: Flag = False
     compile: Flag = False
     milestones: tuple[Fraction, ...] = (0.4, 2 / 3)
+    segments: PositiveCount = 1
+    loss: Literal["cross_entropy", "stablemax"] = "cross_entropy"
+    random_budget_law: Literal["uniform", "poisson_lognormal", "exponential", "gamma"] = "uniform"
+    random_budget_mean: Annotated[float, Field(strict=True, ge=1, allow_inf_nan=False)] | None = None
+    random_budget_spread: Positive = 0.5
+    spectral_weight: NonNegative = 0.0
+    spectral_target: Positive = 0.9
+    spectral_steps: PositiveCount = 4
+    fixed_point_weight: NonNegative = 0.0
+    halt_weight: NonNegative = 0.0
+    halt_exploration: Fraction | None = None
 
     @property
     def trains(self) -> bool:
@@ -116,6 +127,37 @@ class TrainSettings(_Section):
             raise ValueError(
                 f"has eval_every={self.eval_every}, but no budgets to evaluate at; give train.eval_iterations, as in "
                 "[1,4,16,64], as well"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_range_for_its_law(self) -> TrainSettings:
+        law, mean = self.random_budget_law, self.random_budget_mean
+        if law == "uniform" and mean is not None:
+            raise ValueError(
+                f"has random_budget_mean={mean}, but random_budget_law=uniform has the mean of its range; give "
+                "random_budget_law=poisson_lognormal, exponential or gamma, or random_budget_mean=null"
+            )
+        if law != "uniform" and self.random_budget is None:
+            raise ValueError(
+                f"has random_budget_law={law}, but no random_budget to keep its draws within; give "
+                "train.random_budget=[low,high] as well, as in [1,64]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _can_halt(self) -> TrainSettings:
+        if self.halt_exploration is None:
+            return self
+        if self.segments == 1:
+            raise ValueError(
+                f"has halt_exploration={self.halt_exploration}, but one segment, after which every sample ends; give "
+                "train.segments as well, from 2, or halt_exploration=null"
+            )
+        if self.halt_weight == 0:
+            raise ValueError(
+                f"has halt_exploration={self.halt_exploration}, but halt_weight=0, so that no loss trains the head "
+                "that decides; give train.halt_weight as well, as in 0.5, or halt_exploration=null"
             )
         return self
 
@@ -371,6 +413,20 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _agrees_with_its_baseline(self) -> Settings:
         require_explicit(self.baseline, self.sections())
+        return self
+
+    @property
+    def solve_iterations(self) -> int:
+        """Solver steps of one solve outside of training: `budget.max_iter` times `train.segments`."""
+        return self.budget.max_iter * self.train.segments
+
+    @model_validator(mode="after")
+    def _has_segments_of_a_tied_map(self) -> Settings:
+        if self.train.segments > 1 and self.baseline.kind == "untied":
+            raise ValueError(
+                f"train.segments={self.train.segments} begins a solve where another ended, but baseline=untied has its "
+                "layers once; allowed are train.segments=1 and baseline=none or tied"
+            )
         return self
 
     @model_validator(mode="after")

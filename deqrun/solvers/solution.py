@@ -176,8 +176,8 @@ class Solution:
             adjoint=cls.joined(adjoints) if len(adjoints) == len(parts) else None,
         )
 
-    def rows(self, chosen: slice) -> Solution:
-        """The solution of some of its rows, with their adjoint."""
+    def rows(self, chosen: slice | Tensor) -> Solution:
+        """The solution of some of its rows (a slice, or long), with their adjoint."""
         of_rows = ("z", "residual", "steps", "kept", "nfe", "jvps", "status")
         return Solution(
             **{name: getattr(self, name)[chosen] for name in of_rows},

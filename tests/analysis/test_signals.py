@@ -134,6 +134,26 @@ def test_recorder_along_a_solve_whose_rows_leave_early() -> None:
     assert signals["entropy"][5, 0] == pytest.approx(entropy_change(k, before).item(), rel=1e-6)
 
 
+def test_the_head_s_probability_at_every_iterate_of_rows_that_leave_early() -> None:
+    """Logit 3 − 10 z of z_k = r^k, from k = 0 on; NaN after a row has stopped, and no other signal changes."""
+    f, z0 = halving()
+    plain, headed = SignalRecorder(13, 3), SignalRecorder(13, 3, further=["head"])
+
+    def observe(k: int, z: Tensor, rows: Tensor) -> None:
+        logits = torch.cat([torch.full_like(z, 0.2), z], dim=1)
+        plain(k, z, logits, rows)
+        headed(k, z, logits, rows, 3 - 10 * z[:, 0])
+
+    solve(f, z0, solver=Picard(), budget=Budget(12, 0.01, norm="absolute"), observe=observe)
+    signals = headed.arrays()
+    for row, (rate, steps) in enumerate([(0.5, 6), (0.1, 2), (0.9, 12)]):
+        logits = 3 - 10 * rate ** np.arange(steps + 1)
+        np.testing.assert_allclose(signals["head"][: steps + 1, row], 1 / (1 + np.exp(-logits)), rtol=1e-5)
+        assert np.isnan(signals["head"][steps + 1 :, row]).all()
+    for name, array in plain.arrays().items():
+        np.testing.assert_array_equal(signals[name], array)
+
+
 def test_iterates_come_in_order() -> None:
     recorder = SignalRecorder(3, 1)
     with pytest.raises(ValueError, match="Iterates must come in order: 0 was next, got 1"):

@@ -92,6 +92,7 @@ def assert_close(folder: Path, other: Path, kind: str, rel: float) -> None:
     [
         pytest.param([], id="plain"),
         pytest.param(EVERY_DRAW, id="every-draw"),
+        pytest.param(["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments"),
         pytest.param(["train.batch_size=2"], id="fewer-rows-than-ranks"),
         pytest.param(["train.batch_size=400", "train.start=previous"], id="previous"),
     ],

@@ -163,6 +163,17 @@ def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_the_segments_of_a_batch_end_together(settings_of: SettingsOf, tmp_path: Path) -> None:
+    """A signal in the second of three segments lets the third finish; the count of optimizer steps goes on."""
+    settings = settings_of(*DRAWN, "train.segments=3", "train.epochs=2")
+    run_train(settings, tmp_path / "whole", "deqrun train")
+    assert struck(settings, tmp_path / "run", "forward", 3 * 13 - 1, signal.SIGTERM) == 130
+    reached = load_checkpoint(tmp_path / "run/checkpoints/last.pt", torch.device("cpu"))
+    assert (reached.step, reached.stepping["taken"]) == (13, 39)
+    run_train(settings, tmp_path / "run", "deqrun train")
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("name", [pytest.param("KILL", marks=pytest.mark.nightly), "TERM"])
 @pytest.mark.parametrize(
     ("where", "call"), [("evaluate", 2), ("save_checkpoint", 3), ("_epoch_line", 1), ("evaluate_budgets", 2)]

@@ -148,8 +148,11 @@ def test_the_halting_head_begins_at_minus_five_and_reads_the_first_position() ->
     assert seen[:, 0, 0].all()
     seen[:, 0, 0] = False
     assert not seen.any()
+    assert torch.equal(cell.halt_logit(z), cell.halting(z)[:, 0])
+    assert cell.has_halting_head
+    assert not trm().has_halting_head
     with pytest.raises(ValueError, match="no halting head"):
-        trm().halting(z)
+        trm().halt_logit(z)
 
 
 def test_rotary_scores_depend_on_the_distance_alone() -> None:

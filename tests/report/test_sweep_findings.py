@@ -8,10 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deqrun.inference import wilson
 from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.records.trajectory import TrajectoryKey
-from deqrun.report.charts import accuracy_by_difficulty, accuracy_by_halting, breadth_figures, specification
+from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.report.charts import (
+    accuracy_by_difficulty,
+    accuracy_by_halting,
+    breadth_figures,
+    calibration_of_the_head,
+    specification,
+)
 from deqrun.report.findings import findings
 from deqrun.report.page_parts import sweep_columns
 from deqrun.report.tables import plain_text, savings_table
@@ -259,3 +266,35 @@ def test_rows_from_before_precision_and_difficulty_are_float32_at_the_runs_own(r
     assert set(record.trajectories) == {key for key in record.trajectories if key[3:] == ("float32", None)}
     assert (record.halting, record.breadth) == ((), ())
     assert isinstance(record.sweep[0], SweepCell)
+
+
+def with_head(record: RunRecord, told: list[float]) -> RunRecord:
+    """The record with the head's probabilities at the last iterates of the main solver's four test samples."""
+    key = next(key for key in record.trajectories if key.solver == "anderson" and key.split == "test")
+    before = record.trajectories[key]
+    assert isinstance(before, Trajectory)
+    head = np.full(before.residual.shape, np.nan, dtype=np.float32)
+    head[before.last(), np.arange(before.n)] = told
+    return replace(record, trajectories={**record.trajectories, key: replace(before, head=head)})
+
+
+def test_the_head_s_probabilities_are_compared_with_the_answers(tiny_record: RunRecord) -> None:
+    """Right, right, wrong, right at the last iterates; told 0.9, 0.9, 0.3, 0.2: (2 · 0.1 + 0.3 + 0.8) / 4."""
+    record = with_head(tiny_record, [0.9, 0.9, 0.3, 0.2])
+    (error,) = rows(record, "Halting head")
+    assert error[:2] == ("expected calibration error at the last iterate of anderson", "0.325")
+    assert error[-1].startswith("means: told 57.5 %, right 75.0 %")
+    figure = calibration_of_the_head(record)
+    assert figure is not None
+    assert "Expected calibration error 0.325" in figure.caption
+    drawn_bins = [row for row in drawn(specification(figure.chart)) if "right_low" in row]
+    assert [(row["n"], row["right"]) for row in drawn_bins] == [(1, 1.0), (1, 0.0), (2, 1.0)]
+    for row in drawn_bins:
+        assert (row["right_low"], row["right_high"]) == pytest.approx(wilson(row["right"], row["n"]))
+    assert calibration_of_the_head(tiny_record) is None
+    assert rows(tiny_record, "Halting head") == []
+
+
+def test_a_head_that_is_lost_in_a_diverged_sample_is_left_out(tiny_record: RunRecord) -> None:
+    (error,) = rows(with_head(tiny_record, [0.9, np.nan, 0.3, 1.0]), "Halting head")
+    assert error[3] == "3"

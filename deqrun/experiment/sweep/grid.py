@@ -151,7 +151,7 @@ def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
     """
     trained, grid = settings.budget, settings.sweep
     own = {trained.tol} - {0.0}
-    return sorted({*grid.iterations, trained.max_iter}), sorted({*grid.tolerances, *own}, reverse=True)
+    return sorted({*grid.iterations, settings.solve_iterations}), sorted({*grid.tolerances, *own}, reverse=True)
 
 
 def sweep_budget(settings: Settings) -> Budget:

@@ -118,7 +118,10 @@ class _Reader:
         loss: bool = False,
     ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
-        further, asked = CORE if isinstance(signals, bool) else signals, dataset.asked(targets)
+        asked = dataset.asked(targets)
+        # A halting head tells at every iterate, whether or not a rule goes by it; a cell without one tells nothing.
+        further = [name for name in (CORE if isinstance(signals, bool) else signals) if name != "head"]
+        further += ["head"] if deq.cell.has_halting_head else []
         recorder = SignalRecorder(iterates, len(targets), asked, further=further, targets=targets)
         self.signals = recorder if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)
@@ -136,7 +139,8 @@ class _Reader:
                 self.loss[k] = self.loss[k - 1]
                 self.loss[k, rows] = self.dataset.loss(logits, self.targets[rows]).to(self.loss)
             if self.signals is not None:
-                self.signals(k, z, logits, rows)
+                halt = self.deq.cell.halt_logit(z) if self.deq.cell.has_halting_head else None
+                self.signals(k, z, logits, rows, halt)
 
 
 def _recorded(

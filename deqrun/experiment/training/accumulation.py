@@ -19,7 +19,7 @@ from deqrun.models.rows import part_of_batch
 from deqrun.settings import TrainSettings
 from deqrun.solvers import Solution
 
-__all__ = ["accumulated"]
+__all__ = ["accumulated", "rows_worked_on"]
 
 
 def accumulated(
@@ -59,7 +59,7 @@ def accumulated(
     mine = [rows_of_rank(part) for part in cut]
     for whole, part in zip(cut, mine, strict=True):
         draws.rewind(before)
-        rows = Batch(part.rows(batch.x), part.rows(batch.y), part.rows(batch.places))
+        rows = batch.rows(slice(part.first, part.end))
         with deq.cell.fixed_weights(), _within(whole, part):
             with stepping.autocast():
                 made = forward(deq, dataset, rows, settings, step, draws, starts, part)
@@ -67,6 +67,13 @@ def accumulated(
         done.append(_counted(_without_graph(made), part))
     joined = _joined(done, mine)
     return _added_up(joined, deq) if several() else joined
+
+
+def rows_worked_on(size: int, settings: TrainSettings) -> Tensor:
+    """Rows of a batch of `size` whose figures `accumulated` gives, in its order: all, or this rank's; long."""
+    cut = parts(size, -(-settings.batch_size // settings.accumulate))
+    mine = [part for part in map(rows_of_rank, cut) if not part.idle]
+    return torch.cat([torch.arange(part.first, part.end) for part in mine] or [torch.arange(0)])
 
 
 def _within(whole: Part, part: Part) -> AbstractContextManager[None]:
@@ -89,7 +96,9 @@ def _counted(made: Forward, part: Part) -> Forward:
         return made
     z = made.z[:0].detach()
     z.grad = None if made.z.grad is None else made.z.grad[:0]
-    return made._replace(correct=made.correct[:0], solution=made.solution.rows(slice(0, 0)), z=z)
+    solution = made.solution.rows(slice(0, 0))
+    halt = None if made.halt is None else made.halt[:0]
+    return made._replace(correct=made.correct[:0], losses=made.losses[:0], solution=solution, z=z, halt=halt)
 
 
 def _without_graph(made: Forward) -> Forward:
@@ -109,6 +118,7 @@ def _joined(made: Sequence[Forward], cut: Sequence[Part]) -> Forward:
     objective, loss = mean([one.objective for one in made]), mean([one.loss for one in made])
     assert objective is not None
     assert loss is not None
+    logits = [one.halt for one in made if one.halt is not None]
     z, gradients = torch.cat([one.z for one in made]), [one.z.grad for one in made if one.z.grad is not None]
     if len(gradients) == len(made):
         z.grad = torch.cat(gradients)
@@ -116,6 +126,8 @@ def _joined(made: Sequence[Forward], cut: Sequence[Part]) -> Forward:
         objective=objective,
         loss=loss,
         correct=torch.cat([one.correct for one in made]),
+        losses=torch.cat([one.losses for one in made]),
+        halt=torch.cat(logits) if len(logits) == len(made) else None,
         solution=Solution.joined([one.solution for one in made]),
         penalty=mean([one.penalty for one in made]),
         z=z,

@@ -14,13 +14,13 @@ from deqrun.experiment.training.seeding import derived_seed, generator
 from deqrun.solvers.device import generator as device_generator
 from deqrun.solvers.device import noise_of, set_noise_of, traits
 
-ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY = range(9)
+ORDER, NOISE, PROBE, AUGMENT, START, BUDGET, PATH, DEPTH, PENALTY, HALT, SPECTRAL = range(11)
 """Purposes of the seeds drawn per epoch; a number says which stream it is, and is never given to another purpose."""
 
-AGAIN = ("probes", "penalties", "starts", "budgets", "paths", "depths")
+AGAIN = ("probes", "penalties", "starts", "budgets", "paths", "depths", "spectral")
 """Fields of `Draws` that a step draws from once for a whole batch, though it may work on the batch in parts."""
 
-ON_HOST = ("order", "penalties", "budgets", "paths", "depths")
+ON_HOST = ("order", "penalties", "budgets", "paths", "depths", "halts")
 """Fields of `Draws` whose generators are on the host, whatever the device."""
 
 
@@ -40,6 +40,8 @@ class Draws:
     budgets   random training budgets; on the host
     paths     seeds of the noise along the path; on the host
     depths    iterations of the progressive loss; on the host
+    halts     the fewest segments of each sample; on the host
+    spectral  starts of the power iterations of the spectral penalty; on the device
     """
 
     order: torch.Generator
@@ -50,6 +52,8 @@ class Draws:
     budgets: torch.Generator
     paths: torch.Generator
     depths: torch.Generator
+    halts: torch.Generator
+    spectral: torch.Generator
 
     @classmethod
     def of_epoch(cls, seed: int, epoch: int, device: torch.device) -> Draws:
@@ -70,6 +74,8 @@ class Draws:
             budgets=generator(seed, epoch, BUDGET),
             paths=generator(seed, epoch, PATH),
             depths=generator(seed, epoch, DEPTH),
+            halts=generator(seed, epoch, HALT),
+            spectral=on_device(SPECTRAL),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +94,7 @@ class Draws:
         """
         states, same = state["states"], state["device"] == self.probes.device.type
         for name, source in self._named():
-            if same or name in ON_HOST:
+            if name in states and (same or name in ON_HOST):  # an older checkpoint has fewer streams
                 source.set_state(states[name].cpu())
         torch.set_rng_state(states["noise"].cpu())
         if same and "device_noise" in states:

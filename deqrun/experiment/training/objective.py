@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from deqrun.datasets import Dataset
+from deqrun.experiment.training.budgets import draw_budgets
 from deqrun.experiment.training.draws import Draws, Part, whole_number
+from deqrun.experiment.training.stablemax import log_scores
 from deqrun.experiment.training.starts import Starts
-from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty
+from deqrun.gradients import Gradient, OneStep, Phantom, Unrolled, jacobian_penalty, residual_penalty, spectral_penalty
 from deqrun.models import DEQ
 from deqrun.models.cell import BoundCell
 from deqrun.settings import TrainSettings
@@ -25,20 +29,33 @@ class Batch(NamedTuple):
     x       (batch, *input_shape) as the model sees them, on the device
     y       (batch, *output_shape) targets, on the device
     places  (batch,) in the training split, on the host
+    begin   (batch, *state_shape) states that the solves begin at; None: `train.start` says where
+    share   weight of the samples' mean objective: their share of the samples that the batch began with
     """
 
     x: Tensor
     y: Tensor
     places: Tensor
+    begin: Tensor | None = None
+    share: float = 1.0
+
+    def rows(self, chosen: slice | Tensor) -> Batch:
+        """These rows (a slice, or long on the host) of the batch, with the same weight each."""
+        x, y, begin = (None if one is None else one[chosen] for one in (self.x, self.y, self.begin))
+        assert x is not None
+        assert y is not None
+        return Batch(x, y, self.places[chosen], begin, self.share)
 
 
 class Forward(NamedTuple):
     """One step of training before its backward pass.
 
-    objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + weight · penalty
+    objective   (1 − α) (L(full run) + Σ corrections) + α L(progressive run) + Σ weight · penalty
     loss        L of the full run, detached; of the progressive one where α = 1 and there is no other. So are
     correct     (batch,) bool, and
     solution    the solver's report; its residual belongs to the state of this loss
+    losses      (batch,) of which loss is the mean, detached
+    halt        (batch,) the halting head's logits there, detached; None where the settings have no use for them
     penalty     ‖∂f/∂z‖² there, or None at a step that doesn't carry it
     z           (batch, *state_shape) that state; after the backward pass its `grad` is ∂objective/∂z
     """
@@ -49,6 +66,8 @@ class Forward(NamedTuple):
     solution: Solution
     penalty: Tensor | None
     z: Tensor
+    losses: Tensor
+    halt: Tensor | None = None
 
 
 def forward(
@@ -68,7 +87,9 @@ def forward(
     """
     # Bind x once, and take the starts that the settings ask for.
     f = deq.bind(batch.x)
-    z0 = starts.begin(deq.start(f), batch.places, draws.starts, part)
+    z0 = batch.begin
+    if z0 is None:
+        z0 = starts.begin(deq.start(f), batch.places, draws.starts, part)
     part = part or Part(0, len(z0), len(z0))
     gradient, budget = _gradient_and_budget(deq, settings, step, part, draws)
     runs = _Runs(deq, dataset, batch.y, f, z0, gradient, budget, settings, draws, part)
@@ -83,18 +104,37 @@ def forward(
         objective = (1 - alpha) * full.total + alpha * progressive.total
     # The end of the run that is shown may be a later step's start.
     starts.end(batch.places, shown.solution.z, part)
-    # The penalty is at the state that is shown, and at a share of the steps where it is costly.
-    penalty = None
-    if settings.jacobian_weight > 0 and _due(settings.jacobian_frequency, draws.penalties):
-        whole = (part.size, *shown.z.shape[1:])
-        probe = torch.randn(whole, generator=draws.probes, dtype=shown.z.dtype, device=shown.z.device)
-        penalty = jacobian_penalty(f, shown.z, probe=part.rows(probe))
-        objective = objective + settings.jacobian_weight * penalty
+    # Penalties are at the state that is shown; those on the Jacobian are costly, and at a share of the steps.
+    penalty, spectral = None, settings.spectral_weight > 0
+    if (settings.jacobian_weight > 0 or spectral) and _due(settings.jacobian_frequency, draws.penalties):
+        draw = partial(torch.randn, (part.size, *shown.z.shape[1:]), dtype=shown.z.dtype, device=shown.z.device)
+        if settings.jacobian_weight > 0:
+            penalty = jacobian_penalty(f, shown.z, probe=part.rows(draw(generator=draws.probes)))
+            objective = objective + settings.jacobian_weight * penalty
+        if spectral:
+            start = part.rows(draw(generator=draws.spectral))
+            excess = spectral_penalty(f, shown.z, start, settings.spectral_target, settings.spectral_steps)
+            objective = objective + settings.spectral_weight * excess
+    if settings.fixed_point_weight > 0:
+        objective = objective + settings.fixed_point_weight * residual_penalty(f, shown.z)
+    # The halting head learns to tell right answers, as they are before this step.
+    correct = dataset.correct(shown.logits, batch.y)
+    halt = deq.cell.halt_logit(shown.z).float() if _asks_the_head(settings) else None
+    if halt is not None and settings.halt_weight > 0:
+        told = binary_cross_entropy_with_logits(halt, correct.to(halt.dtype))
+        objective = objective + settings.halt_weight * told
+    # A part of the samples that are left weighs as much as it would among all.
+    if batch.share != 1:
+        objective = objective * batch.share
     # Its gradient tells how evenly the samples pull (`gradient_share`).
     if shown.z.requires_grad:
         shown.z.retain_grad()
-    correct = dataset.correct(shown.logits, batch.y)
-    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z)
+    losses, halt = shown.losses.detach(), None if halt is None else halt.detach()
+    return Forward(objective, shown.loss.detach(), correct, shown.solution, penalty, shown.z, losses, halt)
+
+
+def _asks_the_head(settings: TrainSettings) -> bool:
+    return settings.halt_weight > 0 or settings.halt_exploration is not None
 
 
 def _due(frequency: float, source: torch.Generator) -> bool:
@@ -108,21 +148,24 @@ def _gradient_and_budget(
     if step <= settings.unrolled_warmup_steps:
         return Unrolled(), deq.budget.with_(max_iter=settings.unrolled_depth)
     if settings.random_budget is None:
-        return deq.gradient, deq.budget
-    low, high = settings.random_budget
+        # The model's budget is of all segments together.
+        return deq.gradient, deq.budget.with_(max_iter=deq.budget.max_iter // settings.segments)
+    (low, high), law, mean = settings.random_budget, settings.random_budget_law, settings.random_budget_mean
+    draw = partial(draw_budgets, low, high, law, mean, settings.random_budget_spread, draws.budgets)
     if settings.random_budget_per == "step":
-        return deq.gradient, deq.budget.with_(max_iter=whole_number(low, high, draws.budgets))
+        return deq.gradient, deq.budget.with_(max_iter=int(draw()))
     # A budget for each row: the whole batch runs to the largest, and each row stops at its own.
-    whole = torch.randint(low, high + 1, (part.size,), generator=draws.budgets)
+    whole = draw(part.size)
     return deq.gradient, deq.budget.with_(max_iter=int(whole.max()), row_max_iter=part.rows(whole))
 
 
 class _Run(NamedTuple):
-    """A run's end z with its gradient, the answer there, its mean loss, and that with its corrections."""
+    """A run's end z with its gradient, the answer there, its losses, their mean, and the mean with corrections."""
 
     z: Tensor
     solution: Solution
     logits: Tensor
+    losses: Tensor
     loss: Tensor
     total: Tensor
 
@@ -183,8 +226,9 @@ class _Runs:
             observe=watch if watch and watch.weights else None,
         )
         logits = self.deq.cell.readout(z)
-        loss = self.dataset.loss(logits, self.y).mean()
-        return _Run(z, solution, logits, loss, loss)
+        losses = self._losses(logits)
+        loss = losses.mean()
+        return _Run(z, solution, logits, losses, loss, loss)
 
     def _solver(self) -> Solver:
         damping, noise = self.settings.path_damping, self.settings.path_noise
@@ -199,7 +243,11 @@ class _Runs:
         # An implicit gradient needs a fixed point, which a state on the way is not.
         inexact = self.gradient if isinstance(self.gradient, OneStep | Phantom) else OneStep()
         z = inexact.attach(self.f, z.to(self.z0.dtype), solution)
-        return self.dataset.loss(self.deq.cell.readout(z), self.y).mean()
+        return self._losses(self.deq.cell.readout(z)).mean()
+
+    def _losses(self, logits: Tensor) -> Tensor:
+        """(batch,) the data set's losses of the logits, or of their scores."""
+        return self.dataset.loss(log_scores(logits) if self.settings.loss == "stablemax" else logits, self.y)
 
 
 def correction_weights(length: int, count: int, decay: float) -> dict[int, float]:

@@ -32,13 +32,14 @@ class Stepping:
     same at every scale.
 
     skipped  steps in a row that were left out
+    taken    optimizer steps of the run so far, with those that were left out
     """
 
     def __init__(self, precision: str, device: torch.device, *, tf32: bool = False) -> None:
         self.precision, self.device = precision, device
         self.tf32 = tf32 and not traits(device).at_hand
         self._scaler = torch.amp.GradScaler(device.type) if precision == "float16" else None
-        self.skipped = 0
+        self.skipped = self.taken = 0
 
     @property
     def scales(self) -> bool:
@@ -65,6 +66,7 @@ class Stepping:
 
     def step(self, optimizer: Optimizer, norm: Tensor) -> None:
         """Move the weights, unless the gradient overflowed. Raises UserError where that goes on and on."""
+        self.taken += 1
         if self._scaler is None:
             optimizer.step()
             return
@@ -79,11 +81,13 @@ class Stepping:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {} if self._scaler is None else {"scaler": self._scaler.state_dict(), "skipped": self.skipped}
+        scaling = {} if self._scaler is None else {"scaler": self._scaler.state_dict(), "skipped": self.skipped}
+        return {"taken": self.taken, **scaling}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        if self._scaler is not None and state:
+        self.taken = state["taken"]
+        if self._scaler is not None and "scaler" in state:
             self._scaler.load_state_dict(state["scaler"])
             self.skipped = state["skipped"]
 

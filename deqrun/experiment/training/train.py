@@ -32,6 +32,7 @@ from deqrun.experiment.training.loading import Loaded, shuffled
 from deqrun.experiment.training.meter import EpochMeter
 from deqrun.experiment.training.objective import Batch, Forward, forward
 from deqrun.experiment.training.pace import ROWS_EVERY, Pace
+from deqrun.experiment.training.segments import in_segments
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping, compiled
 from deqrun.models import DEQ
@@ -62,6 +63,7 @@ def train(
     After each epoch, the last one of a number of steps included: validation, a row of train.jsonl, checkpoints `last`
     and, where validation accuracy is the highest yet (ties: the lower loss), `best`. Within an epoch `last` is written
     every `settings.checkpoint_minutes`. A signal that ends the run lets the step under way finish, and writes `last`.
+    A step is a batch; with `settings.segments` above 1 it has several optimizer steps (`in_segments`).
     Several ranks train as one process would, up to the order of summation; the first of them writes.
     Returns the last checkpoint.
     Raises TrainingStopped where the loss or the gradient is no longer finite, KeyboardInterrupt after a signal.
@@ -120,6 +122,17 @@ def train(
             with looking(step, now):
                 evaluations.make(deq, dataset, validation, step, now.epoch, stop.check)
 
+    def optimizer_step(step: int, now: _Underway, batch: Batch) -> tuple[Forward, Tensor]:
+        """Solve, whole or in parts, back-propagate, clip, and stop at once where a number is lost; then move."""
+        optimizer.zero_grad(set_to_none=True)
+        made = accumulated(forward, deq, dataset, batch, settings, step, now.draws, starts, stepping)
+        norm = stepping.clip(optimizer, weights, settings.clip_norm)
+        _stop_unless_finite(made, None if stepping.scales else norm, batch.x, step, now.epoch)
+        stepping.step(optimizer, norm)
+        if average is not None:
+            average.update(stepping.taken)
+        return made, norm
+
     # A signal is noted, and looked for after each step.
     with held() as signals, compiled(deq, settings.compile), stepping.products():
         stop = AgreedStop(signals)
@@ -143,19 +156,13 @@ def train(
                 dynamic_ncols=True,
                 disable=None,
             )
-            # One step a batch, whole or in parts: solve, back-propagate, clip, and stop at once where a number is lost.
+            # One step a batch, of one optimizer step for each segment, all at one learning rate.
             for x, y, index in bar:
                 step, now.taken = step + 1, now.taken + 1
-                optimizer.zero_grad(set_to_none=True)
                 x, y = dataset.augment_pair(dataset.encode(x), y, now.draws.augment)
-                batch = Batch(x, y, index)
-                made = accumulated(forward, deq, dataset, batch, settings, step, now.draws, starts, stepping)
-                norm = stepping.clip(optimizer, weights, settings.clip_norm)
-                _stop_unless_finite(made, None if stepping.scales else norm, x, step, epoch)
-                stepping.step(optimizer, norm)
+                take = partial(optimizer_step, step, now)
+                made, norm = in_segments(take, Batch(x, y, index), settings, now.draws)
                 schedule.step()
-                if average is not None:
-                    average.update(step)
                 now.meter.add(made, norm)
                 now.meter.show(bar, source.words)
                 # Within the epoch: rows, evaluations and checkpoints, and the end where a signal asks for it.
@@ -347,7 +354,7 @@ def _resume(
     starts.load_state_dict(done.starts)
     if average is not None:
         average.load_state_dict(done.ema)
-    stepping.load_state_dict(done.stepping)
+    stepping.load_state_dict({"taken": done.step, **done.stepping})  # once a batch, where none were counted
     return done
 
 

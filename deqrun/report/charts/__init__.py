@@ -4,6 +4,7 @@ from deqrun.records.kept_states import read_kept_states
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.breadth import breadth_figures
 from deqrun.report.charts.budget import accuracy_against_budget, loss_against_budget
+from deqrun.report.charts.calibration import calibration_of_the_head
 from deqrun.report.charts.difficulty import accuracy_by_difficulty
 from deqrun.report.charts.frontier import accuracy_against_evaluations
 from deqrun.report.charts.halting import accuracy_by_halting
@@ -21,6 +22,7 @@ __all__ = [
     "accuracy_by_difficulty",
     "accuracy_by_halting",
     "breadth_figures",
+    "calibration_of_the_head",
     "loss_against_budget",
     "png",
     "residual_against_evaluations",
@@ -43,6 +45,7 @@ def sweep_figures(record: RunRecord, split: str = "test") -> list[Figure]:
         accuracy_against_evaluations(record, split, close=True),
         accuracy_by_halting(record, split),
         accuracy_by_halting(record, split, close=True),
+        calibration_of_the_head(record, split),
         accuracy_by_difficulty(record, split),
         state_trajectories(read_kept_states(record.folder)) if split == "test" else None,
         *breadth_figures(record, split),

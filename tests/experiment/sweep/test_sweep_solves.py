@@ -203,3 +203,42 @@ def stop_of(rule: str, threshold: float, separate: list[tuple[Solution, Tensor]]
         if value <= (-threshold if rule in ("stable", "budget", "confidence", "margin") else threshold):
             return k
     return last
+
+
+class HeadedConv(ConvCell):
+    """The convolutional cell with a halting head: a fixed linear map of the state."""
+
+    @property
+    def has_halting_head(self) -> bool:
+        return True
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        weight = torch.linspace(-1, 1, z[0].numel(), dtype=z.dtype).roll(7).cos() - 0.6
+        return z.flatten(1) @ weight
+
+
+@pytest.mark.parametrize("name", ["picard", "anderson"])
+def test_halting_by_the_head(name: str, split: Split) -> None:
+    """A sample stops at the first of the separate solves' states whose probability of a wrong answer is low enough."""
+    torch.manual_seed(3)
+    cell = HeadedConv(input_shape=(1, 8, 8), num_classes=10, channels=8, inner_channels=8, groups=4)
+    deq = in_precision(DEQ(cell, Picard(), Budget(), OneStep()).eval(), "float64")
+    solver, start, budget = SOLVERS[name][1], SweepStart(), Budget(T, min(TOLERANCES))
+    trajectory = trace(deq, Digits(), split, solver, budget, 10, start=start, precision="float64", signals=True)
+    case: Case = (deq, solver, start, trajectory)
+    separate = [alone(case, split, Budget(k, min(TOLERANCES), keep="last")) for k in range(T + 1)]
+    doubts = [1 - torch.sigmoid(deq.cell.halt_logit(solution.z)) for solution, _ in separate]  # type: ignore[operator]
+    threshold = float(torch.stack(doubts).median())
+    recording = Recording(trajectory.residual, trajectory.nfe, trajectory.correct, trajectory.signals)
+    at = stops(recording, "head", threshold)
+    lasts = separate[-1][0].steps
+    expected = [
+        next((k for k in range(int(lasts[row])) if float(doubts[k][row]) <= threshold), int(lasts[row]))
+        for row in range(len(split))
+    ]
+    assert at.iterate.tolist() == expected
+    assert sum(0 < k < T for k in expected) > 0
+    assert trajectory.head is not None
+    for k, doubt in enumerate(doubts):
+        known = lasts.numpy() >= k
+        np.testing.assert_allclose(trajectory.head[k, known], 1 - doubt.numpy()[known], rtol=1e-5)

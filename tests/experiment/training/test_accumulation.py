@@ -32,6 +32,8 @@ GRADIENTS: dict[str, Gradient] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "penalty": {"jacobian_weight": 0.7, "jacobian_frequency": 0.5},
+    "other penalties": {"spectral_weight": 0.7, "spectral_target": 0.2, "fixed_point_weight": 0.3, "start": "normal"},
+    "long tails": {"random_budget": [2, 8], "random_budget_law": "gamma", "random_budget_mean": 4.0},
     "mixture": {"start": "mixture", "random_budget": [2, 8], "path_noise": 0.1, "path_damping": 0.9},
     "progressive": {"start": "normal", "progressive_weight": 0.4, "corrections": 2, "path_noise": 0.1},
     "warm-up": {"unrolled_warmup_steps": 2, "unrolled_depth": 4},

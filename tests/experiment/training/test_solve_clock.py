@@ -49,9 +49,9 @@ class Timed(LinearCell):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made, plain = Clock(), SignalRecorder.__call__
 
-    def slow(recorder: SignalRecorder, k: int, z: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def slow(recorder: SignalRecorder, k: int, z: Tensor, logits: Tensor, rows: Tensor, halt: Tensor | None) -> None:
         made.tick(SIGNALS * len(rows))
-        plain(recorder, k, z, logits, rows)
+        plain(recorder, k, z, logits, rows, halt)
 
     monkeypatch.setattr(time, "perf_counter", lambda: made.seconds)
     monkeypatch.setattr(SignalRecorder, "__call__", slow)

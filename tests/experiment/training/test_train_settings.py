@@ -44,6 +44,12 @@ SettingsOf = Callable[..., Settings]
         ("train.corrections=-1", "train.corrections=-1 is out of range; it must be at least 0."),
         ("train.corrections=1.5", "train.corrections=1.5 is not allowed; it must be a whole number."),
         ("train.correction_decay=0", "train.correction_decay=0 is out of range; it must be more than 0."),
+        ("train.segments=0", "train.segments=0 is out of range; it must be at least 1."),
+        ("train.halt_weight=-1", "train.halt_weight=-1 is out of range; it must be at least 0."),
+        (
+            "train.halt_exploration=0.1",
+            "train has halt_exploration=0.1, but one segment, after which every sample ends",
+        ),
     ],
 )
 def test_what_is_not_allowed_is_told(settings_of: SettingsOf, override: str, sentence: str) -> None:
@@ -51,6 +57,28 @@ def test_what_is_not_allowed_is_told(settings_of: SettingsOf, override: str, sen
         settings_of(override)
     assert str(raised.value).startswith(sentence.removesuffix("."))
     assert "\n" not in str(raised.value)
+
+
+def test_a_head_that_decides_is_trained(settings_of: SettingsOf) -> None:
+    with pytest.raises(UserError, match=r"has halt_exploration=0\.1, but halt_weight=0, so that"):
+        settings_of("train.segments=2", "train.halt_exploration=0.1")
+    assert settings_of("train.segments=2", "train.halt_exploration=0.1", "train.halt_weight=0.5").train.segments == 2
+
+
+@pytest.mark.parametrize("override", ["train.halt_weight=0.5", "sweep.halting=[head]"])
+@pytest.mark.parametrize("model", ["mlp", "trm_small", "eqr_small"])
+def test_what_asks_a_halting_head_needs_one(model: str, override: str) -> None:
+    """One sentence names the key and the cure; with the head there is nothing to say."""
+    dataset, seen = "digits" if model == "mlp" else "sudoku", set[str]()
+    with open_sources() as sources:
+        own = [f"model={model}", f"dataset={dataset}", "sweep.difficulties=null", override]
+        with pytest.raises(UserError) as raised:
+            check_components(load_settings(sources.compose("train", own)), seen)
+        told = str(raised.value)
+        assert told.startswith(f"{override} needs a halting head, and model={model} has none as it is configured; ")
+        assert "\n" not in told
+        if model != "mlp":
+            check_components(load_settings(sources.compose("train", [*own, "model.halting_head=true"])), seen)
 
 
 @pytest.mark.parametrize("budget", ["[0,0]", "[3,3]", "[8,30]"])
