@@ -13,6 +13,7 @@ breadth B' ≤ B.
                residual gives
     confident  the answer of the draw whose largest probability, averaged over the asked positions, is largest; of
                equals the earliest
+    head       the answer of the draw whose halting head deems it right most surely (a model with a trained one)
 
 `pass_at` bounds them: the chance that one of k draws is right. B draws of k iterates cost B·k evaluations (and B more
 where residuals choose: iterate k's residual needs one more), so cells on one hyperbola B·k = const cost the same.

@@ -43,8 +43,10 @@ from deqrun.solvers.device import has_float64, to_host
 __all__ = ["AGGREGATIONS", "Starts", "breadth_rows", "solve_starts"]
 
 AGGREGATIONS = ("mean", "vote", "residual", "top", "confident")
-"""The ways to put answers together (`deqrun.analysis.breadth`). A further way, such as the largest logit of a trained
-halting head, is a name here, a signal of `_Depths`, and a line of `_Batch.starts`."""
+"""The ways to put answers together (`deqrun.analysis.breadth`)."""
+
+HEAD = "head"
+"""One more, of a model whose halting head was trained: the answer of the draw whose head deems it right most surely."""
 
 BY_RESIDUAL = ("residual", "top")
 """Ways that need the residual of the last iterate, which costs an evaluation more."""
@@ -96,6 +98,7 @@ def solve_starts(
     *,
     noise: SweepNoise | None = None,
     views: SweepViews | None = None,
+    head: bool = False,
 ) -> Starts:
     """Solve every sample from each start, and aggregate over the first 1, 2, …, B of them at each depth.
 
@@ -106,6 +109,7 @@ def solve_starts(
     noise  of the steps; each start has its own, by its number `draw`. None: none
     views  symmetries through which the samples are seen, of each start its own, by its number; answers are mapped back
            before they are put together. None: each is seen as it is
+    head   whether the cell's halting head chooses, too
     """
     # In evaluation mode, batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
@@ -115,7 +119,7 @@ def solve_starts(
     def solved(place: slice) -> Starts:
         x, y = batch_at(dataset, split, place, device)
         # States of different views are no ends of one map.
-        batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts), ends=views is None)
+        batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts), ends=views is None, head=head)
         with autocast(precision, device), deq.cell.fixed_weights():
             f = None
             for start in starts:
@@ -133,10 +137,11 @@ def solve_starts(
     # Batches side by side along the samples.
     parts = list(dealt(places(split, batch_size), solved))
     deq.train(was_training)
+    ways = list(parts[0].correct)
     return Starts(
-        {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in AGGREGATIONS},
+        {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in ways},
         np.concatenate([part.singles for part in parts], axis=2),
-        {name: np.sum([part.spent[name] for part in parts], axis=0) for name in AGGREGATIONS},
+        {name: np.sum([part.spent[name] for part in parts], axis=0) for name in ways},
         np.concatenate([part.nfe for part in parts], axis=2),
         np.concatenate([part.running for part in parts], axis=2),
         _joined_ends([part.ends for part in parts]),
@@ -149,8 +154,8 @@ def _joined_ends(parts: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64]
 
 
 class _Depths:
-    """The observer of one start: the answer's code, confidence, and whether it is right, at the depths; read-outs for
-    the mean."""
+    """The observer of one start: the answer's code, confidence, the head's logit, and whether it is right, at the
+    depths; read-outs for the mean."""
 
     def __init__(self, deq: DEQ, batch: _Batch, view: Views | None = None) -> None:
         self.deq, self.batch, self.view = deq, batch, view
@@ -158,7 +163,8 @@ class _Depths:
         self.code = torch.zeros(n, dtype=torch.long, device=device)
         self.right = torch.zeros(n, dtype=torch.bool, device=device)
         self.sure = torch.zeros(n, dtype=torch.float64 if has_float64(device) else torch.float32, device=device)
-        self.seen: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.told = torch.zeros(n, device=device)
+        self.seen: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
         logits, batch = self.deq.cell.readout(z), self.batch
@@ -169,14 +175,18 @@ class _Depths:
         self.code[rows] = answer_codes(logits, asked)
         self.right[rows] = batch.dataset.correct(logits, batch.targets[rows])
         self.sure[rows] = confidence(logits, asked).to(self.sure)
+        if batch.head:
+            self.told[rows] = self.deq.cell.halt_logit(z).to(self.told)
         batch.mean.add(k, logits, rows)
         if k in batch.depths:
-            self.seen[k] = self.code.clone(), self.right.clone(), self.sure.clone()
+            self.seen[k] = tuple(each.clone() for each in self._now())
+
+    def _now(self) -> tuple[Tensor, ...]:
+        return self.code, self.right, self.sure, self.told
 
     def at_depths(self) -> tuple[Tensor, ...]:
-        """(D, n) codes, rights and confidences; depths that no row reached have the end's values."""
-        end = self.code, self.right, self.sure
-        seen = [self.seen.get(depth, end) for depth in self.batch.depths]
+        """(D, n) codes, rights, confidences and the head's logits; depths that no row reached have the end's values."""
+        seen = [self.seen.get(depth, self._now()) for depth in self.batch.depths]
         return tuple(torch.stack(each) for each in zip(*seen, strict=True))
 
 
@@ -184,15 +194,24 @@ class _Batch:
     """One batch: the answers of its starts so far."""
 
     def __init__(
-        self, dataset: Dataset, targets: Tensor, depths: Sequence[int], iterates: int, draws: int, *, ends: bool
+        self,
+        dataset: Dataset,
+        targets: Tensor,
+        depths: Sequence[int],
+        iterates: int,
+        draws: int,
+        *,
+        ends: bool,
+        head: bool,
     ) -> None:
         self.dataset, self.targets, self.depths, self.iterates = dataset, targets, list(depths), iterates
-        self.draws, self.ends = draws, ends
+        self.draws, self.ends, self.head = draws, ends, head
         self.asked = dataset.asked(targets)
         self.mean = MeanOfStarts(self.depths)
         self._codes: list[NDArray[np.int64]] = []
         self._rights: list[NDArray[np.bool_]] = []
         self._sure: list[NDArray[np.floating]] = []
+        self._told: list[NDArray[np.floating]] = []
         self._ends: list[Tensor] = []
         self._of_mean: list[NDArray[np.bool_]] = []
         self._residual: list[NDArray[np.float64]] = []
@@ -206,10 +225,11 @@ class _Batch:
         of_mean = torch.stack([self.dataset.correct(p, self.targets) for p in probabilities])
         # One copy to the host for all of a start.
         tensors = (*observe.at_depths(), of_mean, solution.residuals, solution.nfes)
-        codes, rights, sure, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
+        codes, rights, sure, told, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
         self._codes.append(codes)
         self._rights.append(rights)
         self._sure.append(sure)
+        self._told.append(told)
         # End states are held only where those of all draws fit.
         if self.ends and solution.z.numel() * solution.z.element_size() * self.draws <= ENDS_HELD:
             self._ends.append(solution.z)
@@ -233,9 +253,11 @@ class _Batch:
             "top": chosen(singles, by_top(codes, scores)),
             "confident": chosen(singles, by_confidence(np.stack(self._sure))),
         }
+        if self.head:
+            correct[HEAD] = chosen(singles, by_confidence(np.stack(self._told)))
         # To choose by residual costs one evaluation more a start where the residual is not known yet.
         nfe = np.stack(self._nfe)
-        spent = {name: total_evaluations(nfe, residual_chooses=name in BY_RESIDUAL) for name in AGGREGATIONS}
+        spent = {name: total_evaluations(nfe, residual_chooses=name in BY_RESIDUAL) for name in correct}
         running = np.ones(nfe.shape, dtype=bool)
         running[:, 1:] = nfe[:, 1:] > nfe[:, :-1]
         running = running[:, self.depths]

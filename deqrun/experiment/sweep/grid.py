@@ -243,7 +243,7 @@ def _solve(
         grid.batch_size,
         start=_start(key, settings, parts),
         precision=key.precision,
-        signals=[*(name for name in SIGNALS if name in grid.halting), *grid.measures],
+        signals=_recorded_signals(settings),
         loss=grid.loss,
         ends=wanted,
     )
@@ -265,6 +265,12 @@ def _solve(
     found = parts.read(key)
     assert found is not None
     return found
+
+
+def _recorded_signals(settings: Settings) -> list[str]:
+    """Signals of the rules that are asked for and of a halting head that was trained, and the measures."""
+    asked = {*settings.sweep.halting, *(["head"] if settings.train.halt_weight > 0 else [])}
+    return [*(name for name in SIGNALS if name in asked), *settings.sweep.measures]
 
 
 def _solve_starts(
@@ -304,6 +310,7 @@ def _solve_starts(
             advance,
             noise=SweepNoise(level, key.split, grid.start_seed),
             views=views,
+            head=settings.train.halt_weight > 0,
         )
         if leads():
             named = kind if views is None else "symmetries"

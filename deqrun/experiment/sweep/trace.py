@@ -119,9 +119,11 @@ class _Reader:
     ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
         asked = dataset.asked(targets)
-        # A halting head tells at every iterate, whether or not a rule goes by it; a cell without one tells nothing.
-        further = [name for name in (CORE if isinstance(signals, bool) else signals) if name != "head"]
-        further += ["head"] if deq.cell.has_halting_head else []
+        further = [
+            name
+            for name in (CORE if isinstance(signals, bool) else signals)
+            if name != "head" or deq.cell.has_halting_head
+        ]
         recorder = SignalRecorder(iterates, len(targets), asked, further=further, targets=targets)
         self.signals = recorder if signals else None
         self.correct = torch.zeros(iterates, len(targets), dtype=torch.bool, device=targets.device)

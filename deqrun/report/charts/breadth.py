@@ -16,6 +16,7 @@ AGGREGATIONS = {
     "residual": "the start of lowest residual",
     "top": "a vote of the half of lowest residual",
     "confident": "the most confident start",
+    "head": "the start that the halting head trusts most",
 }
 ROW = 34
 """Height of one breadth in the heat map."""
@@ -126,14 +127,13 @@ def _spread(rows: list[BreadthRow], split: str, about: str) -> Figure:
     curves = [{"what": row.aggregation, "max_iter": row.max_iter, "value": row.accuracy} for row in of]
     for name, field in (("one start", "starts_mean"), ("some start", "some_right"), ("every start", "all_right")):
         curves += [{"what": name, "max_iter": row.max_iter, "value": getattr(row, field)} for row in one]
-    names = [*AGGREGATIONS, "one start", "some start", "every start"]
+    ways = [name for name in AGGREGATIONS if any(row.aggregation == name for row in of)]
+    names = [*ways, "one start", "some start", "every start"]
     legend = alt.Legend(title=None, columns=4, symbolType="stroke", symbolSize=250)
-    colours = alt.Scale(domain=names, range=[*RUN_COLOURS[: len(AGGREGATIONS)], INK, MUTED, MUTED])
+    colours = alt.Scale(domain=names, range=[*RUN_COLOURS[: len(ways)], INK, MUTED, MUTED])
     colour = alt.Color("what:N", scale=colours, legend=legend)
     dash = alt.StrokeDash(
-        "what:N",
-        scale=alt.Scale(domain=names, range=[[1, 0]] * (len(AGGREGATIONS) + 1) + [[6, 3], [2, 2]]),
-        legend=None,
+        "what:N", scale=alt.Scale(domain=names, range=[[1, 0]] * (len(ways) + 1) + [[6, 3], [2, 2]]), legend=None
     )
     tip = [
         alt.Tooltip("what:N", title="of"),

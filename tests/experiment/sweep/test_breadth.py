@@ -98,6 +98,40 @@ def test_aggregations_are_those_of_plain_python(
             assert starts.correct["confident"][breadth - 1, place, i] == (answers[int(np.argmax(sure))] == target)
 
 
+class HeadedCell(PositionCell):
+    """Its head trusts a state by its first number, which has to do with nothing."""
+
+    @property
+    def has_halting_head(self) -> bool:
+        return True
+
+    def halt_logit(self, z: Tensor) -> Tensor:
+        return z.flatten(1)[:, 0]
+
+
+def test_a_halting_head_chooses_the_draw_that_it_trusts_most(deq: DEQ, test: Split) -> None:
+    """Beside it every other way is as without a head."""
+    torch.manual_seed(2)
+    cell = HeadedCell(input_shape=DATA.input_shape, num_classes=2, output_shape=DATA.output_shape)
+    cell.load_state_dict(deq.cell.state_dict())
+    headed = DEQ(cell, Picard(), Budget(), OneStep()).eval()
+    with_head = solve_starts(headed, DATA, test, Picard(), BUDGET, 8, BEGIN, DEPTHS, head=True)
+    without = solve_starts(deq, DATA, test, Picard(), BUDGET, 8, BEGIN, DEPTHS)
+    assert with_head.correct.keys() - without.correct.keys() == {"head"}
+    for name, correct in without.correct.items():
+        assert np.array_equal(with_head.correct[name], correct)
+    with torch.no_grad():
+        f = deq.bind(DATA.encode(test.inputs))
+        for place, depth in enumerate(DEPTHS):
+            budget = Budget(depth, BUDGET.tol, keep="last")
+            solved = [solve(f, one.begin(deq.start(f), slice(0, N)), solver=Picard(), budget=budget).z for one in BEGIN]
+            trust = torch.stack([z.flatten(1)[:, 0] for z in solved])
+            right = torch.stack([DATA.correct(deq.cell.readout(z), test.targets) for z in solved])
+            for breadth in range(1, B + 1):
+                best = trust[:breadth].argmax(0)
+                assert with_head.correct["head"][breadth - 1, place].tolist() == right[best, torch.arange(N)].tolist()
+
+
 def tail(residuals: Tensor) -> float:
     known = residuals[~residuals.isnan()]
     return float(known[-3:].double().mean())

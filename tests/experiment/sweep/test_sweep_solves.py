@@ -224,7 +224,7 @@ def test_halting_by_the_head(name: str, split: Split) -> None:
     cell = HeadedConv(input_shape=(1, 8, 8), num_classes=10, channels=8, inner_channels=8, groups=4)
     deq = in_precision(DEQ(cell, Picard(), Budget(), OneStep()).eval(), "float64")
     solver, start, budget = SOLVERS[name][1], SweepStart(), Budget(T, min(TOLERANCES))
-    trajectory = trace(deq, Digits(), split, solver, budget, 10, start=start, precision="float64", signals=True)
+    trajectory = trace(deq, Digits(), split, solver, budget, 10, start=start, precision="float64", signals=["head"])
     case: Case = (deq, solver, start, trajectory)
     separate = [alone(case, split, Budget(k, min(TOLERANCES), keep="last")) for k in range(T + 1)]
     doubts = [1 - torch.sigmoid(deq.cell.halt_logit(solution.z)) for solution, _ in separate]  # type: ignore[operator]
