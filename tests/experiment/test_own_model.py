@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deqrun.datasets.sudoku import Sudoku
 from deqrun.errors import UserError
 from deqrun.models import AdaptedCell
 from deqrun.records.reading import read_run
+from tests.experiment import own_models
 from tests.experiment.own_models import GRU, LoopedBlock, TinyRecursion
 
 BUDGETS = [1, 2, 3, 5, 8]
@@ -214,3 +216,29 @@ def test_states_of_several_tensors_come_back_as_they_went() -> None:
     y, z = model.f(model.start(injection[0]), injection[0])
     moved = cell(cell.initial_state(injection), injection)
     assert np.array_equal(moved.detach().numpy(), torch.cat([y.flatten(1), z.flatten(1)], 1).detach().numpy())
+
+
+def test_an_interrupted_sweep_goes_on_with_the_command_that_it_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    """The module lies in the current folder, which --config-dir . names; no number moves."""
+    (elsewhere / "my_looped.py").write_text(Path(own_models.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    typed = ["cell=my_looped:LoopedBlock", "dataset=digits", *ASKED, "tracker=none"]
+    assert main(["sweep", *typed, "hydra.run.dir=whole"]) == 0
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deqrun.experiment.launch.sweep", interrupted)
+        assert main(["sweep", *typed, "hydra.run.dir=cut"]) == 130
+    told = capsys.readouterr().err.strip()
+    command = told.partition("Go on with: deqrun ")[2]
+    assert "resume=true" in command
+    assert "--config-dir ." in command
+    assert main(shlex.split(command)) == 0
+    whole, cut = read_run(Path("whole")), read_run(Path("cut"))
+    assert [(row.accuracy, row.residual_median) for row in cut.sweep] == [
+        (row.accuracy, row.residual_median) for row in whole.sweep
+    ]
+    assert cut.summary.val_accuracy == whole.summary.val_accuracy

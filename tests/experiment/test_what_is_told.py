@@ -9,11 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
+from deqrun.datasets import Digits
 from deqrun.experiment.launch import run_describe, run_train
 from deqrun.experiment.sweep.grid import swept_grid
 from deqrun.experiment.training import train as training
+from deqrun.loading import sweep_model
 from deqrun.records.reading import read_run
+from deqrun.report.findings import gain_over_one
 from deqrun.report.tables import training_cost
 from deqrun.settings import Settings
 from tests.records.test_code import git
@@ -97,3 +102,38 @@ def test_the_summary_says_with_which_code_and_on_what_a_run_was_made(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert f"commit {before[:12]}" in page
     assert summary.device in html.unescape(page)
+
+
+class Late(nn.Module):
+    """Says 0 of every digit, from iterate `first` on, and nothing before."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.first, self.weight = first, nn.Parameter(torch.zeros(1))
+
+    def start(self, x: Tensor) -> Tensor:
+        return x.new_ones(len(x), 1)
+
+    def f(self, z: Tensor, x: Tensor) -> Tensor:
+        return z + 1
+
+    def readout(self, z: Tensor) -> Tensor:
+        logits = one_hot(torch.zeros(len(z), dtype=torch.long), 10).float()
+        return torch.where(z > self.first, logits, -logits)
+
+
+@pytest.mark.parametrize(("first", "warned"), [(0, True), (1, True), (2, False), (7, False)])
+def test_an_answer_that_stands_after_one_iteration_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: int, warned: bool
+) -> None:
+    """The accuracy of the training budget less that of one iteration is exactly 0, or the share of zeros."""
+    asked = ("dataset=digits", "sweep=quick", "solver=picard", "budget.keep=last", "report=false")
+    run = sweep_model(Late(first), *asked, folder=tmp_path / "run")
+    gain = gain_over_one(run.record)
+    assert gain is not None
+    targets = Digits().load("test").targets
+    others = float((targets == 1).double().mean())  # of −logits the first class that is not 0 is taken
+    assert gain.mean == pytest.approx(0.0 if warned else float((targets == 0).double().mean()) - others, abs=1e-12)
+    told = "warning: 24 iterations answer +0.0 points better than one [" in capsys.readouterr().err
+    assert told is (abs(gain.mean) < 0.005)
+    assert told or not warned
