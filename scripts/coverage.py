@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deqrun.analysis.fates import Fate
+from deqrun.experiment.sweep.breadth import AGGREGATIONS
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, from_interval, mean_interval, share_interval
 from deqrun.report import numbers
 from deqrun.report.answer import Conclusion, KeyFigure
@@ -30,6 +31,7 @@ from deqrun.studies.questions import (
     depth_vs_breadth,
     does_anderson_prevent_divergence,
     does_it_converge,
+    does_noise_help,
     easy_to_hard,
     fixed_point_or_intermediate,
     infinite_depth_gain,
@@ -38,7 +40,9 @@ from deqrun.studies.questions import (
     path_independence,
     perturb_and_recover,
     recall_and_overthinking,
+    settled_or_right,
     tolerance_transfer,
+    which_start_is_right,
 )
 from deqrun.studies.timing import median_ratio
 
@@ -314,12 +318,75 @@ def tolerances(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]
     return tolerance_transfer.conclude(found), truth
 
 
+def noise(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
+    """Every cell of a network gains by its luck, in both splits; with an effect every noisy cell gains, too."""
+    depths, levels, n, starts = (2, 4, 8, 16), (0.0, 0.03, 0.1, 0.3), 300, 4
+    gain, found = 0.12 if effect else 0.0, []
+    for kind in ("sudoku", "bits"):
+        correct: dict[str, dict[float, dict[str, NDArray[np.bool_]]]] = {}
+        singles = {}
+        level, luck = around(draw, 0.5, spread_of(draw), seeds), 0.02 * draw.normal(size=(len(levels), seeds))
+        for split in ("validation", "test"):
+            base = right(draw, level, n)
+
+            def cells(shift: NDArray[np.float64], base: NDArray[np.bool_] = base) -> NDArray[np.bool_]:
+                """(S, D, n)"""
+                return np.stack([moved(draw, base, shift, 0.1) for _ in depths], axis=1)
+
+            correct[split] = {
+                one: {way: cells((gain + luck[place]) * (one > 0)) for way in AGGREGATIONS}
+                for place, one in enumerate(levels)
+            }
+            singles[split] = np.stack([cells(np.zeros(seeds)) for _ in range(starts)], axis=1)
+        ends = dict.fromkeys(levels, 1.0)
+        found.append(does_noise_help.Shaken(kind, levels, depths, correct, singles, ends))
+    return does_noise_help.conclude(found), {"over none": gain, "over one start": gain}
+
+
+def rules(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
+    """Every rule of a network gains by its luck, in both splits; with an effect every rule is better than chance."""
+    n, starts, gain, found = 300, 8, 0.08 if effect else 0.0, []
+    for kind in ("sudoku", "bits"):
+        level, luck = around(draw, 0.5, spread_of(draw), seeds), 0.02 * draw.normal(size=(len(AGGREGATIONS), seeds))
+        correct: dict[str, dict[str, NDArray[np.bool_]]] = {}
+        singles = {}
+        for split in ("validation", "test"):
+            base = right(draw, level, n)
+            singles[split] = np.stack([moved(draw, base, np.zeros(seeds), 0.1) for _ in range(starts)], axis=1)
+            correct[split] = {
+                rule: moved(draw, base, gain + luck[place], 0.1)[:, None] for place, rule in enumerate(AGGREGATIONS)
+            }
+        found.append(which_start_is_right.Chosen(kind, 32, correct, singles))
+    return which_start_is_right.conclude(found), {"over the mean start": gain, "over the vote": 0.0}
+
+
+def rests(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
+    """Half of the samples settle; 90 % of these answers are right, as of the others, or 98 % beside 60 % of the others.
+
+    Residuals of samples that have not settled tell nothing, so the AUROC of the true shares is by hand.
+    """
+    n, found = 400, []
+    trusted, others = (0.98, 0.6) if effect else (0.9, 0.9)
+    for kind in ("sudoku", "bits"):
+        spread = min(spread_of(draw), 0.02)
+        inner, outer = around(draw, trusted, spread, seeds), around(draw, others, spread, seeds)
+        settled = np.tile(draw.random(n) < 0.5, (seeds, 1))
+        answers = np.where(settled, right(draw, inner, n), right(draw, outer, n))
+        residual = np.where(settled, 1e-5, 1e-2 + draw.random((seeds, n)))
+        found.append(settled_or_right.Ended(kind, 1e-3, residual, answers))
+    # P(settled | right) and P(settled | wrong); pairs on one side are even.
+    of_right, of_wrong = trusted / (trusted + others), (1 - trusted) / (2 - trusted - others)
+    area = of_right * (1 - of_wrong) + 0.5 * (of_right * of_wrong + (1 - of_right) * (1 - of_wrong))
+    return settled_or_right.conclude(found), {"AUROC": area, "settled answers that are right": trusted}
+
+
 STUDIES: dict[str, tuple[Callable[[Draw, bool, int], tuple[Conclusion, Truth]], str]] = {
     "adaptive_compute": (adaptive, "Yes"),
     "anderson_vs_picard": (acceleration, "Yes"),
     "depth_vs_breadth": (breadth, "Yes"),
     "does_anderson_prevent_divergence": (divergence, "In part"),
     "does_it_converge": (converging, "Yes"),
+    "does_noise_help": (noise, "Yes"),
     "easy_to_hard": (lengths, "Trained on 16 bits, up to 128 bits are solved; evaluations grow faster"),
     "fixed_point_or_intermediate": (courses, "No"),
     "infinite_depth_gain": (depths, "Yes"),
@@ -328,7 +395,9 @@ STUDIES: dict[str, tuple[Callable[[Draw, bool, int], tuple[Conclusion, Truth]], 
     "path_independence": (paths, "Yes"),
     "perturb_and_recover": (disturbed, "Yes"),
     "recall_and_overthinking": (recall, "Recall keeps"),
+    "settled_or_right": (rests, "Yes"),
     "tolerance_transfer": (tolerances, "No"),
+    "which_start_is_right": (rules, "Yes"),
 }
 """The world of each study, and the first words of its verdict where there is an effect."""
 

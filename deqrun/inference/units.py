@@ -120,12 +120,13 @@ def claim_statistic(
 ) -> Estimate:
     """A claim about any statistic of the samples: of the recipe from LEAST_SEEDS seeds on, of these models below.
 
-    statistic  values (S, …, n), with samples repeated or left out -> (S, …), along the last axis
+    statistic  values (S, …, n), with samples repeated or left out -> (S, …), along the last axis. Where it is of
+               several values of a sample, given as (S, V, n), it takes (S, V, …, n) -> (S, …)
 
     The samples' part comes from the percentile bootstrap over the shared samples (Efron 1979).
     """
     values = np.atleast_2d(np.asarray(values_SN, dtype=np.float64))
-    seeds, n = values.shape
+    seeds, n = len(values), values.shape[-1]
     own = np.asarray(statistic(values), dtype=np.float64)
     mean = _mean(own)
     unit = Unit.SEEDS if seeds >= LEAST_SEEDS else Unit.SAMPLES
@@ -134,7 +135,7 @@ def claim_statistic(
         return Estimate(mean, -math.inf, math.inf, n, unit, seeds, 1.0, versus, apart)
     draws = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
     parts = np.array_split(draws, max(1, values.size * RESAMPLES // AT_ONCE))
-    over_samples = resampled(mean, np.concatenate([statistic(values[:, part]).mean(axis=0) for part in parts]))
+    over_samples = resampled(mean, np.concatenate([statistic(values[..., part]).mean(axis=0) for part in parts]))
     if unit is Unit.SEEDS:
         return of_seeds(own, over_samples, n, versus=versus, among=among)
     return Estimate(mean, *over_samples(LEVEL), n, unit, seeds, p_value(mean, over_samples, versus), versus, apart)

@@ -213,10 +213,11 @@ class BreadthRow:
 class SavingRow:
     """One row of savings.jsonl: evaluations that draws save, or cost, at the accuracy that depth alone reaches.
 
-    goal: depth, where target is one standard error below the best accuracy of one draw without noise on validation; or
+    goal: depth, where target is one standard error below the best accuracy of depth alone on validation; or
     all, where it is one below the best of all cells. aggregation, breadth, max_iter and noise are the cell of fewest
     evaluations that reaches the target on validation, of `cells` cells; deep_iter is the smallest depth of one draw
-    without noise that does (0, and the columns after it NaN: none does). On test: accuracy of the cell with its 95 %
+    without noise from deep_start that does (0, and the columns after it NaN: none does): from the cell's own start,
+    zeros, where the sweep has it. On test: accuracy of the cell with its 95 %
     interval, mean evaluations; the same of depth alone; saved, the mean of the evaluations of depth alone less the
     cell's; gained, the accuracy of the cell less depth alone's, both paired over the n samples.
     """
@@ -238,6 +239,7 @@ class SavingRow:
     deep_iter: int = 0
     deep_accuracy: float = math.nan
     deep_nfe_mean: float = math.nan
+    deep_start: str = ""
     saved: float = math.nan
     saved_low: float = math.nan
     saved_high: float = math.nan

@@ -69,7 +69,7 @@ def savings_table(record: RunRecord) -> Table | None:
     rows = [row for solver in record.solvers for row in record.saving_rows(solver)]
     if not rows:
         return None
-    caption = "saved: over one draw without noise, paired over samples; chosen on validation"
+    caption = "saved: over depth alone, paired over samples; chosen on validation"
     table = _table(f"{record.name}: the same accuracy for how many evaluations", caption=caption)
     table.add_column("draws")
     for heading in ("steps", "accuracy [95 %]", "evaluations", "saved [95 %]"):
@@ -82,6 +82,7 @@ def savings_table(record: RunRecord) -> Table | None:
         what = f"{row.breadth}{' views' if row.start == 'symmetries' else ''}"
         what += f" by {row.aggregation}" if row.breadth > 1 else ""
         what += f", noise {row.noise:g}" if row.noise else ""
+        what = "depth alone" if (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start) else what
         saved = "–"
         if row.deep_iter:
             saved = f"{row.saved:.1f} [{row.saved_low:.1f}, {row.saved_high:.1f}]".replace("-", "\N{MINUS SIGN}")

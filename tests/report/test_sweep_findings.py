@@ -140,7 +140,7 @@ def test_breadth_is_chosen_on_validation_and_read_on_test(tiny_record: RunRecord
 
 def saving(goal: str, **changed: Any) -> SavingRow:
     row = SavingRow("anderson", "test", goal, 0.68, 40, "vote", 4, 8, 0.1, 100, 0.7, 0.6, 0.79, 32.0)
-    deep = {"deep_iter": 64, "deep_accuracy": 0.69, "deep_nfe_mean": 60.0}
+    deep = {"deep_iter": 64, "deep_accuracy": 0.69, "deep_nfe_mean": 60.0, "deep_start": "zeros"}
     ends = {
         "saved": 28.0,
         "saved_low": 26.0,
@@ -168,7 +168,7 @@ def test_savings_are_differences_of_the_familys_and_tell_what_depth_does_not_rea
     assert gained[1:3] == ("+1.0 points", "−4.0 to +6.0")
     assert gained[4] == "not shown"
     assert reached[:3] == ("test accuracy, 8 draws by top of 8 iterations of anderson", "81.0 %", "72.0 to 88.0 %")
-    assert reached[-1].endswith("no depth of one draw without noise reaches it")
+    assert reached[-1].endswith("no depth alone reaches it")
     table = savings_table(record)
     assert table is not None
     text = plain_text(table)
@@ -183,7 +183,10 @@ def test_a_cell_that_serves_both_goals_is_told_once_and_views_by_themselves(tiny
     assert len(rows(twice, "Depth, breadth and noise")) == 2
     views = rows(twice, "Symmetries")
     assert views[0][0] == "evaluations saved, 4 views by vote of 8 iterations of anderson"
-    alone = replace(tiny_record, savings=(saving("depth", breadth=1, noise=0.0),))
+    assert "training sample" not in views[0][-1]
+    sudoku = replace(twice, summary=replace(twice.summary, dataset="sudoku"))
+    assert "a view of a test sample may be a training sample" in rows(sudoku, "Symmetries")[0][-1]
+    alone = replace(tiny_record, savings=(saving("depth", breadth=1, noise=0.0, start="zeros"),))
     assert [row[1] for row in rows(alone, "Depth, breadth and noise")] == ["none"]
 
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 from scipy import stats
 
+from deqrun.errors import UserError
 from deqrun.inference import DIFFERENCE, Told, Unit, claim
+from deqrun.studies.question import load_question
 from deqrun.studies.questions import (
     adaptive_compute,
     depth_vs_breadth,
+    does_noise_help,
     easy_to_hard,
     fixed_point_or_intermediate,
     infinite_depth_gain,
@@ -21,6 +24,7 @@ from deqrun.studies.questions import (
     path_independence,
     perturb_and_recover,
     recall_and_overthinking,
+    settled_or_right,
     tolerance_transfer,
 )
 from tests.studies.worlds import (
@@ -28,12 +32,15 @@ from tests.studies.worlds import (
     baseline,
     course,
     disturbed,
+    ended,
     grid,
     halted,
     length,
     looped,
     model,
     net,
+    ruled,
+    shaken,
     shares,
     thought,
     unhalted,
@@ -479,3 +486,91 @@ def test_a_plateau_needs_its_whole_interval_within_five_per_cent_of_perplexity()
     noisy.loss[:, -1] += noise
     assert "stays" in loops_and_perplexity.conclude([quiet]).verdict
     assert loops_and_perplexity.conclude([noisy]).verdict.startswith("Not shown: ")
+
+
+# --- does_noise_help
+
+
+def test_gains_of_noise_by_hand() -> None:
+    """At equal draws against the same cell without noise, and against the mean of both starts of twice the steps."""
+    one = shaken("run", 2, 0.5, 0.8, 0.6)
+    cell = does_noise_help.Cell(0.1, 4, "vote")
+    noisy, plain = (one.correct["test"][level]["vote"][:, 0].astype(float) for level in (0.1, 0.0))
+    first, second = (one.singles["test"][:, start, 1].astype(float) for start in (0, 1))
+    assert one.over_none(cell, "test").tolist() == (noisy - plain).tolist()
+    assert one.over_depth(cell, "test").tolist() == (noisy - (first + second) / 2).tolist()
+    assert one.gain("none").mean == pytest.approx(0.3)
+    assert one.gain("depth").mean == pytest.approx(0.2)
+    assert {cell.depth for cell in one.cells} == {4}  # no start has gone 16 steps
+    assert cell.words == "noise 0.1, 4 iterations, by vote"
+
+
+def test_the_level_is_chosen_on_the_other_seeds() -> None:
+    """One seed's validation likes the mean, and the four others like the vote: the fifth is told by the vote, too."""
+    one = shaken("run", 5, 0.5, 0.5, 0.5)
+    ways = {way: values.copy() for way, values in one.correct["validation"][0.1].items()}
+    ways["mean"][0], ways["mean"][1:], ways["vote"][1:] = True, False, True
+    changed = replace(one, correct={**one.correct, "validation": {**one.correct["validation"], 0.1: ways}})
+    assert [cell.way for cell in changed.chosen("none")] == ["vote"] * 5
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        ({"noise": [0.0]}, "ask.noise with a level above 0"),
+        ({"draws": 1}, "ask.draws above 1"),
+        ({"iterations": [2, 4]}, "the product of some of its depths"),
+    ],
+)
+def test_noise_needs_a_level_and_a_depth_beside_it(given: dict[str, object], needed: str) -> None:
+    ask = {"iterations": [2, 16], "draws": 8, "noise": [0.1], "samples": 5, "tol": 0.0}
+    load_question("does_noise_help", ask)
+    with pytest.raises(UserError) as raised:
+        load_question("does_noise_help", ask | given)
+    assert needed in str(raised.value)
+
+
+# --- which_start_is_right
+
+
+def test_rules_over_chance_and_over_the_vote_by_hand() -> None:
+    one = ruled("run", 1, 0.5, {"top": 0.9, "vote": 0.7})
+    right = one.correct["test"]["top"][0, -1].astype(float)
+    assert one.best == ["top"]
+    assert one.over_chance("top", "test")[0].tolist() == (right - one.singles["test"][0].mean(axis=0)).tolist()
+    assert one.gain.mean == pytest.approx(0.4)
+    assert one.over_vote.mean == pytest.approx(0.2)
+    single = one.singles["test"][0]
+    assert one.room.mean == pytest.approx((single.any(axis=0) & ~single.all(axis=0)).mean())
+
+
+def test_a_rule_is_chosen_on_validation() -> None:
+    """On test confidence is always right; validation likes the vote, which never is."""
+    one = ruled("run", 5, 0.5, {})
+    correct = {split: {rule: values.copy() for rule, values in rules.items()} for split, rules in one.correct.items()}
+    correct["validation"]["vote"][:, -1], correct["test"]["vote"][:, -1] = True, False
+    correct["test"]["confident"][:, -1] = True
+    assert replace(one, correct=correct).gain.mean == pytest.approx(-0.5)
+
+
+# --- settled_or_right
+
+
+def test_areas_and_trust_by_hand() -> None:
+    """Settled: 1, 2 and 3, of which 3 is wrong; 4 is right at 0.1, 5 wrong at 0.2, and 6 lost, wrong.
+
+    Right are 1, 2 and 4. Of nine pairs with a wrong one, 1 ties with 3, 4 loses against 3, and all others are won.
+    """
+    residual = np.array([[1e-4, 1e-5, 1e-4, 0.1, 0.2, np.inf]])
+    one = settled_or_right.Ended("run", 1e-3, residual, np.array([[True, True, False, True, False, False]]))
+    assert one.area.mean == pytest.approx((0.5 + 7) / 9)
+    assert one.area.versus == 0.5
+    assert one.trusted is not None
+    assert one.trusted.mean == pytest.approx(2 / 3)
+    shares = [one.share(settled, right).mean for settled in (True, False) for right in (True, False)]
+    assert shares == pytest.approx([2 / 6, 1 / 6, 1 / 6, 2 / 6])
+
+
+def test_where_no_answer_settles_none_is_trusted() -> None:
+    assert ended("run", 3, 0.5, 1.0, settled=0.0).trusted is None
+    assert ended("run", 3, 0.5, 1.0, settled=0.5).trusted is not None

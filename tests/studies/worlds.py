@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import Fate
+from deqrun.experiment.sweep.breadth import AGGREGATIONS
 from deqrun.records.rows import HaltingRow
 from deqrun.report.answer import Answer
 from deqrun.studies.questions import (
@@ -21,6 +22,7 @@ from deqrun.studies.questions import (
     depth_vs_breadth,
     does_anderson_prevent_divergence,
     does_it_converge,
+    does_noise_help,
     easy_to_hard,
     fixed_point_or_intermediate,
     infinite_depth_gain,
@@ -31,7 +33,9 @@ from deqrun.studies.questions import (
     path_independence,
     perturb_and_recover,
     recall_and_overthinking,
+    settled_or_right,
     tolerance_transfer,
+    which_start_is_right,
 )
 from deqrun.studies.timing import median_ratio
 
@@ -126,6 +130,85 @@ BREADTH_KINDS = ("sudoku_from_zeros", "sudoku_from_anywhere", "bits_from_anywher
 def breadth_world(seeds: int, broad: tuple[float, float, float], deep: float, picked: float | None = None) -> Answer:
     found = [grid(kind, seeds, one, deep, picked) for kind, one in zip(BREADTH_KINDS, broad, strict=True)]
     return depth_vs_breadth.answer_of(found)
+
+
+# --- does_noise_help
+
+SUDOKUS = ("sudoku_from_zeros", "sudoku_from_anywhere")
+
+
+def shaken(kind: str, seeds: int, plain: float, noisy: float, deep: float, *, n: int = N) -> does_noise_help.Shaken:
+    """2 draws at 4 and 8 iterations: so many right without noise and with it, and of single starts without."""
+    depths, levels = (4, 8), (0.0, 0.1)
+
+    def flat(share: float, seed: int) -> NDArray[np.bool_]:
+        return np.stack([shares(share, seeds, n=n, seed=seed + place) for place in range(len(depths))], axis=1)
+
+    correct = {
+        split: {
+            level: {
+                way: flat(plain if level == 0 else noisy, 31 * place + 7 * number + round(10 * level))
+                for place, way in enumerate(AGGREGATIONS)
+            }
+            for level in levels
+        }
+        for number, split in enumerate(("validation", "test"))
+    }
+    singles = {
+        split: np.stack([flat(deep, 50 + 2 * start + number) for start in range(2)], axis=1)
+        for number, split in enumerate(("validation", "test"))
+    }
+    return does_noise_help.Shaken(kind, levels, depths, correct, singles, dict.fromkeys(levels, 1.5))
+
+
+def noise_world(seeds: int, plain: float, noisy: tuple[float, float], deep: float = 0.5) -> Answer:
+    found = [shaken(kind, seeds, plain, one, deep) for kind, one in zip(SUDOKUS, noisy, strict=True)]
+    return does_noise_help.answer_of(found)
+
+
+# --- which_start_is_right
+
+
+def ruled(kind: str, seeds: int, single: float, rules: dict[str, float], *, n: int = N) -> which_start_is_right.Chosen:
+    """3 starts, of which so many are right, and as many of the answers that the rules give; 0.5 of the others."""
+    singles = {
+        split: np.stack([shares(single, seeds, n=n, seed=place + 10 * number) for place in range(3)], axis=1)
+        for number, split in enumerate(("validation", "test"))
+    }
+    correct = {
+        split: {
+            rule: np.stack([singles[split][:, 0]] * 2 + [shares(rules.get(rule, 0.5), seeds, n=n, seed=place)], axis=1)
+            for place, rule in enumerate(AGGREGATIONS)
+        }
+        for split in singles
+    }
+    return which_start_is_right.Chosen(kind, 8, correct, singles)
+
+
+def rule_world(seeds: int, first: dict[str, float], second: dict[str, float], single: float = 0.5) -> Answer:
+    found = [ruled(kind, seeds, single, one) for kind, one in zip(SUDOKUS, (first, second), strict=True)]
+    return which_start_is_right.answer_of(found)
+
+
+# --- settled_or_right
+
+
+def ended(kind: str, seeds: int, right: float, trusted: float, settled: float = 0.5) -> settled_or_right.Ended:
+    """So many samples settle, of which so many are right, and of the others so many."""
+    rests = np.arange(N) < round(settled * N)
+    residual = np.tile(np.where(rests, 1e-4, np.geomspace(2e-3, 1.0, N)), (seeds, 1))
+    answers = [
+        np.where(rests, ranks < trusted * rests.sum(), ranks < right * (~rests).sum())
+        for seed in range(seeds)
+        for draw in [np.random.default_rng(seed)]
+        for ranks in [np.concatenate([draw.permutation(int(rests.sum())), draw.permutation(int((~rests).sum()))])]
+    ]
+    return settled_or_right.Ended(kind, 1e-3, residual, np.array(answers))
+
+
+def rest_world(seeds: int, right: float, trusted: tuple[float, float], settled: float = 0.5) -> Answer:
+    found = [ended(kind, seeds, right, one, settled) for kind, one in zip(SUDOKUS, trusted, strict=True)]
+    return settled_or_right.answer_of(found, 64)
 
 
 # --- does_anderson_prevent_divergence
@@ -425,6 +508,33 @@ WORLDS: dict[str, tuple[World, str]] = {
     ),
     "depth_vs_breadth, nothing": (partial(breadth_world, broad=(0.7,) * 3, deep=0.7), "Not shown: "),
     "depth_vs_breadth, depth is better": (partial(breadth_world, broad=(0.3,) * 3, deep=0.7), "No: "),
+    "does_noise_help, in both": (partial(noise_world, plain=0.5, noisy=(0.8, 0.8), deep=0.9), "Yes: "),
+    "does_noise_help, in one": (partial(noise_world, plain=0.5, noisy=(0.8, 0.5)), "It depends: "),
+    "does_noise_help, nothing": (partial(noise_world, plain=0.5, noisy=(0.5, 0.5)), "Not shown: "),
+    "does_noise_help, draws alone": (partial(noise_world, plain=0.8, noisy=(0.8, 0.8)), "Not shown: "),
+    "does_noise_help, it costs": (partial(noise_world, plain=0.8, noisy=(0.4, 0.4)), "No: "),
+    "which_start_is_right, confidence": (
+        partial(rule_world, first={"confident": 0.9}, second={"confident": 0.9}),
+        "Yes: confident beats the mean start in every variant; it beats the vote",
+    ),
+    "which_start_is_right, the vote": (
+        partial(rule_world, first={"vote": 0.9}, second={"vote": 0.9}),
+        "Yes: vote beats the mean start in every variant.",
+    ),
+    "which_start_is_right, in one": (partial(rule_world, first={"top": 0.9}, second={}), "It depends: "),
+    "which_start_is_right, nothing": (partial(rule_world, first={}, second={}), "Not shown: "),
+    "which_start_is_right, all are worse": (partial(rule_world, first={}, second={}, single=0.8), "No: "),
+    "settled_or_right, both": (partial(rest_world, right=0.2, trusted=(1.0, 1.0)), "Yes: "),
+    "settled_or_right, one": (partial(rest_world, right=0.2, trusted=(1.0, 0.9)), "It depends: "),
+    "settled_or_right, wrong ones rest": (
+        partial(rest_world, right=0.2, trusted=(0.6, 0.6)),
+        "No: fewer than 90 % of settled answers are right in every variant; a low residual speaks for",
+    ),
+    "settled_or_right, the residual tells nothing": (partial(rest_world, right=0.9, trusted=(0.9, 0.9)), "Not shown: "),
+    "settled_or_right, nothing settles": (
+        partial(rest_world, right=0.5, trusted=(1.0, 1.0), settled=0.0),
+        "Not shown: ",
+    ),
     "does_anderson_prevent_divergence, wholly": (
         partial(divergence_world, radius=1.1, picard=0.0, anderson=1.0),
         "Yes: ",

@@ -18,7 +18,7 @@ from deqrun.experiment.ranks import leads, told, wait
 from deqrun.experiment.sweep.breadth import breadth_rows, solve_starts
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.parts import SweepParts
-from deqrun.experiment.sweep.savings import Choice, Measured, choices, measured, saving_rows
+from deqrun.experiment.sweep.savings import Choice, Measured, choices, depth_alone, measured, rows_alone, saving_rows
 from deqrun.experiment.sweep.starts import StartKind, SweepNoise, SweepStart, SweepViews
 from deqrun.experiment.sweep.trace import cells, trace_parts
 from deqrun.models import DEQ
@@ -122,8 +122,9 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
             progress.skip(key)
         else:
             # Validation has chosen already which cells are compared on test.
-            chosen = choices(drawn.get(key._replace(split="validation"), []))
-            finished = _solve_starts(key, settings, variants, parts, progress.of(key), chosen)
+            chosen = _choices(key, settings, found, drawn)
+            alone = _alone(key, settings, found)
+            finished = _solve_starts(key, settings, variants, parts, progress.of(key), chosen, alone)
         if finished is not None:
             drawn[key] = finished[0]
             saved += finished[1]
@@ -280,10 +281,13 @@ def _solve_starts(
     parts: SweepParts,
     advance: Callable[[int], object],
     chosen: Sequence[Choice],
+    alone: AnyTrajectory | None,
 ) -> tuple[list[BreadthRow], list[SavingRow]] | None:
     """The rows of one solver's draws, at every level of noise; the first normal start is `sweep.starts=[normal]`.
 
-    None of ranks beyond the first. chosen: by validation, of which test has its savings
+    None of ranks beyond the first.
+    chosen  by validation, of which test has its savings
+    alone   the trajectory of depth alone on test; None: the first draw without noise
     """
     grid, dataset = settings.sweep, variants.dataset(key.difficulty)
     # Views of a sample begin where the cell begins: they differ by their symmetry alone.
@@ -296,6 +300,7 @@ def _solve_starts(
     breadths = grid.breadth if views is None else doubled(grid.symmetries)
     rows: list[BreadthRow] = []
     compared: dict[Any, Measured] = {}
+    named = kind if views is None else "symmetries"
     for level in grid.noise:
         solved = solve_starts(
             variants.model(key.precision, key.difficulty),
@@ -313,15 +318,35 @@ def _solve_starts(
             head=settings.train.halt_weight > 0,
         )
         if leads():
-            named = kind if views is None else "symmetries"
             rows += breadth_rows(solved, breadths, grid.iterations, key, start=named, noise=level)
             # Of each level no more than the chosen cells is held: memory does not grow with the levels.
-            compared |= measured(chosen if key.split == "test" else [], solved, grid.iterations, level)
+            compared |= measured(chosen if key.split == "test" else [], solved, grid.iterations, level, named)
     if not leads():
         return None
+    if alone is not None and key.split == "test":
+        compared |= measured(chosen, depth_alone(alone, grid.iterations), grid.iterations, 0.0, "zeros")
     savings = saving_rows(chosen, compared) if key.split == "test" else []
     parts.write_draws(key, rows, savings)
     return rows, savings
+
+
+def _choices(
+    key: TrajectoryKey,
+    settings: Settings,
+    found: dict[TrajectoryKey, AnyTrajectory],
+    drawn: dict[TrajectoryKey, list[BreadthRow]],
+) -> list[Choice]:
+    """What validation chooses among its draws and depth alone; nothing before it is solved."""
+    validation = key._replace(split="validation")
+    alone = _alone(validation, settings, found)
+    rows = [] if alone is None else rows_alone(alone, settings.sweep.iterations, validation)
+    return choices(drawn.get(validation, []), rows)
+
+
+def _alone(key: TrajectoryKey, settings: Settings, found: dict[TrajectoryKey, AnyTrajectory]) -> AnyTrajectory | None:
+    """The trajectory that draws from normal starts stand beside; None: the first draw is the cell's own start."""
+    own = settings.sweep.breadth_start == "zeros" or key.start == "symmetries"
+    return None if own else found.get(key._replace(start="zeros"))
 
 
 def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.experiment.sweep.breadth import Starts
+from deqrun.experiment.sweep.breadth import AGGREGATIONS, BY_RESIDUAL, Starts, breadth_rows
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, one_error_below, share_interval
+from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import BreadthRow, SavingRow
+from deqrun.records.trajectory import TrajectoryKey
 
-__all__ = ["Choice", "Measured", "choices", "measured", "saving_rows"]
+__all__ = ["Choice", "Measured", "choices", "depth_alone", "measured", "rows_alone", "saving_rows"]
 
-Cell = tuple[float, str, int, int]
-"""Noise, aggregation, draws, depth."""
+Cell = tuple[str, float, str, int, int]
+"""Start, noise, aggregation, draws, depth."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +47,42 @@ class Measured:
     nfe: NDArray[np.int64]
 
 
-def choices(validation: Sequence[BreadthRow]) -> list[Choice]:
+def depth_alone(trajectory: AnyTrajectory, depths: Sequence[int]) -> Starts:
+    """The answers of a trajectory at each depth, as of one draw: of iterate k, or where the sample had stopped."""
+    last = trajectory.last()
+    at = [np.minimum(depth, last) for depth in depths]
+    right = np.stack([trajectory.at("correct", iterate) for iterate in at])[None]
+    running = np.stack([depth <= last for depth in depths])[None]
+    nfe = (np.stack([trajectory.at("nfe", iterate) for iterate in at])[None] - running).astype(np.int32)
+    spent = {}
+    for name in AGGREGATIONS:
+        spent[name] = np.zeros((1, max(depths) + 1), dtype=np.int64)
+        spent[name][:, list(depths)] = (nfe + running * (name in BY_RESIDUAL)).sum(axis=2)
+    return Starts(dict.fromkeys(AGGREGATIONS, right), right, spent, nfe, running)
+
+
+def rows_alone(trajectory: AnyTrajectory, depths: Sequence[int], key: TrajectoryKey) -> list[BreadthRow]:
+    """A row for each depth of a trajectory from the cell's own start."""
+    rows = breadth_rows(depth_alone(trajectory, depths), [1], depths, key, start="zeros")
+    return [row for row in rows if row.aggregation == "mean"]
+
+
+def choices(validation: Sequence[BreadthRow], alone: Sequence[BreadthRow] = ()) -> list[Choice]:
     """What validation chooses: rows of one solver, precision and difficulty at every level of the noise.
 
-    None where there is no row of one draw without noise to compare with.
+    alone  rows of depth alone (`rows_alone`); none: those of one draw without noise, of which there must be some
     """
-    alone = [row for row in validation if (row.breadth, row.noise, row.aggregation) == (1, 0.0, "mean")]
-    if not alone:
+    single = [row for row in validation if (row.breadth, row.noise, row.aggregation) == (1, 0.0, "mean")]
+    deep = list(alone) or single
+    if not deep or not validation:
         return []
-    found = []
-    for goal, rows in (("depth", alone), ("all", validation)):
+    cells, found = [*alone, *validation], []
+    for goal, rows in (("depth", deep), ("all", cells)):
         best = max(rows, key=lambda row: row.accuracy)
         target = one_error_below(best.accuracy, best.n)
-        cell = _cheapest(validation, target)
+        cell = _cheapest(cells, target)
         if cell is not None:
-            found.append(Choice(goal, target, cell, _cheapest(alone, target), len(validation)))
+            found.append(Choice(goal, target, cell, _cheapest(deep, target), len(cells)))
     return found
 
 
@@ -70,12 +93,15 @@ def _cheapest(rows: Iterable[BreadthRow], target: float) -> BreadthRow | None:
 
 def cell_of(row: BreadthRow) -> Cell:
     """Where a row stands in the grid."""
-    return row.noise, row.aggregation, row.breadth, row.max_iter
+    return row.start, row.noise, row.aggregation, row.breadth, row.max_iter
 
 
-def measured(chosen: Sequence[Choice], starts: Starts, depths: Sequence[int], noise: float) -> dict[Cell, Measured]:
-    """The chosen cells of this level of the noise, on the samples that were solved."""
-    rows = [row for choice in chosen for row in (choice.cell, choice.deep) if row is not None and row.noise == noise]
+def measured(
+    chosen: Sequence[Choice], starts: Starts, depths: Sequence[int], noise: float, start: str
+) -> dict[Cell, Measured]:
+    """The chosen cells of these draws, by their level of the noise and their start, on the samples that were solved."""
+    both = [row for choice in chosen for row in (choice.cell, choice.deep) if row is not None]
+    rows = [row for row in both if (row.noise, row.start) == (noise, start)]
     found = {}
     for row in rows:
         place = list(depths).index(row.max_iter)
@@ -118,6 +144,7 @@ def _row(choice: Choice, found: dict[Cell, Measured]) -> SavingRow:
         deep_iter,
         deep_accuracy,
         deep_nfe,
+        "" if choice.deep is None else choice.deep.start,
         saved.mean,
         saved.low,
         saved.high,

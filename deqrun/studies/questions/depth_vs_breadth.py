@@ -16,18 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.datasets import Split
-from deqrun.experiment.build import build_solver
-from deqrun.experiment.sweep.breadth import solve_starts
-from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
 from deqrun.report import numbers
 from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
 from deqrun.report.page_parts import Column
-from deqrun.solvers import Budget
 from deqrun.studies.choosing import chosen_without
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.context import Context
+from deqrun.studies.drawn import drawn, unpacked
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
 
@@ -115,43 +111,17 @@ class Grid:
 def answer(context: Context, *, iterations: Sequence[int], breadth: Sequence[int], samples: int, tol: float) -> Answer:
     """Start every run's samples. iterations: depths; breadth: numbers of starts; samples: of a split; tol: to stop."""
     depths, breadths = tuple(sorted(iterations)), tuple(sorted(breadth))
-    parts = context.each(
-        {run.label: partial(_measured, run, depths, max(breadths), samples, tol) for run in context.runs}
-    )
+    parts = context.each({run.label: partial(drawn, run, depths, max(breadths), samples, tol) for run in context.runs})
     found = []
     for kind in context.kinds:
         own = [parts[run.label] for run in context.of_kind(kind)]
         correct = {
-            split: {way: np.stack([_unpacked(part[split], way) for part in own]) for way in WAYS}
+            split: {way: np.stack([unpacked(part[split][way]) for part in own]) for way in WAYS}
             for split in ("validation", "test")
         }
-        singles = {split: np.stack([_unpacked(part[split], "singles") for part in own]) for split in correct}
+        singles = {split: np.stack([unpacked(part[split]["singles"]) for part in own]) for split in correct}
         found.append(Grid(kind, breadths, depths, correct, singles))
     return answer_of(found)
-
-
-def _measured(run: StudyRun, depths: Sequence[int], starts: int, samples: int, tol: float) -> dict[str, Any]:
-    deq, dataset = run.model()
-    grid, budget = run.settings.sweep, Budget(max_iter=max(depths), tol=tol, norm=deq.budget.norm)
-    found: dict[str, Any] = {}
-    for split in ("validation", "test"):
-        data = dataset.load(split)
-        some = Split(data.inputs[:samples], data.targets[:samples])
-        normal = [
-            SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
-            for draw in range(starts)
-        ]
-        solved = solve_starts(deq, dataset, some, build_solver(run.settings), budget, grid.batch_size, normal, depths)
-        found[split] = {
-            name: {"shape": values.shape, "bits": np.packbits(values).tolist()}
-            for name, values in {**solved.correct, "singles": solved.singles}.items()
-        }
-    return found
-
-
-def _unpacked(part: dict[str, Any], name: str) -> NDArray[np.bool_]:
-    shape, bits = part[name]["shape"], np.asarray(part[name]["bits"], dtype=np.uint8)
-    return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
 
 def answer_of(found: Sequence[Grid]) -> Answer:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deqrun.experiment.sweep.breadth import AGGREGATIONS, BY_RESIDUAL, Starts, breadth_rows
-from deqrun.experiment.sweep.savings import choices, measured, saving_rows
+from deqrun.experiment.sweep.savings import choices, depth_alone, measured, saving_rows
 from deqrun.records.rows import BreadthRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.settings import Settings
@@ -56,7 +56,7 @@ def test_choice_and_comparison_are_those_of_a_plain_search(seed: int) -> None:
     test = {level: drawn(seed + 100, level) for level in LEVELS}
     found = {}
     for level in LEVELS:
-        found |= measured(chosen, test[level], DEPTHS, level)
+        found |= measured(chosen, test[level], DEPTHS, level, "normal")
     for choice, row in zip(chosen, saving_rows(chosen, found), strict=True):
         # By hand: the target, then the cheapest cell and the cheapest depth alone that reach it.
         alone = [one for one in validation if one.breadth == 1 and one.noise == 0]
@@ -99,8 +99,32 @@ def test_depth_alone_against_itself_saves_nothing() -> None:
     """Of one draw without noise the chosen cell is depth alone."""
     validation = [replace(row) for row in rows_of(0, 0.0, "validation") if row.breadth == 1]
     chosen = choices(validation)
-    (row, _) = saving_rows(chosen, measured(chosen, drawn(7, 0.0), DEPTHS, 0.0))
+    (row, _) = saving_rows(chosen, measured(chosen, drawn(7, 0.0), DEPTHS, 0.0, "normal"))
     assert (row.saved, row.gained, row.max_iter) == (0.0, 0.0, row.deep_iter)
+
+
+def test_depth_alone_is_the_cells_own_start_where_it_was_swept(
+    settings_of: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """Its accuracy is the read-out of iterate k, or of where the sample stopped, and its cost k evaluations at most."""
+    asked = ("sweep.breadth=[2]", "sweep.tolerances=[0.3]", "sweep.iterations=[1,2,4]")
+    found = everything(sequences(settings_of, *asked, "budget.tol=0.0"), tmp_path)
+    (key,) = (key for key in found.trajectories if key.split == "test")
+    trajectory, last = found.trajectories[key], found.trajectories[key].last()
+    assert last.min() < 4  # some have stopped before
+    alone = depth_alone(trajectory, [1, 2, 4])
+    for place, depth in enumerate((1, 2, 4)):
+        for i in range(trajectory.n):
+            k = min(depth, int(last[i]))
+            assert alone.singles[0, place, i] == trajectory.correct[k, i]
+            assert alone.nfe[0, place, i] == (depth if depth <= last[i] else last[i] + 1)
+    assert found.rows["savings"]
+    for row in found.rows["savings"]:
+        assert row.deep_start == ("zeros" if row.deep_iter else "")
+        if row.deep_iter:
+            place = (1, 2, 4).index(row.deep_iter)
+            assert row.deep_accuracy == alone.singles[0, place].mean()
+            assert row.deep_nfe_mean == alone.nfe[0, place].mean()
 
 
 def test_without_a_single_draw_there_is_nothing_to_compare_with() -> None:
@@ -112,7 +136,8 @@ def test_a_sweep_has_savings_of_test_where_it_has_validation(
     settings_of: Callable[..., Settings], tmp_path: Path
 ) -> None:
     """The mean evaluations of its rows are those of the same cells among the rows of test; parts have them, too."""
-    settings = sequences(settings_of, "sweep.breadth=[1,2]", "sweep.noise=[0.3]", "sweep.splits=[test,validation]")
+    asked = ("sweep.breadth=[1,2]", "sweep.noise=[0.3]", "sweep.starts=[normal]")
+    settings = sequences(settings_of, *asked, "sweep.splits=[test,validation]")
     found = everything(settings, tmp_path).rows
     cells = {
         (row.noise, row.aggregation, row.breadth, row.max_iter): row for row in found["breadth"] if row.split == "test"
