@@ -1,8 +1,8 @@
-"""The demo's test accuracy over seeds: mean with its 95 % interval over runs, and each run's own.
+"""A recipe's test accuracy over seeds: mean with its 95 % interval over runs, and each run's own.
 
-    python scripts/demo_seeds.py [--seeds 0 1 2] [--output FOLDER] [overrides of deqrun train …]
+    python scripts/demo_seeds.py [--study demo] [--seeds 0 1 2] [--output FOLDER] [overrides of deqrun train …]
 
-Runs `deqrun train study=demo seed=S` for each seed, one after the other, then prints a table. The interval over
+Runs `deqrun train study=STUDY seed=S` for each seed, one after the other, then prints a table. The interval over
 seeds is Student's (mean ± t · s/√n), cut to what a share can be: it says how the recipe does; each run's own interval
 says how its model does.
 """
@@ -22,9 +22,12 @@ from deqrun.records.run import RunRecord
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo_seeds"))
+    parser.add_argument("--study", default="demo")
+    parser.add_argument("--output", type=Path)
     arguments, overrides = parser.parse_known_args()
-    records = [trained(seed, arguments.output / f"seed-{seed}", overrides) for seed in arguments.seeds]
+    output = arguments.output or Path(f"outputs/{arguments.study}_seeds")
+    overrides = [f"study={arguments.study}", *overrides]
+    records = [trained(seed, output / f"seed-{seed}", overrides) for seed in arguments.seeds]
     for seed, record in zip(arguments.seeds, records, strict=True):
         print(f"seed {seed}: {_line(record)}")
     accuracies = [record.summary.test_accuracy or 0 for record in records]
@@ -35,7 +38,7 @@ def main() -> None:
 
 def trained(seed: int, folder: Path, overrides: list[str]) -> RunRecord:
     """The finished run of this seed; goes on with one that was stopped, and keeps one that is done."""
-    resume = ["resume=true"] if (folder / "config.yaml").is_file() else ["study=demo", f"seed={seed}", *overrides]
+    resume = ["resume=true"] if (folder / "config.yaml").is_file() else [*overrides, f"seed={seed}"]
     subprocess.run([sys.executable, "-m", "deqrun", "train", f"run={folder}", *resume], check=True)
     return read_run(folder)
 

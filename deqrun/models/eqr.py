@@ -40,7 +40,8 @@ class EqRCell(TokenCell):
         prefix            positions before the tokens, from 0
         puzzle_embedding  whether the first prefix position holds a learned vector
         start             z_0: fixed, one vector at every position that is drawn once; or zeros
-        halting_head      whether there is a linear map of z's first position to one number (`halt_logit`)
+        halting_head      whether there is a linear map of z's first position to two numbers, as in the authors' code,
+                          of which the first is `halt_logit` and no loss trains the second
 
     Raises ValueError for parameters outside these ranges.
     """
@@ -80,7 +81,7 @@ class EqRCell(TokenCell):
             raise ValueError(f"relaxation={relaxation} is too large: allowed are numbers above 0 to 1 (nearest: 1.0).")
         self.state_shape = (self.length, self.width)
         self.net = nn.Sequential(*(PostNormBlock(width, heads, self.length, expansion, mixer) for _ in range(layers)))
-        self.halt = halting_linear(width, 1) if halting_head else None
+        self.halt = halting_linear(width, 2) if halting_head else None
         # A buffer: the start is drawn once, stored in a checkpoint, and never trained.
         self.register_buffer("first", truncated_normal_(torch.empty(width), 1.0))
 

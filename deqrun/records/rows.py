@@ -43,7 +43,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of steps.jsonl: an optimizer step, one of every `train.log_every`.
+    """One row of steps.jsonl: a step of training, which is a batch, one of every `train.log_every`.
 
     residual is the median over the batch; converged is the share of its solves that reached their tolerance.
     """

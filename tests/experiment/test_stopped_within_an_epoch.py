@@ -163,6 +163,21 @@ def test_remembered_starts_are_part_of_a_checkpoint_within_an_epoch(
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_checkpoint_of_before_there_were_segments_goes_on(
+    settings_of: SettingsOf, whole: Path, tmp_path: Path
+) -> None:
+    """It has no streams of minima and power iterations, and counts no optimizer steps: one was made for each batch."""
+    assert struck(settings_of(*DRAWN), tmp_path / "run", "forward", 16, signal.SIGTERM) == 130
+    path = tmp_path / "run/checkpoints/last.pt"
+    content = torch.load(path, weights_only=True)
+    for name in ("halts", "spectral"):
+        del content["within"]["draws"]["states"][name]
+    content["stepping"] = {}
+    torch.save(content, path)
+    run_train(settings_of(*DRAWN), tmp_path / "run", "deqrun train")
+    assert_same(tmp_path / "run", whole)
+
+
 def test_the_segments_of_a_batch_end_together(settings_of: SettingsOf, tmp_path: Path) -> None:
     """A signal in the second of three segments lets the third finish; the count of optimizer steps goes on."""
     settings = settings_of(*DRAWN, "train.segments=3", "train.epochs=2")

@@ -30,7 +30,8 @@ class Starts:
         self.kind, self.scale, self.samples = kind, scale, samples
         self._ends: Tensor | None = None  # (samples, *state_shape)
         self._known = torch.zeros(samples, dtype=torch.bool)
-        self._mine: list[tuple[Tensor, Tensor]] = []  # places and ends of this rank since they were last shared
+        self._calls = 0  # of `end`, as many at every rank
+        self._mine: list[tuple[int, Tensor, Tensor]] = []  # call, places and ends of this rank since the last sharing
 
     def begin(self, own: Tensor, places: Tensor, source: torch.Generator, part: Part | None = None) -> Tensor:
         """z_0 (batch, *state_shape).
@@ -56,21 +57,25 @@ class Starts:
 
     def end(self, places: Tensor, z: Tensor, part: Part | None = None) -> None:
         """Take note of where the solves of these samples ended, z (batch, *state_shape)."""
+        self._calls += 1
         if self.kind != "previous" or (part is not None and part.idle):
             return
         # On the host: every sample's state would fill a device.
         z = z.detach().cpu()
         if several():
-            self._mine.append((places, z))
+            self._mine.append((self._calls, places, z))
         self._note(places, z)
 
     def share(self) -> None:
-        """Take note of the ends that other ranks came to, since a sample may come to another rank later."""
+        """Take note of the ends that other ranks came to, in the order of the calls.
+
+        A sample may come to another rank later: in the next epoch, or in the next segment of its batch.
+        """
         if self.kind != "previous" or not several():
             return
-        for ends in gathered(self._mine):
-            for places, z in ends:
-                self._note(places, z)
+        every = [end for ends in gathered(self._mine) for end in ends]
+        for _, places, z in sorted(every, key=lambda end: end[0]):
+            self._note(places, z)
         self._mine = []
 
     def _note(self, places: Tensor, z: Tensor) -> None:

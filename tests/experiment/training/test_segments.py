@@ -44,13 +44,18 @@ LAST = Budget(max_iter=3, tol=0.0, keep="last")
 
 
 def trained(
-    deq: DEQ, lr: float, samples: Batch | None = None, average: WeightAverage | None = None, **changes: Any
+    deq: DEQ,
+    lr: float,
+    samples: Batch | None = None,
+    average: WeightAverage | None = None,
+    remembered: Starts | None = None,
+    **changes: Any,
 ) -> tuple[Forward, list[Batch], list[Forward]]:
     """One step of training by plain gradient descent: its figures, and each segment's batch and pass."""
     samples, chosen = samples or batch(), settings(batch_size=ROWS, **changes)
     deq.budget = deq.budget.with_(max_iter=3 * chosen.segments)  # of all segments together
     optimizer, stepping = torch.optim.SGD(deq.parameters(), lr=lr), Stepping("float32", torch.device("cpu"))
-    starts, drawn = Starts(chosen.start, chosen.start_scale, ROWS), draws()
+    starts, drawn = remembered or Starts(chosen.start, chosen.start_scale, ROWS), draws()
     given: list[Batch] = []
     passes: list[Forward] = []
 
@@ -282,12 +287,18 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="ranks are forked, so that none imports torch again")
 @pytest.mark.parametrize("count", [2, 3])
 def test_samples_that_end_early_may_change_their_rank(count: int, one_thread: None, tmp_path: Path) -> None:
-    """Weights, loss and evaluations are one process's, though the samples that are left are dealt anew."""
+    """Weights, ends, loss and evaluations are one process's, though the samples that are left are dealt anew."""
+
+    turned = Batch(*(part.flip(0) for part in batch()[:3]))  # type: ignore[union-attr]
 
     def weights(_: int) -> tuple[list[np.ndarray[Any, Any]], float, int]:
-        deq = headed()
-        made, _, _ = trained(deq, 0.1, **HALTING)
-        return [one.detach().numpy() for one in deq.parameters()], float(made.loss), int(made.solution.nfe.sum())
+        deq, starts = headed(), Starts("previous", 1.0, ROWS)
+        with torch.no_grad():
+            deq.cell.a.neg_()  # type: ignore[operator, union-attr]
+        made, _, _ = trained(deq, 0.1, turned, remembered=starts, start="previous", **HALTING)
+        starts.share()
+        tensors = [*deq.parameters(), starts.state_dict()["ends"]]
+        return [one.detach().numpy() for one in tensors], float(made.loss), int(made.solution.nfe.sum())
 
     own, loss, nfe = weights(0)
     found = in_forked_ranks(count, weights, tmp_path / "ranks")
