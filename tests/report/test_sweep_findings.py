@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deqrun.inference import wilson
+from deqrun.records.halting_rules import RULES
 from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
@@ -301,3 +302,13 @@ def test_the_head_s_probabilities_are_compared_with_the_answers(tiny_record: Run
 def test_a_head_that_is_lost_in_a_diverged_sample_is_left_out(tiny_record: RunRecord) -> None:
     (error,) = rows(with_head(tiny_record, [0.9, np.nan, 0.3, 1.0]), "Halting head")
     assert error[3] == "3"
+
+
+def test_every_halting_rule_has_a_colour_of_its_own(tiny_record: RunRecord) -> None:
+    """All rules in one chart, a row each."""
+    rows = [replace(HALTING[0], rule=rule) for rule in (*RULES, "budget")]
+    figure = accuracy_by_halting(replace(tiny_record, halting=tuple(rows)))
+    assert figure is not None
+    scale = specification(figure.chart)["layer"][0]["encoding"]["color"]["scale"]
+    assert set(scale["domain"]) == {*RULES, "budget"}
+    assert len(set(scale["range"])) == len(scale["domain"])

@@ -12,6 +12,9 @@ from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, AnyChart, Figure, data, near_best
 
+RULE_COLOURS = (*RUN_COLOURS, "#8C510A")
+"""One for each rule, whichever of them a chart shows."""
+
 
 def accuracy_by_halting(record: RunRecord, split: str = "test", close: bool = False) -> Figure | None:
     """A line a rule through its thresholds, with the chosen one marked, and the bounds: fixed budget and oracle.
@@ -41,7 +44,7 @@ def accuracy_by_halting(record: RunRecord, split: str = "test", close: bool = Fa
 def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> list[AnyChart]:
     lines = [rule for rule in present if rule != "oracle"]
     # The colours are those of runs: no chart shows both.
-    colours = dict(zip(RULES, RUN_COLOURS, strict=False)) | {"budget": INK}
+    colours = dict(zip(RULES, RULE_COLOURS, strict=True)) | {"budget": INK}
     legend = alt.Legend(title=None, columns=7, symbolOpacity=1, symbolType="stroke", symbolSize=250)
     scale = alt.Scale(domain=lines, range=[colours[rule] for rule in lines])
     colour = alt.Color("rule:N", scale=scale, legend=legend)
