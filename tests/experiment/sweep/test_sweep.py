@@ -94,3 +94,22 @@ def test_prorated_seconds_and_fractions_by_hand() -> None:
     assert (loose.nfe_mean, loose.seconds, loose.converged, loose.diverged) == (2.5, 7.0, 0.5, 0.5)
     assert (one.nfe_mean, one.seconds, one.converged, one.diverged) == (2.0, 3.0, 0.5, 0.0)
     assert (two.accuracy, one.accuracy) == (0.5, 1.0)
+
+
+def test_losses_in_double_are_those_of_a_loop(split: Split) -> None:
+    """Mean cross-entropy after k plain iterations, by log-softmax and hand, to 1e-12; its exp is the perplexity."""
+    deq, dataset, budget = model(steep=False).double(), Digits(), Budget(13, 0.0, keep="last")
+    parts = trace_parts(deq, dataset, split, Picard(), budget, 7, precision="float64", loss=True)
+    found = cells(
+        joined([part for part, _ in parts]), ITERATIONS, [0.0], key=TrajectoryKey("p", "zeros", "test"), keep="last"
+    )
+    with torch.no_grad():
+        f = deq.bind(dataset.encode(split.inputs).double())  # type: ignore[arg-type]
+        z, at = deq.start(f), {}
+        for k in range(14):
+            log_p = deq.cell.readout(z).log_softmax(1)
+            at[k] = -log_p[torch.arange(len(split)), split.targets].mean().item()
+            z = f(z)
+    for cell in found:
+        assert cell.loss == pytest.approx(at[cell.max_iter], rel=1e-12)
+        assert math.exp(cell.loss) == pytest.approx(math.exp(at[cell.max_iter]), rel=1e-12)
