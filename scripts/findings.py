@@ -54,7 +54,8 @@ def make(name: str, folder: Path, size: str, overrides: list[str]) -> None:
     """Make the study, unless it is there, and say what it took."""
     if (folder / "answer.json").is_file():
         return
-    words = ["train", f"study={name}", f"size={size}", f"run={folder}", "resume=true"]
+    where = [f"run={folder}", "resume=true"] if folder.is_dir() else [f"hydra.run.dir={folder}"]
+    words = ["train", f"study={name}", f"size={size}", *where]
     began, before = time.perf_counter(), os.times()
     subprocess.run([sys.executable, "-m", "deqrun", *words, *overrides], check=True)
     after = os.times()

@@ -66,7 +66,10 @@ def end_of_run_table(record: RunRecord) -> Table:
 
 def savings_table(record: RunRecord) -> Table | None:
     """The terminal's table of evaluations at equal accuracy; None where nothing was drawn several times."""
-    rows = [row for solver in record.solvers for row in record.saving_rows(solver)]
+    # A cell that serves both goals is told once.
+    found = [row for solver in record.solvers for row in record.saving_rows(solver)]
+    cells = {(row.solver, row.start, row.aggregation, row.breadth, row.max_iter, row.noise): row for row in found}
+    rows = list(cells.values())
     if not rows:
         return None
     caption = "saved: over depth alone, paired over samples; chosen on validation"
@@ -85,7 +88,8 @@ def savings_table(record: RunRecord) -> Table | None:
         what = "depth alone" if (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start) else what
         saved = "–"
         if row.deep_iter:
-            saved = f"{row.saved:.1f} [{row.saved_low:.1f}, {row.saved_high:.1f}]".replace("-", "\N{MINUS SIGN}")
+            low, high = (round(end, 1) + 0.0 for end in (row.saved_low, row.saved_high))  # no negative zero
+            saved = f"{row.saved:.1f} [{low:.1f}, {high:.1f}]".replace("-", "\N{MINUS SIGN}")
         table.add_row(
             f"{row.solver}: {what}" if several else what,
             f"{row.max_iter:,}",

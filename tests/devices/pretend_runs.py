@@ -297,7 +297,7 @@ AXES = [
 
 GRIDS = {
     "solvers": ["sweep.starts=[zeros]", "sweep.breadth=[1]", "dataset.n_validation=6", "dataset.n_test=6"],
-    "starts and breadth": ["sweep.solvers=[anderson]"],
+    "starts, breadth and noise": ["sweep.solvers=[anderson]", "sweep.noise=[0.05]", "sweep.measures=[cosine]"],
     "float64 and difficulties": [
         "sweep.solvers=[secant]",
         "sweep.starts=[zeros]",
@@ -325,7 +325,7 @@ def plain(rows: list[Any]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("overrides", GRIDS.values(), ids=GRIDS)
 def test_every_axis_of_a_sweep_is_the_cpus(overrides: list[str], tmp_path: Path) -> None:
     found, expected = swept(DEVICE, tmp_path / "a", *overrides), swept(CPU, tmp_path / "b", *overrides)
-    assert found.rows.keys() == expected.rows.keys() == {"sweep", "halting", "breadth"}
+    assert found.rows.keys() == expected.rows.keys() == {"sweep", "halting", "breadth", "savings"}
     for kind in ("sweep", "breadth"):
         assert_close_rows(plain(found.rows[kind]), plain(expected.rows[kind]), rel=0.05)
     for key, trajectory in expected.trajectories.items():

@@ -175,6 +175,9 @@ def test_savings_are_differences_of_the_familys_and_tell_what_depth_does_not_rea
     text = plain_text(table)
     assert [word for word in ("4 by vote", "28.0 [26.0, 30.0]", "8 by top", "72.0") if word not in text] == []
     assert savings_table(tiny_record) is None
+    twice = savings_table(replace(record, savings=(*record.savings, saving("all", saved_low=-0.01))))
+    assert twice is not None
+    assert plain_text(twice).count("4 by vote") == 1
 
 
 def test_a_cell_that_serves_both_goals_is_told_once_and_views_by_themselves(tiny_record: RunRecord) -> None:
