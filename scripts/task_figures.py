@@ -2,7 +2,7 @@
 
     python scripts/task_figures.py TASK [--seeds 0 1 2] [--output outputs/tasks] [--jobs 1]
 
-TASK is prefix_sums, overthinking, mazes, sudoku, copy_memory, monotone or digits. For each seed it runs
+TASK is prefix_sums, overthinking, mazes, sudoku, reasoners, copy_memory, monotone or digits. For each seed it runs
 `deqrun train study=…`, and `deqrun sweep` where another size is asked about; runs that are there already are kept, and
 interrupted ones go on. Means over seeds have the 95 % interval of `deqrun.inference.shares_of_seeds`;
 a single run's share of right answers has Wilson's. Every run uses one CPU thread; --jobs runs so many at a time.
@@ -178,6 +178,26 @@ def sudoku(runs: Runs) -> None:
     training_times(trained)
 
 
+REASONERS = {
+    "4x4, 10 empty": ("trm_4x4", []),
+    "6x6, 18 empty": ("trm_6x6", ["dataset.box_columns=3", "dataset.holes=18"]),
+    "9x9, 36 empty": ("trm_9x9", ["dataset.box_rows=3", "dataset.box_columns=3", "dataset.holes=36"]),
+}
+"""Small Tiny Recursive Models by the size of their Sudokus; all segments are trained, without early exits."""
+
+
+def reasoners(runs: Runs) -> None:
+    """Tiny Recursive Models of `study=trm_sudoku`, each trained on Sudokus of its own size."""
+    trained = {
+        size: runs.train(label, "study=trm_sudoku", "train.halt_exploration=null", *data)
+        for size, (label, data) in REASONERS.items()
+    }
+    by_budget(trained, [1, 3, 6, 12, 24, 48])
+    for size, records in trained.items():
+        print(size)
+        training_times(records)
+
+
 def copy_memory(runs: Runs) -> None:
     """The transformer on T = 50, its loss beside that of the best model without memory."""
     trained = runs.train("copy_memory", "study=copy_memory")
@@ -279,6 +299,7 @@ TASKS: dict[str, Callable[[Runs], None]] = {
     "overthinking": overthinking,
     "mazes": mazes,
     "sudoku": sudoku,
+    "reasoners": reasoners,
     "copy_memory": copy_memory,
     "monotone": monotone,
     "digits": digits,

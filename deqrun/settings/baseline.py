@@ -24,6 +24,9 @@ NO_PATH = {
     "train.path_noise": 0,
     "train.progressive_weight": 0,
     "train.corrections": 0,
+    "train.spectral_weight": 0,
+    "train.fixed_point_weight": 0,
+    "train.halt_weight": 0,
 }
 """Training of the way to a fixed point, switched off: a net of untied layers has neither the one nor the other."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shlex
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -230,7 +231,7 @@ def test_an_interrupted_sweep_goes_on_with_the_command_that_it_prints(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("deqrun.experiment.launch.sweep", interrupted)
+        patch.setattr(import_module("deqrun.experiment.launch"), "sweep", interrupted)
         assert main(["sweep", *typed, "hydra.run.dir=cut"]) == 130
     told = capsys.readouterr().err.strip()
     command = told.partition("Go on with: deqrun ")[2]

@@ -78,9 +78,11 @@ def test_every_question_has_a_study_of_its_name_that_gives_it_what_it_takes(name
 
 
 def test_every_study_that_asks_is_a_question() -> None:
-    asked = set()
+    """Each question has the study of its name; a further study may ask the same of other runs."""
+    asked = {}
     with open_sources() as sources:
         for option in sources.groups["study"]:
             settings = load_study_settings(sources.compose("train", [f"study={option}"]))
-            asked |= {option} if settings.question else set()
-    assert asked == set(questions())
+            asked |= {option: settings.question} if settings.question else {}
+    assert set(asked.values()) == set(questions())
+    assert all(asked[question] == question for question in questions())
