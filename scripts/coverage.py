@@ -36,6 +36,8 @@ from deqrun.studies.questions import (
     fixed_point_or_intermediate,
     infinite_depth_gain,
     is_it_a_contraction,
+    is_the_equilibrium_the_start,
+    loops_and_perplexity,
     memory_vs_depth,
     path_independence,
     perturb_and_recover,
@@ -299,6 +301,29 @@ def recall(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
     return recall_and_overthinking.conclude(found), truth
 
 
+def begun(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
+    n, gain, found = 300, 0.1 if effect else 0.0, []
+    for kind in ("digits", "bits"):
+        second = right(draw, around(draw, 0.8, spread_of(draw), seeds), n)
+        first = right(draw, np.full(seeds, 0.1), n)
+        last = flips(draw, second, gain, 0.01, 0.05)
+        found.append(is_the_equilibrium_the_start.Begun(kind, first, second, last))
+    truth = {"equilibrium less one": gain, "equilibrium less the start": 0.7 + gain}
+    return is_the_equilibrium_the_start.conclude(found), truth
+
+
+def loops(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
+    n, rise, found = 300, 0.2 if effect else 0.0, []
+    for kind, change in (("fixed", rise), ("random", 0.0)):
+        window = 1.0 + 0.2 * draw.normal(size=n)
+        trained = window + 0.03 * draw.normal(size=(seeds, 1)) + 0.02 * draw.normal(size=(seeds, n))
+        last = trained + change + 0.02 * draw.normal(size=(seeds, 1)) + 0.05 * draw.normal(size=n)
+        best = np.zeros(seeds, dtype=np.int64)
+        found.append(loops_and_perplexity.Looped(kind, 8, (8, 64), best, np.stack([trained, last], axis=1)))
+    truth = {"random less fixed": -rise, "fixed: change": rise, "random: change": 0.0}
+    return loops_and_perplexity.conclude(found), truth
+
+
 def tolerances(draw: Draw, effect: bool, seeds: int) -> tuple[Conclusion, Truth]:
     n, loss = 359, 0.15 if effect else 0.0
     tested = np.array([0.3, 0.1, 0.01, 1e-3, 1e-4])
@@ -391,6 +416,8 @@ STUDIES: dict[str, tuple[Callable[[Draw, bool, int], tuple[Conclusion, Truth]], 
     "fixed_point_or_intermediate": (courses, "No"),
     "infinite_depth_gain": (depths, "Yes"),
     "is_it_a_contraction": (contraction, "No"),
+    "is_the_equilibrium_the_start": (begun, "No"),
+    "loops_and_perplexity": (loops, "It depends on the training"),
     "memory_vs_depth": (memory, "Unrolling pays for depth in bytes"),
     "path_independence": (paths, "Yes"),
     "perturb_and_recover": (disturbed, "Yes"),
@@ -449,6 +476,8 @@ def claims(verdict: str) -> bool:
     nothing = (
         "Not shown",
         "Yes: for no model and task is an earlier",
+        "Not told apart",
+        "No: perplexity stays",
         "Unrolling pays for depth in bytes; the implicit gradient does not, and holds",
     )
     if verdict.startswith("Trained on"):

@@ -389,8 +389,9 @@ def _warn_if_idle(record: RunRecord) -> None:
     if gain is not None and abs(gain.mean) < NO_USE:
         low, high = 100 * gain.low, 100 * gain.high
         print(
-            f"warning: {record.train_max_iter} iterations answer {100 * gain.mean:+.1f} points better than one "
-            f"[{low:+.1f}, {high:+.1f}], less than half a point: a sweep of the budget says little of this model.",
+            f"warning: from one iteration to {record.train_max_iter} test accuracy changes by {100 * gain.mean:+.1f} "
+            f"points [{low:+.1f}, {high:+.1f}], less than half a point: a sweep of the budget says little of this "
+            "model.",
             file=sys.stderr,
             flush=True,
         )

@@ -214,6 +214,9 @@ def _verdict(outcomes: dict[str, str]) -> str:
         start = {"falls": "Yes: perplexity falls", "stays": "No: perplexity stays", "rises": "No: perplexity rises"}
         where = "in every variant" if len(outcomes) > 1 else "in this model"
         return f"{start[outcome]} beyond the training depth {where}."
+    if set(told) == {"stays", "open"}:
+        stays, rest = (enumeration(told[outcome]) for outcome in ("stays", "open"))
+        return f"Not shown: perplexity stays beyond the training depth with {stays}; {rest} is not told."
     said = [f"{verb} with {enumeration(told[verb])}" for verb in ("falls", "stays", "rises") if verb in told]
     rest = f"; {enumeration(told['open'])} is not told" if "open" in told else ""
     return f"It depends on the training: beyond its depth perplexity {enumeration(said)}{rest}."
