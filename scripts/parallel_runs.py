@@ -3,7 +3,8 @@
     python scripts/parallel_runs.py [--runs 12] [--repeats 1] [overrides of deqrun train …]
 
 Each grid is a command of its own in a folder of its own; the two kinds alternate. Printed are the seconds of each and
-the ratio of each pair. Needs the extra joblib, and two quiet cores.
+the ratio of each pair. Where a second thread speeds a run up, as with model=conv, there is less to gain. Needs the
+extra joblib, and two quiet cores.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-JOB = ["model=conv", "train.epochs=3", "sweep=quick", "tracker=none", "report=false"]
+JOB = ["model=mlp", "train.epochs=20", "sweep=quick", "tracker=none", "report=false"]
 KINDS = {"serial": ["threads=2"], "parallel": ["threads=1", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2"]}
 
 
