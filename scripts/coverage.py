@@ -476,7 +476,6 @@ def claims(verdict: str) -> bool:
     nothing = (
         "Not shown",
         "Yes: for no model and task is an earlier",
-        "Not told apart",
         "No: perplexity stays",
         "Unrolling pays for depth in bytes; the implicit gradient does not, and holds",
     )

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deqrun.errors import UserError
+from deqrun.settings.schema import AS_GIVEN
 from deqrun.settings.sources import quoted
 from deqrun.settings.trust import use_folder
 
@@ -16,8 +17,8 @@ __all__ = ["as_typed", "brings_model", "in_typed_words", "with_model"]
 MAKER = "model.model"
 """Key of the component that makes the model."""
 
-AS_GIVEN = ["model=adapted", "train.epochs=null", "train.jacobian_weight=0", "allow_foreign_targets=true"]
-"""Overrides of a run of deqrun train whose model comes with its weights."""
+ADDED = [*AS_GIVEN, "allow_foreign_targets=true"]
+"""Overrides that stand for cell=."""
 
 FIXED = ("model", "optimizer", "gradient", "baseline", "study", "question", "seeds", "variants", "run", "resume")
 """Groups and keys that have no meaning where nothing is trained, or the model comes from elsewhere."""
@@ -52,7 +53,7 @@ def with_model(argv: Sequence[str]) -> list[str]:
         parameters.insert(0, f"+{MAKER}.checkpoint={quoted(_file(found['checkpoint']))}")
     use_folder(Path.cwd())
     name = f"name={maker.rpartition('.')[2]}"
-    return [*AS_GIVEN, f"{MAKER}._target_={maker}", *parameters, name, *others]
+    return [*ADDED, f"{MAKER}._target_={maker}", *parameters, name, *others]
 
 
 def as_typed(words: Sequence[str]) -> list[str]:
@@ -63,7 +64,7 @@ def as_typed(words: Sequence[str]) -> list[str]:
     module, _, name = maker.partition("=")[2].rpartition(".")
     typed = [f"cell={module}:{name}"]
     for word in words:
-        if word in AS_GIVEN or word == maker or word == f"name={name}":
+        if word in ADDED or word == maker or word == f"name={name}":
             continue
         parameter = word.removeprefix(f"+{MAKER}.")
         shown = word if parameter == word else parameter

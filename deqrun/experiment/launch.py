@@ -47,7 +47,7 @@ from deqrun.records.run import RunRecord, RunStatus, Summary
 from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
-from deqrun.report.findings import NO_USE, gain_over_one
+from deqrun.report.findings import HALF_A_POINT, gain_over_one
 from deqrun.report.tables import decay_table, description_table, end_of_run_table, savings_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
@@ -386,11 +386,11 @@ def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
 def _warn_if_idle(record: RunRecord) -> None:
     """Warn where the training budget is right no more often than a single iteration, within half a point."""
     gain = gain_over_one(record)
-    if gain is not None and abs(gain.mean) < NO_USE:
+    if gain is not None and abs(gain.mean) < HALF_A_POINT:
         low, high = 100 * gain.low, 100 * gain.high
         print(
             f"warning: from one iteration to {record.train_max_iter} test accuracy changes by {100 * gain.mean:+.1f} "
-            f"points [{low:+.1f}, {high:+.1f}], less than half a point: a sweep of the budget says little of this "
+            f"points [{low:+.1f}, {high:+.1f}], less than half a point: more iterations may be of no use to this "
             "model.",
             file=sys.stderr,
             flush=True,

@@ -11,6 +11,8 @@ from deqrun.datasets import Dataset, DataUnavailable
 from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, build_own_cell
 from deqrun.experiment.devices import is_accelerator
+from deqrun.experiment.sweep.grid import sweep_budget
+from deqrun.experiment.sweep.states import size_of_states
 from deqrun.models import Cell
 from deqrun.records.safe_reading import available_memory
 from deqrun.settings import TRUSTED_PACKAGES, Settings
@@ -73,7 +75,7 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
         weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
         _require("the weights of " + _named(settings, "model"), COPIES_OF_WEIGHTS * weights, available, "model")
         states = 4 * COPIES_OF_STATES * rows * cell.state_size
-        kept = 4 * settings.sweep.states * (_largest_budget(settings) + 1) * cell.state_size
+        kept = size_of_states(settings.sweep.states, sweep_budget(settings).max_iter, cell.state_size)
         _require("the iterates that sweep.states keeps", kept, available, "sweep.states and sweep.iterations")
         if not is_accelerator(settings.device):
             _require(
@@ -94,10 +96,6 @@ def _rows(settings: Settings, dataset: Dataset) -> int:
     sizes = [getattr(dataset, name, None) for name in ("n_train", "n_validation", "n_test")]
     known = [size for size in sizes if isinstance(size, int)]
     return min(batch, max(known)) if known else 1
-
-
-def _largest_budget(settings: Settings) -> int:
-    return max([settings.budget.max_iter, *settings.sweep.iterations])
 
 
 def _abstract_cell(settings: Settings, dataset: Dataset) -> Cell | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from deqrun.errors import UserError, one_line
 from deqrun.loading.run import LoadedRun, load_run
 from deqrun.settings.load import load_settings
+from deqrun.settings.schema import AS_GIVEN
 from deqrun.settings.sources import NOT_COMPOSED, open_sources
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def sweep_model(
         raise UserError(one_line(error)) from error
 
     # Settings as the command line composes them.
-    own = ["model=adapted", "~model.model", f"model.given={given}", "train.epochs=null", "train.jacobian_weight=0"]
+    own = [*AS_GIVEN, "~model.model", f"model.given={given}"]
     if config_dir is not None:
         from deqrun.settings.trust import use_folder
 

@@ -172,7 +172,7 @@ class CurveRow(_OfTrajectory):
 class BreadthRow:
     """One row of breadth.jsonl: the answers of `breadth` draws after max_iter steps each, put together.
 
-    aggregation: mean, vote, residual, top or confident (`deqrun.analysis.breadth`). start: in what the draws differ:
+    aggregation: mean, vote, residual, top, confident or head (`deqrun.analysis.breadth`). start: how the draws differ:
     normal starts; zeros: the cell's own start, so in their noise alone; symmetries: views of the sample. noise: level
     of the noise of each step (`deqrun.solvers.Noisy`). nfe_mean: evaluations of all draws, a sample. Of the single
     draws: mean, least, greatest and standard deviation of their accuracies, and the shares of samples that some draw,

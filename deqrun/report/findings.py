@@ -139,8 +139,8 @@ def enough_iterations(record: RunRecord) -> Iterator[Finding]:
             yield of_accuracy("Enough iterations", what, tested[0], how)
 
 
-NO_USE = 0.005
-"""A difference of accuracy below it, half a point, is no use of the iterations."""
+HALF_A_POINT = 0.005
+"""Of accuracy: a gain that stays below it is no use of the iterations."""
 
 
 def first_iterate(record: RunRecord) -> Iterator[Finding]:
@@ -152,8 +152,9 @@ def first_iterate(record: RunRecord) -> Iterator[Finding]:
     if gain is None or solver is None or budget is None:
         return
     what = f"test accuracy from 1 to {numbers.iterations(budget)} of {solver}"
-    idle = "under half a point: iterating is of no use to these answers"
-    how = "one step against the training budget" if abs(gain.mean) >= NO_USE else idle
+    how = "one iteration against the training budget"
+    if abs(gain.mean) < HALF_A_POINT:
+        how += "; under half a point in these samples"
     yield of_change("The first iterate", what, gain, how)
 
 

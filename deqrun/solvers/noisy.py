@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from deqrun.solvers.flat_map import FlatMap
-from deqrun.solvers.line_search import SearchedMap
 from deqrun.solvers.norms import row_norms
-from deqrun.solvers.perturbed import PerturbedState
+from deqrun.solvers.perturbed import Moved, PerturbedState
 from deqrun.solvers.solver import Point, Solver
 
 
 @dataclass(frozen=True)
-class Noisy(Solver["PerturbedState", FlatMap]):
+class Noisy(Moved):
     """z_{k+1} = s(z_k) + level · rms(s(z_k)) · ε_k with s(z_k) another solver's step, rms(z) = ‖z‖₂ / √D, ε ~ N(0, I).
 
     The noise is relative to the state, so it means the same for cells of any scale, and y ↦ f(s y) / s is shaken as f
@@ -54,17 +53,7 @@ class Noisy(Solver["PerturbedState", FlatMap]):
     def scale_free(self) -> bool:
         return self.solver.scale_free
 
-    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
-        return self.solver.adapt(f, z0)
-
-    def init(self, z: Tensor) -> PerturbedState:
-        return PerturbedState(self.solver.init(z), z)
-
-    def step(self, state: PerturbedState, point: Point[FlatMap]) -> Tensor:
-        taken = self.solver.step(state.inner, point)
-        if isinstance(point.f, SearchedMap):
-            state.lost = state.lost + point.active  # the search's value of f is at a state that is not gone to
-        state.count()
+    def moved(self, state: PerturbedState, point: Point[FlatMap], taken: Tensor) -> Tensor:
         if self.level == 0:
             return taken
         noise = self.draw(point.k, taken)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -18,8 +19,34 @@ from deqrun.solvers.picard import Picard
 from deqrun.solvers.solver import Point, Solver, SolverState
 
 
+class Moved(Solver["PerturbedState", FlatMap]):
+    """A solver whose iterates are another solver's, moved after each step; its costs are the other's.
+
+    A subclass has the attribute `solver`, and `moved`.
+    """
+
+    solver: Solver[Any, Any]
+
+    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
+        return self.solver.adapt(f, z0)
+
+    def init(self, z: Tensor) -> PerturbedState:
+        return PerturbedState(self.solver.init(z), z)
+
+    def step(self, state: PerturbedState, point: Point[FlatMap]) -> Tensor:
+        taken = self.solver.step(state.inner, point)
+        if isinstance(point.f, SearchedMap):
+            state.lost = state.lost + point.active  # the search's value of f is at a state that is not gone to
+        state.count()
+        return self.moved(state, point, taken)
+
+    @abstractmethod
+    def moved(self, state: PerturbedState, point: Point[FlatMap], taken: Tensor) -> Tensor:
+        """Iterate k+1 from the step s(z_k) that was taken, (rows, D)."""
+
+
 @dataclass(frozen=True)
-class Perturbed(Solver["PerturbedState", FlatMap]):
+class Perturbed(Moved):
     """z_{k+1} = (1 − damping) z_k + damping · s(z_k) + noise · ε_k with s(z_k) another solver's step, ε_k ~ N(0, I).
 
     Over `Picard` this is the update of Equilibrium Reasoners (Huang, Geng & Kolter 2026, arXiv 2605.21488, whose code
@@ -57,17 +84,7 @@ class Perturbed(Solver["PerturbedState", FlatMap]):
         """Not with noise, whose size is given on the state's own scale."""
         return self.noise == 0 and self.solver.scale_free
 
-    def adapt(self, f: Callable[[Tensor], Tensor], z0: Tensor) -> FlatMap:
-        return self.solver.adapt(f, z0)
-
-    def init(self, z: Tensor) -> PerturbedState:
-        return PerturbedState(self.solver.init(z), z)
-
-    def step(self, state: PerturbedState, point: Point[FlatMap]) -> Tensor:
-        taken = self.solver.step(state.inner, point)
-        if isinstance(point.f, SearchedMap):
-            state.lost = state.lost + point.active  # the search's value of f is at a state that is not gone to
-        state.count()
+    def moved(self, state: PerturbedState, point: Point[FlatMap], taken: Tensor) -> Tensor:
         return self.move(point.k, point.z, taken, state.rows, state.batch)
 
     def move(self, k: int, z: Tensor, taken: Tensor, rows: Tensor | None = None, batch: int | None = None) -> Tensor:

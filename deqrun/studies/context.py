@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deqrun.datasets import Dataset
+from deqrun.datasets import Dataset, Split
 from deqrun.experiment.trained import load_trained
 from deqrun.models import DEQ
 from deqrun.records.files import write_whole
@@ -124,10 +124,15 @@ def _keep(path: Path, measure: Callable[[], dict[str, Any]], threads: int | None
 def batch_of(
     dataset: Dataset, split: str, samples: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:  # (samples, …), (samples, …)
-    """`samples` samples of a split, encoded, with their targets; all of them where there are fewer.
+    """`some_of` a split, encoded, with their targets, on the device."""
+    some = some_of(dataset.load(split), samples)
+    return dataset.encode(some.inputs[:].to(device)), some.targets.to(device)
+
+
+def some_of(data: Split, samples: int) -> Split:
+    """`samples` samples of a split, in its order; all of them where there are fewer.
 
     Drawn at random with a seed of their own, so that they are the same in every run: differences can be paired.
     """
-    data = dataset.load(split)
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].sort().values
-    return dataset.encode(data.inputs[chosen].to(device)), data.targets[chosen].to(device)
+    return Split(data.inputs[chosen], data.targets[chosen])

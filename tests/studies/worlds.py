@@ -617,7 +617,11 @@ WORLDS: dict[str, tuple[World, str]] = {
     ),
     "is_the_equilibrium_the_start, the same": (
         lambda seeds: start_world(seeds, (0.1, 0.8, 0.8), (0.1, 0.7, 0.7)),
-        "Not told apart: ",
+        "Not shown: ",
+    ),
+    "is_the_equilibrium_the_start, better and worse": (
+        lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.9, 0.5)),
+        "It depends: the equilibrium is told to beat one iteration in 1 of 2 variants, and to lose in 1.",
     ),
     "is_the_equilibrium_the_start, here and there": (
         lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.7, 0.7)),

@@ -156,12 +156,12 @@ def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
 
 
 def sweep_budget(settings: Settings) -> Budget:
-    """The budget of every trajectory: the largest and the smallest tolerance of the grid."""
+    """The budget of every trajectory: the largest and the smallest tolerance of the grid, or else of training."""
     # Every smaller budget and larger tolerance is read off this solve.
     iterations, tolerances = swept_grid(settings)
     return Budget(
         max_iter=iterations[-1],
-        tol=tolerances[-1],
+        tol=tolerances[-1] if tolerances else settings.budget.tol,
         norm=settings.budget.norm,
         keep=settings.budget.keep,
         patience=settings.budget.patience,

@@ -19,9 +19,7 @@ from deqrun.experiment.precision import autocast, cast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
-from deqrun.inference import share_interval
-from deqrun.inference.estimate import LEVEL
-from deqrun.inference.samples import student
+from deqrun.inference import Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import SweepCell
@@ -200,7 +198,7 @@ def cells(
         at["diverged"].mean(axis=1),
         np.median(at["residual"], axis=1),
         at["jvps"].mean(axis=1) if "jvps" in at else np.full(len(grid), np.nan),
-        *_means(at.get("loss"), len(grid)),
+        at.get("loss", np.full((len(grid), 1), np.nan)),
         strict=True,
     )
     return [
@@ -214,12 +212,12 @@ def cells(
             share.mean,
             share.low,
             share.high,
-            *map(float, figures),
+            *map(float, (*figures, loss.mean, loss.low, loss.high)),
             precision=key.precision,
             difficulty=key.difficulty,
         )
-        for (max_iter, tol), correct, *figures in columns
-        for share in [share_interval(correct)]
+        for (max_iter, tol), correct, *figures, losses in columns
+        for share, loss in [(share_interval(correct), _mean_loss(losses))]
     ]
 
 
@@ -247,18 +245,13 @@ def _at_cells(
     return found if part.loss is None else found | {"loss": _at(part.loss, kept)}
 
 
-def _means(loss_CN: NDArray[Any] | None, cells: int) -> NDArray[np.float64]:
-    """(3, cells): mean, low and high of the loss of each cell; NaN where it is not known, infinite where a sample's is.
-
-    Student's interval, as `mean_interval` has it for values without bounds.
-    """
-    if loss_CN is None:
-        return np.full((3, cells), np.nan)
-    losses, n = loss_CN.astype(np.float64), loss_CN.shape[1]
-    with np.errstate(invalid="ignore"):
-        mean, error = losses.mean(axis=1), losses.std(axis=1, ddof=min(1, n - 1)) / math.sqrt(n)
-    half = student(n - 1, LEVEL) * error if n > 1 else np.full(cells, np.inf)
-    return np.stack([mean, mean - half, mean + half])
+def _mean_loss(losses: NDArray[Any]) -> Estimate:
+    """Mean and interval of the losses of a cell (n,); NaN where they are not known, without bounds where one is inf."""
+    if np.isfinite(losses).all():
+        return mean_interval(losses)
+    mean = float(losses.mean(dtype=np.float64))
+    ends = (math.nan, math.nan) if math.isnan(mean) else (-math.inf, math.inf)
+    return Estimate(mean, *ends, len(losses))
 
 
 def _stops(part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:

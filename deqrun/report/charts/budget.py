@@ -23,17 +23,8 @@ def accuracy_against_budget(record: RunRecord, split: str = "test", close: bool 
     axis = accuracy_axis(points, split, close) if points else None
     if axis is None:
         return None
-    trained = [] if record.train_max_iter is None else [record.train_max_iter]
-    budgets = sorted({point.max_iter for point in points})
-    extent = (min([*budgets, *trained]), max([*budgets, *trained]))
-    keys = Keys(points)
-    chart = alt.layer(
-        *(_training_budget(budget, extent) for budget in trained),
-        *_layers(keys, data(points), _budget_axis(budgets, extent), "accuracy", axis, cell_tooltip()),
-    ).properties(width=WIDTH, height=HEIGHT)
-    caption = _caption(record, points, split, keys)
-    title = f"{split.capitalize()} accuracy against the iteration budget"
-    return near_best("accuracy_budget", title, caption, chart, close)
+    figure = _against_budget(record, split, points, "accuracy", axis, cell_tooltip())
+    return near_best(figure.name, figure.title, figure.caption, figure.chart, close)
 
 
 def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None:
@@ -41,12 +32,7 @@ def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None
     points = [point for point in budget_points(record, split) if math.isfinite(point.loss)]
     if not points:
         return None
-    trained = [] if record.train_max_iter is None else [record.train_max_iter]
-    budgets = sorted({point.max_iter for point in points})
-    extent = (min([*budgets, *trained]), max([*budgets, *trained]))
-    keys = Keys(points)
-    axis = {"title": f"{split} loss (nats)", "scale": alt.Scale(zero=False, padding=EDGE)}
-    rows = data([asdict(point) | {"perplexity": point.perplexity} for point in points])
+    axis = {"title": f"{split} loss (nats)", "scale": alt.Scale(zero=False, nice=False, padding=EDGE)}
     tooltip = [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
         alt.Tooltip("loss:Q", title="loss", format=".4f"),
@@ -55,18 +41,31 @@ def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None
         alt.Tooltip("perplexity:Q", title="perplexity", format=".4g"),
         alt.Tooltip("n:Q", title="samples", format=","),
     ]
+    return _against_budget(record, split, points, "loss", axis, tooltip, top=True)
+
+
+def _against_budget(
+    record: RunRecord,
+    split: str,
+    points: list[BudgetPoint],
+    name: str,
+    axis: dict[str, Any],
+    tooltip: list[alt.Tooltip],
+    top: bool = False,
+) -> Figure:
+    """A quantity of the points with its interval, a line for each solver. top: where the rule's label stands."""
+    trained = [] if record.train_max_iter is None else [record.train_max_iter]
+    budgets = sorted({point.max_iter for point in points})
+    extent = (min([*budgets, *trained]), max([*budgets, *trained]))
+    keys, rows = Keys(points), data([asdict(point) | {"perplexity": point.perplexity} for point in points])
     chart = alt.layer(
-        *(_training_budget(budget, extent, top=True) for budget in trained),
-        *_layers(keys, rows, _budget_axis(budgets, extent), "loss", axis, tooltip),
+        *(_training_budget(budget, extent, top) for budget in trained),
+        *_layers(keys, rows, _budget_axis(budgets, extent), name, axis, tooltip),
     ).properties(width=WIDTH, height=HEIGHT)
-    title = f"{split.capitalize()} loss against the iteration budget"
-    return Figure("loss_budget", title, _caption(record, points, split, keys), chart)
-
-
-def _caption(record: RunRecord, points: list[BudgetPoint], split: str, keys: Keys) -> str:
     tolerances = ", ".join(numbers.tolerance(tol) for tol in sorted({point.tol for point in points}))
     band = " Band: 95 % interval over the samples." if keys.banded else ""
-    return f"{scope(record, points, split)}; tolerance {tolerances}, the smallest of the grid.{band}"
+    caption = f"{scope(record, points, split)}; tolerance {tolerances}, the smallest of the grid.{band}"
+    return Figure(f"{name}_budget", f"{split.capitalize()} {name} against the iteration budget", caption, chart)
 
 
 def _budget_axis(budgets: list[int], extent: tuple[int, int]) -> alt.X:
@@ -113,7 +112,7 @@ def cell_tooltip() -> list[alt.Tooltip]:
     ]
 
 
-def _training_budget(budget: int, extent: tuple[int, int], top: bool = False) -> AnyChart:
+def _training_budget(budget: int, extent: tuple[int, int], top: bool) -> AnyChart:
     """A dashed vertical rule at the training budget; its label, below or at the top, is on the side that has room."""
     late = (budget + 1) ** 2 > (extent[0] + 1) * (extent[1] + 1)
     base = alt.Chart(data([{"max_iter": budget, "text": f"training budget {budget:,}"}])).encode(x="max_iter:Q")

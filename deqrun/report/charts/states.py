@@ -4,12 +4,10 @@ import altair as alt
 import numpy as np
 
 from deqrun.records.kept_states import KeptStates
-from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
+from deqrun.report.charts.style import HEIGHT, RUN_COLOURS, WIDTH, Figure, data
 
 MOST = 120
 """Iterates of a sample that are drawn."""
-
-RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
 def state_trajectories(kept: KeptStates | None) -> Figure | None:
@@ -36,7 +34,7 @@ def state_trajectories(kept: KeptStates | None) -> Figure | None:
     if not rows:
         return None
     shares = projection.explained
-    scale = alt.Scale(domain=["right", "wrong"], range=[RIGHT, WRONG])
+    scale = alt.Scale(domain=["right", "wrong"], range=list(RUN_COLOURS[:2]))
     colour = alt.Color("ends:N", scale=scale, legend=alt.Legend(title="at its end", columns=2))
     base = alt.Chart(data(rows)).encode(
         x=alt.X("x:Q", title=f"first component ({100 * shares[0]:.0f} % of the variance)", axis=alt.Axis(tickCount=6)),

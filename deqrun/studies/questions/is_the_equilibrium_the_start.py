@@ -13,21 +13,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from deqrun.datasets import Split
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
 from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
 from deqrun.report.page_parts import Column
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.context import Context, StudyRun, some_of
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, point_texts, words
 
 MATTERS = 0.005
-"""A difference of accuracy below it, half a point, is no use of the iterations."""
+"""Of accuracy, half a point: a gain that stays below it is no use of the iterations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +63,7 @@ def answer(context: Context, *, samples: int) -> Answer:
 
 def _measured(run: StudyRun, samples: int) -> dict[str, Any]:
     deq, dataset = run.model()
-    data = dataset.load("test")
-    chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples].sort().values
-    some = Split(data.inputs[chosen], data.targets[chosen])
+    some = some_of(dataset.load("test"), samples)
     found = trace(deq, dataset, some, deq.solver, deq.budget, run.settings.sweep.batch_size)
     kept = found.correct_at(deq.budget.max_iter, deq.budget.keep)
     after_one = found.correct[min(1, found.iterates - 1)]
@@ -110,18 +106,19 @@ def _verdict(gains: dict[str, tuple[Estimate, Told]]) -> str:
     if Told.TOO_FEW in sides:
         return "Not shown: too few seeds for a verdict about the recipes."
     grows = [words(kind) for kind, (gain, side) in gains.items() if side is Told.ABOVE and gain.mean >= MATTERS]
-    small = [words(kind) for kind, (gain, _) in gains.items() if abs(gain.mean) < MATTERS]
+    small = all(abs(gain.mean) < MATTERS for gain, _ in gains.values())
     falls = [words(kind) for kind, (_, side) in gains.items() if side is Told.BELOW]
     everywhere = "every variant" if len(gains) > 1 else "this model"
     if len(grows) == len(gains):
         return f"No: the equilibrium is right more often than one iteration in {everywhere}."
-    if falls:
+    if falls and not grows:
         return f"Worse: the equilibrium is right less often than one iteration in {enumeration(falls)}."
     if grows:
-        return f"It depends: the equilibrium is told to beat one iteration in {len(grows)} of {len(gains)} variants."
-    if len(small) == len(gains):
-        return f"Not told apart: the equilibrium and one iteration differ by under half a point in {everywhere}."
-    return f"Not shown: the equilibrium is not told to beat one iteration in {everywhere}."
+        loses = f", and to lose in {len(falls)}" if falls else ""
+        among = f"{len(grows)} of {len(gains)} variants"
+        return f"It depends: the equilibrium is told to beat one iteration in {among}{loses}."
+    close = "; measured, they differ by under half a point" if small else ""
+    return f"Not shown: the equilibrium is not told to beat one iteration in {everywhere}{close}."
 
 
 def _figure(found: Sequence[Begun]) -> Any:
@@ -150,7 +147,7 @@ def _table(found: Sequence[Begun]) -> AnswerTable:
             Column("gain over 1, points", point_texts(one.over_one for one in found)),
             Column("under half a point", ["yes" if abs(one.over_one.mean) < MATTERS else "no" for one in found]),
         ],
-        "Gains are paired by sample. In brackets 95 % intervals. Under half a point, iterating is of no use.",
+        "Gains are paired by sample. In brackets 95 % intervals. Last column: is the measured gain over 1 so small?",
     )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from deqrun.datasets import Digits
+from deqrun.experiment.launch import run_train
 from deqrun.experiment.sweep.states import keep_states, size_of_states
 from deqrun.gradients import OneStep
 from deqrun.models import DEQ, MLPCell
+from deqrun.records.kept_states import read_kept_states
+from deqrun.settings import Settings
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
 
 BUDGET = Budget(max_iter=12, tol=1e-3)
@@ -53,3 +59,18 @@ def test_plain_iteration_by_hand() -> None:
 def test_no_more_samples_than_there_are() -> None:
     kept = keep_states(model(Picard()), Digits(), Digits().load("test"), 10_000, Budget(max_iter=1))
     assert kept.states.shape == (359, 2, 16)
+
+
+@pytest.mark.parametrize("iterations", ["[1,8]", "[]"])
+@pytest.mark.parametrize("tol", ["1e-3", "0.0"])
+def test_a_run_keeps_what_it_told(
+    settings_of: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str], iterations: str, tol: str
+) -> None:
+    """With a sweep and without one, with a tolerance and without: the size that was told is the array's."""
+    grid = (f"sweep.iterations={iterations}", "sweep.tolerances=[]", "sweep.spectrum=0", "sweep.states=3")
+    given = (f"budget.tol={tol}", "budget.max_iter=5", "train.epochs=1", "report=false")
+    run_train(settings_of(*grid, *given), tmp_path / "run", "cmd")
+    kept = read_kept_states(tmp_path / "run")
+    assert kept is not None
+    assert f"{kept.states.nbytes / 1e6:,.1f} MB in states.npz" in capsys.readouterr().out
+    assert kept.states.shape[:2] == (3, 6 if iterations == "[]" else 9)
