@@ -109,12 +109,12 @@ class TrainSettings(_Section):
             f"is {value}; it must be null or two whole numbers [low,high] with 0 <= low <= high, as in [4,24]"
         )
 
-    @field_validator("milestones", mode="before")
+    @field_validator("milestones")
     @classmethod
-    def _in_order(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple) and list(value) != sorted(set(value)):
-            raise ValueError(f"is {value}; shares of all steps come in ascending order, as in [0.4,0.667]")
-        return value
+    def _in_order(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if list(values) != sorted(set(values)):
+            raise ValueError(f"is {list(values)}; shares of all steps come in ascending order, as in [0.4,0.667]")
+        return values
 
     @field_validator("eval_iterations")
     @classmethod

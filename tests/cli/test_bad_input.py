@@ -61,6 +61,8 @@ def test_a_misspelling_is_told_with_what_is_nearest(refused: Refused, override: 
         ("tracker.log_every=5", "the nearest is train.log_every"),
         ("train.batch_size=0", "at least 1"),
         ("train.warmup_fraction=1.5", "at most 1"),
+        ("train.milestones=[0.6,0.4]", "ascending order"),
+        ("train.milestones=[0.4,1.2]", "at most 1"),
         ("train.jacobian_frequency=0", "more than 0"),
         ("train.jacobian_weight=-0.1", "at least 0"),
         ("train.clip_norm=0", "more than 0"),
@@ -100,6 +102,7 @@ def test_a_value_out_of_range_is_told_with_the_range(refused: Refused, override:
         ("train=3", "a group of keys"),
         ("gradient.solver=3", "Solver"),
         ("name=a/b", "letters, digits"),
+        ("train.milestones=[a,0.4]", "must be a number"),
     ],
 )
 def test_a_value_of_another_kind_is_told_with_the_kind(refused: Refused, override: str, expected: str) -> None:
