@@ -48,8 +48,16 @@ class Checkpoint:
     stepping: dict[str, Any] = field(default_factory=dict)
 
     def best(self) -> Checkpoint:
-        """The content of best.pt: the weights that are tested, without what only the next step of training needs."""
-        return replace(self, model=self.ema or self.model, starts={}, within={}, ema={}, stepping={})
+        """The content of best.pt: the weights that are tested, without what only the next step of training needs.
+
+        They are float32 after a training in double precision, too.
+        """
+        tested = {name: _single(value) for name, value in (self.ema or self.model).items()}
+        return replace(self, model=tested, starts={}, within={}, ema={}, stepping={})
+
+
+def _single(value: torch.Tensor) -> torch.Tensor:
+    return value.float() if value.dtype == torch.float64 else value
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -64,11 +64,16 @@ def is_accelerator(name: str) -> bool:
 
 
 def require_device(settings: Settings) -> None:
-    """Refuse a device that is not there, or that lacks a precision of the sweep. Raises UserError."""
+    """Refuse a device that is not there, or that lacks a precision of the training or sweep. Raises UserError."""
     device = find(settings.device)
-    if traits(device).at_hand or settings.sweep.empty:
+    if traits(device).at_hand or has_float64(device):
         return
-    if "float64" in settings.sweep.precisions and not has_float64(device):
+    if settings.train.precision == "float64":
+        raise UserError(
+            f"train.precision=float64 is not possible on device={settings.device}, which has no float64; allowed: "
+            "float32, bfloat16, float16 (nearest: float32)."
+        )
+    if "float64" in settings.sweep.precisions and not settings.sweep.empty:
         others = [precision for precision in settings.sweep.precisions if precision != "float64"] or ["float32"]
         raise UserError(
             f"sweep.precisions names float64, which device={settings.device} does not have; allowed there: float32, "

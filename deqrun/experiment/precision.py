@@ -6,21 +6,15 @@ import copy
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
 
 from deqrun.models import DEQ
 
-__all__ = ["autocast", "cast", "in_precision"]
+__all__ = ["autocast", "in_precision"]
 
 
 def in_precision(deq: DEQ, precision: str) -> DEQ:
     """The model itself, or for float64 a copy in double precision."""
     return copy.deepcopy(deq).double() if precision == "float64" else deq
-
-
-def cast(x: Tensor, precision: str) -> Tensor:
-    """Inputs in the model's dtype."""
-    return x.double() if precision == "float64" else x
 
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 from torch import Tensor, nn
 
@@ -33,18 +35,24 @@ class DEQ(nn.Module):
         self.compilations: int | None = None  # graphs that training made of the cell, if it was compiled
 
     def bind(self, x: Tensor) -> BoundCell:
-        """f(·; x) for one batch x (batch, *input_shape): features and dropout masks are computed here."""
-        return self.cell.bind(x)
+        """f(·; x) for one batch x (batch, *input_shape): features and dropout masks are computed here.
+
+        float32 inputs are widened for a model in double precision.
+        """
+        widened = x.dtype == torch.float32 and self._dtype == torch.float64
+        return self.cell.bind(x.double() if widened else x)
 
     def start(self, f: BoundCell) -> Tensor:
         """z_0 (batch, *state_shape) of f = bind(x): the cell's `initial_state`, which is 0 unless it says otherwise.
 
         On the injection's device, in the parameters' dtype but float32 at least.
         """
-        dtype = torch.float32
-        for parameter in self.cell.parameters():
-            dtype = torch.promote_types(dtype, parameter.dtype)
-        return self.cell.initial_state(f.injection).to(dtype)
+        return self.cell.initial_state(f.injection).to(self._dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """The widest of the cell's parameters, float32 at least."""
+        return reduce(torch.promote_types, {parameter.dtype for parameter in self.cell.parameters()}, torch.float32)
 
     def settle(
         self,

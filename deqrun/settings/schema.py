@@ -78,7 +78,7 @@ class TrainSettings(_Section):
     eval_every: PositiveCount | None = None
     eval_iterations: tuple[Iterations, ...] = ()
     decay: Literal["matrices", "all"] = "all"
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     tf32: Flag = False
     compile: Flag = False
     milestones: tuple[Fraction, ...] = (0.4, 2 / 3)

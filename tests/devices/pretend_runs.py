@@ -392,10 +392,11 @@ def test_the_device_is_found_by_its_name_and_not_by_auto() -> None:
     assert prepare("auto", None) == CPU
 
 
-def test_a_precision_that_the_device_lacks_is_refused() -> None:
-    settings = settings_of(*CASES["mlp"], "device=pretend", "sweep.precisions=[float32,float64]")
+@pytest.mark.parametrize("asked", ["sweep.precisions=[float32,float64]", "train.precision=float64"])
+def test_a_precision_that_the_device_lacks_is_refused(asked: str) -> None:
+    settings = settings_of(*CASES["mlp"], "device=pretend", asked)
     check_components(settings, set())
-    with without_float64(), pytest.raises(UserError, match=r"float64, which device=pretend does not have"):
+    with without_float64(), pytest.raises(UserError, match=r"float64.*device=pretend.*nearest: "):
         check_components(settings, set())
 
 

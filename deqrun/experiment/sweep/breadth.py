@@ -29,7 +29,7 @@ from deqrun.analysis.breadth import (
 from deqrun.datasets import Dataset, Split
 from deqrun.datasets.puzzle_symmetries import Views
 from deqrun.experiment.evaluate import batch_at, places
-from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.ranks import place as place_of_rank
 from deqrun.experiment.sweep.starts import SweepNoise, SweepStart, SweepViews
@@ -125,7 +125,7 @@ def solve_starts(
             for start in starts:
                 view = None if views is None else views.of(dataset, place, start.draw, device)
                 if f is None or views is not None:
-                    f = deq.bind(cast(x if view is None else view.seen(x), precision))
+                    f = deq.bind(x if view is None else view.seen(x))
                 observe = _Depths(deq, batch, view)
                 z0 = start.begin(deq.start(f), place)
                 shaken = solver if noise is None else noise.shaken(solver, place, start.draw)

@@ -15,7 +15,7 @@ from torch import Tensor
 from deqrun.analysis.signals import CORE, SignalRecorder
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.evaluate import batch_at, places
-from deqrun.experiment.precision import autocast, cast
+from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
@@ -92,7 +92,7 @@ def trace_parts(
         x, y = batch_at(dataset, split, place, device)
         with autocast(precision, device), deq.cell.fixed_weights():
             reader = _Reader(deq, dataset, y, budget.max_iter + 1, signals, loss)
-            f = deq.bind(cast(x, precision))
+            f = deq.bind(x)
             z0 = start.begin(deq.start(f), place)
             solution = solve(f, z0, solver=solver, budget=budget, observe=reader)
         return _recorded(solution, reader, precision, budget.min_iter, ends)

@@ -24,7 +24,7 @@ MOST_SKIPPED = 50
 
 
 class Stepping:
-    """Backward passes and steps in a precision: float32, bfloat16 or float16.
+    """Backward passes and steps in a precision: float32, bfloat16, float16, or float64 with a model that has it.
 
     The forward pass runs under autocast. Of float16 small gradients would vanish, so the objective is scaled by a power
     of two and gradients are scaled back before they are clipped; a step whose gradient overflows is left out, and

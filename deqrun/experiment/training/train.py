@@ -70,6 +70,8 @@ def train(
     """
     # Data and schedule, then the state to begin from: the last checkpoint's, or the initial one.
     device = next(deq.parameters()).device
+    if settings.precision == "float64":
+        deq.double()
     data, validation = dataset.load("train"), dataset.load("validation")
     length = _Length.of(settings, len(data))
     schedule = LambdaLR(optimizer, learning_rate_factor(settings, length.steps))
@@ -213,6 +215,7 @@ def train(
                 save_checkpoint(folder.checkpoints / "best.pt", done.best())
                 save_checkpoint(folder.checkpoints / "last.pt", done)
     ranks.wait()  # for the checkpoint that is tested
+    deq.float()  # after double precision, too, tests and sweeps ask what the checkpoint holds
     return done
 
 

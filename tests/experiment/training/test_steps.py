@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.errors import UserError
+from deqrun.experiment.checkpoint import load_checkpoint
 from deqrun.experiment.launch import run_train
 from deqrun.experiment.training import steps as steps_module
 from deqrun.experiment.training import train as training
@@ -109,6 +110,41 @@ def test_in_sixteen_bits_the_cell_computes_and_the_solver_does_not(
         with pytest.raises(BaseException):  # noqa: B017  (whatever an interruption becomes)
             run_train(cut, tmp_path / "cut", "deqrun train")
     run_train(cut, tmp_path / "cut", "deqrun train")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("more", [[], ["train.ema=0.9", "train.start=previous"]], ids=["plain", "averaged"])
+def test_in_double_precision_all_of_a_step_is_double(
+    settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """Weights and features; the first loss is float32's but for rounding; a cut run goes on equally."""
+    seen: set[torch.dtype] = set()
+    inner = nn.Linear.forward
+
+    def watched(self: nn.Linear, x: Tensor) -> Tensor:
+        value = inner(self, x)
+        if self.training:
+            seen.update((self.weight.dtype, x.dtype, value.dtype))
+        return value
+
+    common = ["train.epochs=2", "sweep=none", "train.batch_size=256", "train.log_every=1", "model.width=16", *more]
+    run_train(settings_of(*common), tmp_path / "single", "deqrun train")
+    settings = settings_of(*common, "train.precision=float64")
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", watched)
+        run_train(settings, tmp_path / "whole", "deqrun train")
+    assert seen == {torch.float64}
+    first, own = (read_run(tmp_path / name).steps[0].loss for name in ("single", "whole"))
+    assert own == pytest.approx(first, rel=1e-5)
+    assert own != first
+    kept = {name: load_checkpoint(tmp_path / "whole/checkpoints" / name, CPU) for name in ("last.pt", "best.pt")}
+    dtypes = {name: {value.dtype for value in kept[name].model.values()} for name in kept}
+    assert dtypes == {"last.pt": {torch.float64}, "best.pt": {torch.float32}}
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))
+        with pytest.raises(BaseException):  # noqa: B017  (whatever an interruption becomes)
+            run_train(settings, tmp_path / "cut", "deqrun train")
+    run_train(settings, tmp_path / "cut", "deqrun train")
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
