@@ -179,22 +179,43 @@ def sudoku(runs: Runs) -> None:
 
 
 REASONERS = {
-    "4x4, 10 empty": ("trm_4x4", ["train.steps=1500"]),
-    "6x6, 18 empty": ("trm_6x6", ["dataset.box_columns=3", "dataset.holes=18", "train.steps=600"]),
+    "TRM, 4x4, 10 empty": ("trm_4x4", ["study=trm_sudoku"]),
+    "TRM, 6x6, 18 empty": ("trm_6x6", ["study=trm_sudoku", "dataset.box_columns=3", "dataset.holes=18"]),
+    "EqR, 9x9, 36 empty": ("eqr_9x9", ["study=eqr_sudoku"]),
 }
-"""Small Tiny Recursive Models by the size of their Sudokus; all segments are trained, without early exits."""
+"""Small reasoners by the size of their Sudokus; all segments are trained, without early exits."""
+EMPTY = 52
+"""Empty cells of the 9x9 Sudokus on which depth and breadth are asked."""
 
 
 def reasoners(runs: Runs) -> None:
-    """Tiny Recursive Models of `study=trm_sudoku`, each trained on Sudokus of its own size."""
-    trained = {
-        size: runs.train(label, "study=trm_sudoku", "train.halt_exploration=null", *data)
-        for size, (label, data) in REASONERS.items()
-    }
-    by_budget(trained, [1, 3, 6, 12, 24, 48])
+    """Small reasoners, each trained on Sudokus of its own size; the last one's draws put together on harder ones."""
+    budgets, common = [1, 2, 4, 8, 16, 32, 64], ["train.halt_exploration=null", "sweep.halting=null"]
+    asked = f"sweep.iterations={budgets}".replace(" ", "")
+    trained = {size: runs.train(label, *recipe, *common, asked) for size, (label, recipe) in REASONERS.items()}
+    by_budget(trained, budgets)
+    depth_and_breadth(runs, "eqr_9x9")
     for size, records in trained.items():
         print(size)
         training_times(records)
+
+
+def depth_and_breadth(runs: Runs, label: str) -> None:
+    """Accuracy on harder 9x9 Sudokus: the draw that the halting head trusts most, at every depth and breadth."""
+    depths, breadths = [4, 8, 16, 32, 64], [1, 2, 4, 8]
+    axes = [f"sweep.iterations={depths}".replace(" ", ""), f"sweep.breadth={breadths}".replace(" ", "")]
+    more = ["sweep.splits=[test]", "sweep.halting=null", "sweep.spectrum=0", "report=false"]
+    found = runs.sweep(label, f"{EMPTY}", f"dataset.holes={EMPTY}", "dataset.n_test=300", *axes, *more)
+    print(f"{EMPTY} empty, iterations by draws\n")
+    rows = []
+    for depth in depths:
+        row = [str(depth)]
+        for breadth in breadths:
+            key = ("head", breadth, depth)
+            cells = [c for record in found for c in record.breadth if (c.aggregation, c.breadth, c.max_iter) == key]
+            row.append(over_seeds([cell.accuracy for cell in cells], cells[0].n))
+        rows.append(row)
+    table(["iterations", *(f"{breadth} draws" if breadth > 1 else "1 draw" for breadth in breadths)], rows)
 
 
 def copy_memory(runs: Runs) -> None:
