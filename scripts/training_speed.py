@@ -13,8 +13,9 @@ time of the steps up to the first epoch that reaches the target. Beside it: the 
 backward pass. torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`).
 
 Then what the options train.precision and train.compile do to the time of a step, on the demo's cell, on an MDEQ of
-3x32x32 noise, and on a recall cell of prefix sums: ratios over float32 within one run. At last the shares of a step's
-time by kinds of operators.
+3x32x32 noise, and on a recall cell of prefix sums: ratios over float32 within one run; and what they do to the accuracy
+and the residual of whole trainings, with the interval over seeds. At last the shares of a step's time by kinds of
+operators.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +41,9 @@ from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping, compiled
 from deqrun.experiment.training.train import learning_rate_factor
+from deqrun.inference import shares_of_seeds
+from deqrun.records.reading import read_run
+from deqrun.records.run import RunRecord
 from deqrun.settings import Settings, load_settings
 from deqrun.settings.sources import open_sources
 
@@ -307,17 +314,50 @@ def options(repeats: int) -> None:
             print(f"{name:<22} {option:<9} {seconds / plain:5.2f} of float32   residual {residual:.1e}", flush=True)
 
 
+TRAINED: dict[str, list[str]] = {
+    "demo": ["study=demo"],
+    "prefix sums, 32 channels, 5 epochs": ["study=prefix_sums", "train.epochs=5", "model.width=32"],
+}
+
+
+def accuracies(seeds: Sequence[int], home: Path) -> None:
+    """What each option does to a whole training: test accuracy, and the median residual of the last epoch's solves."""
+    print("| task | option | test accuracy, each seed | mean [95 % over seeds] | residual |\n|---|---|---|---|---|")
+    for name, overrides in TRAINED.items():
+        for option, more in OPTIONS.items():
+            records = [trained([*overrides, *more], seed, home / f"{name}-{option}-{seed}") for seed in seeds]
+            shares = [record.summary.test_accuracy or 0.0 for record in records]
+            found = shares_of_seeds(shares, records[0].summary.n_test or 1)
+            residuals = ", ".join(f"{record.epochs[-1].residual:.1e}" for record in records)
+            print(
+                f"| {name} | {option} | {', '.join(f'{100 * share:.1f}' for share in shares)} % "
+                f"| {100 * found.mean:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}] % | {residuals} |",
+                flush=True,
+            )
+
+
+def trained(overrides: Sequence[str], seed: int, folder: Path) -> RunRecord:
+    """The run of these overrides; one that is there already is kept."""
+    if not (folder / "summary.json").is_file():
+        fixed = ["sweep=none", "report=false", "tracker=none", "threads=1"]
+        words = ["train", f"run={folder}", f"seed={seed}", *fixed, *overrides]
+        subprocess.run([sys.executable, "-m", "deqrun", *words], check=True, stdout=subprocess.DEVNULL)
+    return read_run(folder)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--target", type=float, default=0.98)
     parser.add_argument("--repeats", type=int, default=8)
-    parser.add_argument("--only", choices=("race", "options", "profile"))
+    parser.add_argument("--only", choices=("race", "options", "accuracies", "profile"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/training_speed"), help="runs of --only accuracies")
     given = parser.parse_args()
     torch.set_num_threads(1)
     parts: dict[str, Callable[[], Any]] = {
         "race": lambda: race(given.seeds, given.target),
         "options": lambda: options(given.repeats),
+        "accuracies": lambda: accuracies(given.seeds, given.output),
         "profile": lambda: profile(given.repeats),
     }
     for name, part in parts.items():
