@@ -47,8 +47,9 @@ class Secant(Solver["SecantState", FlatMap]):
     Anderson (type II there) is the faster on linear maps, Broyden the safer elsewhere. On a linear map the forecast
     ρ_k = min ‖g_k − Y γ‖ does not rise while the window holds, and ‖g_{k+1}‖ = ‖J r‖ with ‖r‖ = ρ_k after an Anderson
     step. So a row takes Anderson's step while ρ has fallen by a fifth in each of the last two steps, and Broyden's for
-    good once an Anderson step left ‖g_{k+1}‖ > 1.2 ρ_k. A Broyden step is at most ten times ‖g‖ long while ‖g‖ > 0.01 ‖f(z)‖. After an
-    accelerated step at whose end f is not finite, or beyond all scale, the row goes back and takes the plain step.
+    good once an Anderson step left ‖g_{k+1}‖ > 1.2 ρ_k. A Broyden step is at most ten times ‖g‖ long while
+    ‖g‖ > 0.01 ‖f(z)‖. After an accelerated step at whose end f is not finite, or beyond all scale, the row goes back
+    and takes the plain step.
 
     memory   differences kept, >= 0, two states in memory each; 0 is Picard iteration.
 
@@ -87,8 +88,8 @@ class SecantState(SolverState):
     other g.
 
     So the newest Δz and g meet all differences in one pass over the ring, and the step is another over half of it. The
-    products of the newest Δg follow from g_k's and g_{k−1}'s: they round to the larger g, which is no longer than Δg but
-    where f hardly contracts.
+    products of the newest Δg follow from g_k's and g_{k−1}'s: they round to the larger g, which is not much longer than
+    Δg unless f hardly contracts.
 
     ss, sy, yy  (rows, memory, memory) float64; products Δz_i · Δz_j for i newer than j, Δz_i · Δg_j, Δg_i · Δg_j
     right_s, right_y  (rows, count) float64; products of Δz and of Δg with g_k
