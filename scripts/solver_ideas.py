@@ -122,9 +122,6 @@ class Bounded(Tuned):
         return point.z + step * torch.where((size > most) & ~state.linear, most / size, 1.0)[:, None]
 
 
-NEVER = {"trust": -1.0, "falling": 10**6}
-"""Constants with which no Anderson step is taken."""
-
 IDEAS: dict[str, Solver] = {
     "Secant(20), as it is": Tuned(),
     "as it was: Broyden's triangle in full, Anderson while ρ does not rise": Tuned(apart=1.0, fell=1.0),
@@ -135,7 +132,7 @@ IDEAS: dict[str, Solver] = {
     "Anderson while ρ does not rise": Tuned(fell=1.0),
     "while ρ falls by a tenth": Tuned(fell=0.9),
     "while ρ falls by 0.3": Tuned(fell=0.7),
-    "no Anderson steps": Tuned(**NEVER),
+    "no Anderson steps": Tuned(trust=-1.0, falling=10**6),
     "Broyden(20), restarted when full": Broyden(memory=20),
     "memory 10": Tuned(memory=10),
     "memory 30": Tuned(memory=30),

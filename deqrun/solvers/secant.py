@@ -19,7 +19,7 @@ TRUST = 1.2
 FELL, FALLING = 0.8, 2
 """An Anderson step is taken after FALLING forecasts in a row of at most FELL times the one before."""
 
-APART = 8
+APART = 8.0
 """Steps between two differences from which on Broyden's triangle holds for them in full."""
 
 CAP, NEAR = 10.0, 0.01
@@ -244,8 +244,11 @@ class SecantState(SolverState):
                 setattr(self, name, value[rows])
 
 
-TAKEN = ("ss", "sy", "yy", "right_s", "right_y", "z", "fz", "forecast", "last_norm", "falling", "linear", "broke")
-TAKEN += ("accelerated", "undone")
+TAKEN = (
+    *("ss", "sy", "yy", "right_s", "right_y", "z", "fz", "forecast", "last_norm"),
+    *("falling", "linear", "broke", "accelerated", "undone"),
+)
+"""The fields of SecantState that have rows, except the ring."""
 
 
 def _lengths(gram: Tensor) -> tuple[Tensor, Tensor]:
