@@ -1,6 +1,6 @@
 """Solvers and gradients timed beside torchdeq's and the bare cell, in one process and in turns.
 
-    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--clock cpu] [--allocator kept]
+    python scripts/bench_solvers.py [--threads 1] [--repeats 9] [--clock cpu] [--allocator kept] [--steps-only]
 
 torchdeq 0.1.0 is optional (`pip install torchdeq==0.1.0`): without it, its columns are left out. Every figure is a
 ratio of medians over interleaved repeats in this process; absolute milliseconds are printed for orientation only.
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--clock", choices=CLOCKS)
     parser.add_argument("--allocator", choices=("kept", "default"), default="kept")
+    parser.add_argument("--steps-only", action="store_true", help="measure the cost of a solver step alone")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -57,10 +58,11 @@ def main() -> None:
     torch.manual_seed(0)
     clock = CLOCKS[arguments.clock or ("cpu" if arguments.threads == 1 else "wall")]
     rows = [row for size in SIZES for row in per_step(size, arguments.repeats, clock)]
-    rows += uneven_rows(arguments.repeats, clock)
-    rows += training_step(arguments.repeats, clock)
-    rows += peak_memory()
-    rows += slow_gradient()
+    if not arguments.steps_only:
+        rows += uneven_rows(arguments.repeats, clock)
+        rows += training_step(arguments.repeats, clock)
+        rows += peak_memory()
+        rows += slow_gradient()
     print(table(rows))
     write_whole(arguments.output / "bench.json", json.dumps([row._asdict() for row in rows], indent=2) + "\n")
     write_whole(arguments.output / "bench.md", table(rows) + "\n")
@@ -77,6 +79,7 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
         "anderson": Anderson(MEMORY_ANDERSON),
         "broyden": Broyden(memory=MEMORY_BROYDEN),
         "secant": Secant(),
+        "secant, memory 10": Secant(memory=10),
     }
     for name, solver in ours.items():
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=budget)  # type: ignore[misc]

@@ -54,24 +54,20 @@ class History:
         low, high = torch.bmm(pair, vectors.mT)[:, :, :count].unbind(1)
         return (low, high) if one < other else (high, low)
 
-    def several_products(self, slots: tuple[int, ...], count: int) -> Tensor:
-        """(rows, len(slots), count): the products of some slots with the first `count`, in one pass over those."""
-        vectors = self._first(count)
-        if self._naive(vectors):
-            return torch.stack([self.products(self[slot], count) for slot in slots], 1)
-        chosen = torch.stack([self[slot] for slot in slots], 1)
-        return torch.bmm(chosen, vectors.mT)[:, :, :count]
-
-    def combination(self, weights: Tensor, first: int = 0, *, onto: Tensor, in_place: bool = False) -> Tensor:
-        """onto (rows, D) plus the sum of slots first, first + 1, …, each times its weight, weights (rows, count).
+    def combination(
+        self, weights: Tensor, first: int = 0, *, every: int = 1, onto: Tensor, in_place: bool = False
+    ) -> Tensor:
+        """onto (rows, D) plus the sum of slots first, first + every, …, each times its weight, weights (rows, count).
 
         New memory, or with in_place `onto`'s.
         """
         count, vectors = weights.shape[1], self._by_row
         if self.padded and count < self.width:
-            weights = torch.nn.functional.pad(weights, (first, self.width - first - count))
+            if every > 1:
+                weights = torch.stack([weights, *[torch.zeros_like(weights)] * (every - 1)], 2).flatten(1)
+            weights = torch.nn.functional.pad(weights, (first, self.width - first - weights.shape[1]))
         elif count < self.width:
-            vectors = vectors[:, first : first + count]
+            vectors = vectors[:, first : first + count * every : every]
         if self._naive(vectors):
             total = _sum(vectors.transpose(0, 1) * weights.T[:, :, None])
             return onto.add_(total) if in_place else total.add_(onto)

@@ -51,6 +51,16 @@ def test_combination(width: int, first: int, count: int) -> None:
 
 
 @EVERY_WIDTH
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (0, 3), (1, 2)])
+def test_combination_of_every_other_slot(width: int, first: int, count: int) -> None:
+    history, vectors = filled(width, SLOTS)
+    weights = torch.linspace(-1, 2, 4 * count, dtype=torch.float64).view(4, count)
+    onto = torch.full_like(vectors[0], 3.0)
+    expected = 3 + torch.einsum("mbd,bm->bd", vectors[first : first + 2 * count : 2], weights)
+    torch.testing.assert_close(history.combination(weights, first, every=2, onto=onto), expected)
+
+
+@EVERY_WIDTH
 @pytest.mark.parametrize(("one", "other"), [(0, 1), (0, SLOTS - 1), (4, 2), (SLOTS - 1, 0)])
 @pytest.mark.parametrize("count", [1, 4, SLOTS])
 def test_pair_products(width: int, one: int, other: int, count: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, Status, solve
+from deqrun.solvers import Anderson, Broyden, Budget, Picard, Secant, Solver, Status, secant, solve
 from tests.problems import orthogonal
 
 
@@ -48,6 +49,75 @@ def test_the_first_steps_are_broydens() -> None:
         budget = Budget(max_iter=steps, tol=0.0, keep="last")
         ours, theirs = (solve(f, torch.zeros_like(b), solver=s, budget=budget).z for s in (Secant(), Broyden()))
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+# The triangle between two known methods ---------------------------------------------------------------------------
+
+
+def bent(seed: int = 0, rows: int = 3, size: int = 12) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """(tanh(W z + b), start), float64."""
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(rows, size, size, generator=generator, dtype=torch.float64) / size**0.5
+    b = torch.randn(rows, size, generator=generator, dtype=torch.float64)
+    return lambda z: torch.tanh(torch.einsum("bij,bj->bi", W, z) + b), torch.zeros_like(b)
+
+
+def test_with_the_whole_triangle_it_is_broydens_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the window holds, without Anderson's steps and without a bound (Byrd, Nocedal & Schnabel 1994, th. 6.2)."""
+    for name, value in (("APART", 1), ("FELL", 0.0), ("CAP", math.inf)):
+        monkeypatch.setattr(secant, name, value)
+    f, start = bent()
+    for steps in (3, 6, 12):
+        budget = Budget(max_iter=steps, tol=0.0, keep="last")
+        ours, theirs = (solve(f, start, solver=s, budget=budget).z for s in (Secant(), Broyden(memory=20)))
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
+
+
+def test_without_the_triangle_a_linear_map_takes_its_dimension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every secant equation holds then, and n of them are the map: solved after n + 2 evaluations at most."""
+    monkeypatch.setattr(secant, "APART", math.inf)
+    monkeypatch.setattr(secant, "FELL", 0.0)
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(4, 6, 6, generator=generator, dtype=torch.float64) / 3
+    b = torch.randn(4, 6, generator=generator, dtype=torch.float64)
+    f = lambda z: torch.einsum("bij,bj->bi", W, z) + b  # noqa: E731
+    solution = solve(f, torch.zeros_like(b), solver=Secant(), budget=Budget(max_iter=30, tol=1e-8))
+    assert (solution.status == Status.CONVERGED).all()
+    assert int(solution.nfe.max()) <= 6 + 2
+    torch.testing.assert_close(solution.z, torch.linalg.solve(torch.eye(6) - W, b), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("gain", [0.3, 1.0, 4.0])
+def test_products_without_a_pass_are_the_products(dtype: torch.dtype, gain: float) -> None:
+    """They follow from the products with g_k and g_{k−1}; here all are taken anew, before and beyond a full window."""
+    states: list[secant.SecantState] = []
+
+    class Seen(Secant):
+        def init(self, z: Tensor) -> secant.SecantState:
+            states.append(super().init(z))
+            return states[-1]
+
+    W = gain * torch.randn(3, 40, 40, generator=torch.Generator().manual_seed(1), dtype=dtype) / 40**0.5
+    b = torch.ones(3, 40, dtype=dtype)
+    for steps in (4, 6, 17):
+        f = lambda z: torch.tanh(torch.einsum("bij,bj->bi", W, z) + b)  # noqa: E731
+        solve(f, torch.zeros_like(b), solver=Seen(memory=6), budget=Budget(max_iter=steps, tol=0.0))
+        state = states[-1]
+        df, dg = (state.ring.vectors[first : 2 * state.count : 2].double() for first in (0, 1))
+        dz = df - dg
+        age = ((state.pushed - 2) - torch.arange(state.count)) % 6
+        newer = (age[:, None] <= age).double()
+        lengths = [torch.linalg.vector_norm(v, dim=2).T for v in (dz, dg)]
+        for found, (a, one), (b_, other), only in (
+            (state.yy, (dg, lengths[1]), (dg, lengths[1]), torch.ones_like(newer)),
+            (state.sy, (dz, lengths[0]), (dg, lengths[1]), torch.ones_like(newer)),
+            (state.ss, (dz, lengths[0]), (dz, lengths[0]), newer),
+        ):
+            count = state.count
+            expected = torch.einsum("ird,jrd->rij", a, b_)
+            error = (found[:, :count, :count] - expected).abs() / (one[:, :, None] * other[:, None])
+            assert float((error * only).max()) < 1e3 * torch.finfo(dtype).eps
 
 
 # A step into a place where f is not defined ------------------------------------------------------------------------
