@@ -1,11 +1,32 @@
 """Property tests draw the same examples on every machine, and no test depends on how fast it is, or on its place."""
 
+import gc
+
 import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("deqrun", deadline=None, derandomize=True)
-settings.load_profile("deqrun")
+from tests.usual import thin
+
+settings.register_profile("nightly", deadline=None, derandomize=True)
+settings.register_profile("usual", deadline=None, derandomize=True, max_examples=15)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """`make test` draws few examples of each property, a run with the nightly tests Hypothesis's hundred."""
+    settings.load_profile("usual" if config.option.markexpr == "not nightly" else "nightly")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before pytest leaves out the nightly tests."""
+    thin(items)
+
+
+def pytest_collection_finish() -> None:
+    """Torch and the tests stay to the end: the garbage collector need not walk through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
