@@ -21,8 +21,7 @@ import pytest
 def usual(values: Iterable[Any], nightly: Collection[Any], name: Callable[[Any], str] = str) -> list[Any]:
     """`values` as parameters named `name(value)`; those in `nightly` are for `make test-all`."""
     return [
-        pytest.param(value, id=name(value), marks=[pytest.mark.nightly] if value in nightly else [])
-        for value in values
+        pytest.param(value, id=name(value), marks=[pytest.mark.nightly] if value in nightly else []) for value in values
     ]
 
 
@@ -30,9 +29,7 @@ def usual(values: Iterable[Any], nightly: Collection[Any], name: Callable[[Any],
 def pairwise(sizes: tuple[int, ...]) -> frozenset[tuple[int, ...]]:
     """Cells of the product of `sizes` in which each pair of values occurs; greedy: first cells with most new pairs."""
     missing = {
-        ((i, a), (j, b))
-        for (i, m), (j, n) in combinations(enumerate(sizes), 2)
-        for a, b in product(range(m), range(n))
+        ((i, a), (j, b)) for (i, m), (j, n) in combinations(enumerate(sizes), 2) for a, b in product(range(m), range(n))
     }
     chosen = set()
     for least in range(len(sizes) * (len(sizes) - 1) // 2, 0, -1):

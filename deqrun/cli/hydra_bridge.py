@@ -33,7 +33,7 @@ from deqrun.cli.grid import begun_grid, laid_out, run_grid
 from deqrun.cli.launchers import batches, threads_of_jobs
 from deqrun.cli.own_model import as_typed, brings_model, in_typed_words, with_model
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
-from deqrun.cli.request import Request, read_request
+from deqrun.cli.request import read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal

@@ -72,6 +72,8 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
 
 DRAWN = ("breadth", "symmetries")
 """The starts of keys whose samples are drawn several times."""
+DERIVED = ("breadth", "savings")
+"""The kinds of rows that are made while such a key is solved."""
 
 
 def draws_of(grid: SweepSettings, key: TrajectoryKey) -> int:
@@ -117,7 +119,7 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
 
     # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
-        finished = parts.read_draws(key) if leads() else None
+        finished = parts.read_rows(key, *DERIVED) if leads() else None
         if told(finished is not None):
             progress.skip(key)
         else:
@@ -282,10 +284,10 @@ def _solve_starts(
     advance: Callable[[int], object],
     chosen: Sequence[Choice],
     alone: AnyTrajectory | None,
-) -> tuple[list[BreadthRow], list[SavingRow]] | None:
-    """The rows of one solver's draws, at every level of noise; the first normal start is `sweep.starts=[normal]`.
+) -> list[list[Any]] | None:
+    """The rows of one solver's draws at every level of noise, of each kind in `DERIVED`; None of later ranks.
 
-    None of ranks beyond the first.
+    The first normal start is `sweep.starts=[normal]`.
     chosen  by validation, of which test has its savings
     alone   the trajectory of depth alone on test; None: the first draw without noise
     """
@@ -326,8 +328,9 @@ def _solve_starts(
     if alone is not None and key.split == "test":
         compared |= measured(chosen, depth_alone(alone, grid.iterations), grid.iterations, 0.0, "zeros")
     savings = saving_rows(chosen, compared) if key.split == "test" else []
-    parts.write_draws(key, rows, savings)
-    return rows, savings
+    finished: list[list[Any]] = [rows, savings]
+    parts.write_rows(key, dict(zip(DERIVED, finished, strict=True)))
+    return finished
 
 
 def _choices(
