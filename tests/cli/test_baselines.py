@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from deqrun.records.reading import read_run
 from deqrun.settings import Settings, load_settings, settings_from
 from deqrun.settings.sources import open_sources
 from tests.cli.conftest import Launches, Outcome
-from tests.usual import usual
 
 Deqrun = Callable[..., Outcome]
 Refused = Callable[..., str]
@@ -49,14 +47,11 @@ def studies() -> list[str]:
         return sources.groups["study"]
 
 
-CASES = [f"{study} {kind}" for study, kind in product(studies(), ("tied", "untied"))]
-
-
-# Each study once in the usual run, the kinds by turns.
-@pytest.mark.parametrize("case", usual(CASES, nightly=[*CASES[1::4], *CASES[2::4]]))
-def test_every_study_has_baselines(case: str) -> None:
+@pytest.mark.each
+@pytest.mark.parametrize("kind", ["tied", "untied"])
+@pytest.mark.parametrize("study", studies())
+def test_every_study_has_baselines(study: str, kind: str) -> None:
     """Whatever solver and gradient a study chose for its DEQ, with whatever parameters."""
-    study, kind = case.split()
     settings, own = composed(f"study={study}", f"baseline={kind}"), composed(f"study={study}")
     assert settings.gradient == composed(f"baseline={kind}").gradient
     assert (settings.model, settings.dataset, settings.optimizer) == (own.model, own.dataset, own.optimizer)

@@ -21,6 +21,7 @@ SMALL = [
     "model.width=8",
     "train.epochs=2",
     "tracker=none",
+    "report=false",
     "device=cpu",
     "threads=1",
     "sweep.iterations=[1]",
