@@ -51,7 +51,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "here"
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.nightly)],
+)
 def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
     process = deqrun("train", *SMALL, "train.epochs=12", "run=here", folder=tmp_path)
     last, deadline = tmp_path / "here" / "checkpoints" / "last.pt", time.monotonic() + 120
@@ -141,7 +144,7 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     assert (site / "deqrun" / "configs" / "train.yaml").is_file()
     code = "import sys; import deqrun, deqrun.cli; print(deqrun.__file__); sys.exit(deqrun.cli.main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there"],
+        [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there", "report=true"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         text=True,
@@ -150,4 +153,5 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert str(site) in ran.stdout
+    assert (tmp_path / "there" / "report.html").is_file()
     assert read_run(tmp_path / "there").status.status == "completed"
