@@ -239,6 +239,7 @@ def _in_hydra(plan: Plan, added: Sequence[str], checked: Settings | Study | None
     """Run the jobs. A plain run's job gets `checked`; a multirun's jobs may run in other processes, and check again."""
     request = plan.request
     with _without_global_hydra(), _mode_of(plan):
+        # A study that is put to a trained run trains nothing.
         job = ask_job if request.asks_run else _JOBS[request.command]
         return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
 
@@ -293,6 +294,7 @@ def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig
     # Hydra prints and exits by itself; here its ends become exceptions and exit codes again.
     configs = str(packaged_configs())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
+    # A job's own end passes Hydra by; Hydra's own errors become one sentence.
     with _as_called(argv):
         try:
             main(job)()

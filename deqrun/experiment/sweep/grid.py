@@ -58,6 +58,7 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
     """
     grid = settings.sweep
     if grid.empty:
+        # The same model and data for neighbours, as in sweep_keys; validation first, since it chooses.
         return []
     return [
         TrajectoryKey(solver, kind, split, precision, difficulty)
@@ -174,6 +175,7 @@ def sweep_budget(settings: Settings) -> Budget:
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, AnyTrajectory]) -> list[SweepCell]:
     """The grid's rows from its trajectories."""
     iterations, tolerances = swept_grid(settings)
+    # Derived, not solved: each trajectory answers for the whole grid.
     return [
         cell
         for key, trajectory in trajectories.items()
@@ -203,6 +205,7 @@ class Variants:
 
     def dataset(self, difficulty: int | None) -> Dataset:
         """The data at a difficulty; None: the run's own."""
+        # Read once: every solver and precision asks the same samples.
         if difficulty not in self._datasets:
             self._datasets[difficulty] = build_dataset(at_difficulty(self.settings, difficulty))
         return self._datasets[difficulty]
@@ -220,6 +223,7 @@ class Variants:
 
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and the cost of one in numbers of its input."""
+        # The cost of a sample is taken as the size of its input: enough to say how much time is left.
         dataset = self.dataset(key.difficulty)
         grid = self.settings.sweep
         starts = draws_of(grid, key) * len(grid.noise) if key.start in DRAWN else 1
@@ -295,6 +299,7 @@ def _solve_starts(
     # Views of a sample begin where the cell begins: they differ by their symmetry alone.
     views = SweepViews(key.split, grid.start_seed) if key.start == "symmetries" else None
     kind: StartKind = grid.breadth_start if views is None else "zeros"
+    # One start for each draw; the levels of the noise share the starts and ε.
     starts = [
         SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
         for draw in range(draws_of(grid, key))
@@ -340,6 +345,7 @@ def _choices(
     drawn: dict[TrajectoryKey, list[BreadthRow]],
 ) -> list[Choice]:
     """What validation chooses among its draws and depth alone; nothing before it is solved."""
+    # Choices are by validation rows alone, draws and depth alone side by side.
     validation = key._replace(split="validation")
     alone = _alone(validation, settings, found)
     rows = [] if alone is None else rows_alone(alone, settings.sweep.iterations, validation)
@@ -380,6 +386,7 @@ class Progress:
 
     def skip(self, key: TrajectoryKey) -> None:
         """Count a trajectory that was solved before."""
+        # Solved by an earlier process: it counts as done, but not as fast.
         n, cost = self._work[key]
         if not self._bar.disable:
             self._bar.initial += n * cost  # the time left goes by what this process has done

@@ -55,6 +55,7 @@ class SweepParts:
         path = self._path(key, "npz")
         if not path.is_file():
             return None
+        # The first trajectories stay in memory, as far as that goes; later ones are read where they are needed.
         try:
             found = LongTrajectory(PartsInArchive(path))
             size = path.stat().st_size
@@ -83,6 +84,7 @@ class SweepParts:
     @contextmanager
     def writing_solutions(self, key: TrajectoryKey, n: int) -> Iterator[Callable[[Tensor], None]]:
         """A function that takes the states of each batch, with which other solves of this sweep begin."""
+        # A .npy file whose header is written with the first batch, when shape and dtype are known.
         with writing_whole(self._path(key, "npy")) as file:
 
             def add(states: Tensor) -> None:
@@ -104,6 +106,7 @@ class SweepParts:
 
     def write_rows(self, key: TrajectoryKey, rows: dict[str, list[Any]]) -> None:
         """Keep the rows of several kinds, which are finished together."""
+        # One file a kind: the rows are taken up again only if all of them are there.
         for kind, found in rows.items():
             write_whole(self._path(key, ROW_KINDS[kind].file), json_lines(found))
 
