@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deqrun.cli import main
 from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 
@@ -74,19 +75,11 @@ def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole:
     assert one.summary.test_accuracy == two.summary.test_accuracy
 
 
-def test_a_trained_run_is_swept_again_without_training(whole: Path) -> None:
+def test_a_trained_run_is_swept_again_without_training(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
-    code, _, err = finish(
-        deqrun(
-            "sweep",
-            f"run={whole}",
-            "sweep.iterations=[1,3]",
-            "sweep.solvers=[picard]",
-            "tracker=none",
-            folder=whole.parent,
-        )
-    )
-    assert code == 0, err
+    monkeypatch.chdir(whole.parent)
+    asked = ["sweep.iterations=[1,3]", "sweep.solvers=[picard]", "tracker=none", "report=false"]
+    assert main(["sweep", f"run={whole}", *asked]) == 0
     (folder,) = (whole.parent / "outputs" / "sweep").glob("*/*")
     again, trained = read_run(folder), read_run(whole)
     assert {(cell.solver, cell.max_iter) for cell in again.sweep} == {
@@ -109,18 +102,24 @@ def test_compare_puts_runs_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert max(map(len, out.splitlines())) <= 120
 
 
-def test_describe_prints_the_published_counts(tmp_path: Path) -> None:
+def test_describe_prints_the_published_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """158,890 parameters and a state of 30,720 on CIFAR-10's shape (Bai, Koltun & Kolter 2020), and no data is read."""
-    code, out, err = finish(deqrun("describe", "model=mdeq", "dataset=cifar10", folder=tmp_path))
-    assert code == 0, err
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", "model=mdeq", "dataset=cifar10"]) == 0
+    out = capsys.readouterr().out
     assert "158,890" in out
     assert "30,720" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_absent_data_is_one_sentence_and_no_folder(tmp_path: Path) -> None:
-    code, _, err = finish(deqrun("train", "dataset=cifar10", "tracker=none", folder=tmp_path))
-    assert code == 2
+def test_absent_data_is_one_sentence_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "dataset=cifar10", "tracker=none"]) == 2
+    err = capsys.readouterr().err
     assert len(err.strip().splitlines()) == 1
     assert "dataset.download=true" in err
     assert not (tmp_path / "outputs").exists()
