@@ -87,6 +87,7 @@ def identity(task: Settings | Study, differs: str) -> str:
 
     The values count too: device=cpu,cuda makes two jobs, although a fingerprint leaves the device out.
     """
+    # A run by its numbers; a study by its question and all of its runs.
     if isinstance(task, Settings):
         parts = [task.fingerprint(), "" if task.run is None else str(task.run.resolve())]  # a sweep's run
     else:
@@ -183,6 +184,7 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
 
     from deqrun.report.tables import grid_table
 
+    # Jobs of earlier calls are in the table as well.
     states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
     console = Console()
     console.print(grid_table([(job.number, job.differs, states[job.number], _accuracy(job)) for job in jobs]))
@@ -215,6 +217,7 @@ def watched(left: Sequence[GridJob], total: int) -> Iterator[None]:
     )
 
     def look() -> None:
+        # Only what changed since the last look.
         begun = [job for job in left if job.number not in ended and job.written != before[job.number]]
         running = []
         for job in begun:

@@ -17,6 +17,7 @@ from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,7 +25,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from deqrun.cli.begun_sweeps import begun_sweep, go_on_with_sweep
 from deqrun.cli.completion import complete
@@ -32,7 +33,7 @@ from deqrun.cli.grid import begun_grid, laid_out, run_grid
 from deqrun.cli.launchers import batches, threads_of_jobs
 from deqrun.cli.own_model import as_typed, brings_model, in_typed_words, with_model
 from deqrun.cli.preflight import Plan, check_builds, check_jobs, check_shown, settings_of, sources_of
-from deqrun.cli.request import Request, read_request
+from deqrun.cli.request import read_request
 from deqrun.cli.run_folders import begun_job, is_complete, is_run, trained_options
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
@@ -75,7 +76,9 @@ def run_app(command: str, argv: Sequence[str]) -> int:
             return _run_jobs(plan)
         if not request.flags.hydra_help:
             check_shown(plan)
-        return _in_hydra(request, [])
+        if request.flags.cfg == "job" and not plan.multirun:
+            return _show(plan)
+        return _in_hydra(plan, [])
 
 
 def _run_jobs(plan: Plan) -> int:
@@ -92,14 +95,14 @@ def _run_jobs(plan: Plan) -> int:
     folder = plan.folder(plan.jobs[0].cfg)
     if folder is None:
         check_builds(every_job, plan.request.command)
-        return _in_hydra(plan.request, plan.naming())
+        return _in_hydra(plan, plan.naming())
 
     # Claim the folder before torch is imported, so that a second process is told at once.
     with claimed(folder, fresh=not plan.names_folder, of_a_run=not plan.multirun) as own:
         check_builds(every_job, plan.request.command)
         place = f"hydra.{'sweep' if plan.multirun else 'run'}.dir={quoted(str(own))}"
         if not plan.multirun:
-            return _in_hydra(plan.request, [place], every_job[0])
+            return _in_hydra(plan, [place], every_job[0])
         # A sweeper that searches: its module reads records, with NumPy.
         from deqrun.cli.search import begin_search, searched
 
@@ -107,7 +110,7 @@ def _run_jobs(plan: Plan) -> int:
         begin_search(own, plan.shape)
         threads = threads_of_jobs(plan.unswept, plan.overrides)
         search = [*plan.naming(), *threads, place]
-        return searched(own, lambda: _in_hydra(plan.request, search))
+        return searched(own, lambda: _in_hydra(plan, search))
 
 
 def _require_own_process(plan: Plan) -> None:
@@ -213,9 +216,30 @@ def write_missing_report(folder: Path) -> Path:
             raise Unwritable(refusal(error) or one_line(error)) from error
 
 
-def _in_hydra(request: Request, added: Sequence[str], checked: Settings | Study | None = None) -> int:
+def _show(plan: Plan) -> int:
+    """Print the config of a job as Hydra's --cfg job does, which would compose it once more."""
+    cfg, flags = plan.jobs[0].cfg, plan.request.flags
+    package = None if flags.package == "_global_" else flags.package
+    with _config_of_hydra(cfg):
+        with open_dict(cfg):
+            del cfg["hydra"]
+        shown = cfg if package is None else OmegaConf.select(cfg, package)
+        if not OmegaConf.is_config(shown):
+            print("null" if shown is None else shown)
+            return 0
+        if package is not None:
+            print(f"# @package {package}")
+        if flags.resolve:
+            OmegaConf.resolve(shown)
+        print(OmegaConf.to_yaml(shown), end="")
+    return 0
+
+
+def _in_hydra(plan: Plan, added: Sequence[str], checked: Settings | Study | None = None) -> int:
     """Run the jobs. A plain run's job gets `checked`; a multirun's jobs may run in other processes, and check again."""
-    with _without_global_hydra():
+    request = plan.request
+    with _without_global_hydra(), _mode_of(plan):
+        # A study that is put to a trained run trains nothing.
         job = ask_job if request.asks_run else _JOBS[request.command]
         return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
 
@@ -270,6 +294,7 @@ def _hydra_main(config_name: str, argv: Sequence[str], job: Callable[[DictConfig
     # Hydra prints and exits by itself; here its ends become exceptions and exit codes again.
     configs = str(packaged_configs())
     main = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=configs, config_name=config_name)
+    # A job's own end passes Hydra by; Hydra's own errors become one sentence.
     with _as_called(argv):
         try:
             main(job)()
@@ -315,6 +340,28 @@ def _as_called(argv: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error_before
+
+
+@contextmanager
+def _config_of_hydra(cfg: DictConfig) -> Iterator[None]:
+    """Let `${hydra:…}` refer to this config."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+@contextmanager
+def _mode_of(plan: Plan) -> Iterator[None]:
+    """Tell Hydra the mode, one run or many: it would compose the whole config for this word alone."""
+    mode, get_mode = None if plan.unswept is None else plan.unswept.hydra.mode, Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode  # type: ignore[method-assign]
 
 
 @contextmanager

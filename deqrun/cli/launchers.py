@@ -37,6 +37,7 @@ def preset(text: str) -> str:
 
     Hydra takes no config under the name of a plugin's own option, whose defaults suit no search for an accuracy.
     """
+    # Both names are taken; the plugin must be there for either.
     for known in PRESETS:
         if text in (known.option, known.plugin):
             if find_spec("hydra_plugins") is None or find_spec(f"hydra_plugins.{known.package}") is None:
@@ -63,6 +64,7 @@ class Share:
 
 def share(cfg: DictConfig) -> Share:
     """Jobs at a time and threads of each, by the launcher: on this machine, jobs x threads is at most the cores."""
+    # SLURM's nodes have their own cores; other launchers share this machine's.
     launcher = cfg.hydra.launcher
     target = str(launcher.get("_target_"))
     if target.endswith(".SlurmLauncher"):
@@ -74,6 +76,7 @@ def share(cfg: DictConfig) -> Share:
         threads = max(1, int(OmegaConf.select(launcher, "ray.remote.num_cpus") or 1))
         shared = OmegaConf.select(launcher, "ray.init.num_cpus") or cores()
         return Share(max(1, int(shared) // threads), threads)
+    # joblib: a negative number means all cores.
     jobs = launcher.get("n_jobs")
     if not isinstance(jobs, int):
         return Share()
@@ -86,6 +89,7 @@ def threads_of_jobs(cfg: DictConfig, overrides: Sequence[Override]) -> list[str]
     found = share(cfg)
     if found.threads is None or any(override.key_or_group == "threads" for override in overrides):
         return []
+    # Say beforehand how the machine is divided.
     if found.jobs is not None:
         at_a_time = f"{found.jobs} at a time, threads={found.threads} each, on {cores()} cores"
     else:

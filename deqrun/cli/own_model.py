@@ -34,6 +34,7 @@ def with_model(argv: Sequence[str]) -> list[str]:
 
     Naming code on the command line allows it to run, as `allow_foreign_targets=true` does. Raises UserError.
     """
+    # Take apart: the maker, its file, its parameters, and everything else.
     found = {"cell": "", "checkpoint": ""}
     parameters: list[str] = []
     others = []
@@ -51,6 +52,7 @@ def with_model(argv: Sequence[str]) -> list[str]:
     maker = _maker(found["cell"])
     if found["checkpoint"]:
         parameters.insert(0, f"+{MAKER}.checkpoint={quoted(_file(found['checkpoint']))}")
+    # The user's module lies in the current folder, as with python -m.
     use_folder(Path.cwd())
     name = f"name={maker.rpartition('.')[2]}"
     return [*ADDED, f"{MAKER}._target_={maker}", *parameters, name, *others]
@@ -62,6 +64,7 @@ def as_typed(words: Sequence[str]) -> list[str]:
     if maker is None:
         return []
     module, _, name = maker.partition("=")[2].rpartition(".")
+    # Undo with_model, so that commands are shown as they were given.
     typed = [f"cell={module}:{name}"]
     for word in words:
         if word in ADDED or word == maker or word == f"name={name}":
@@ -89,6 +92,7 @@ def _maker(given: str) -> str:
             "checkpoint= and cell.PARAMETER= go with cell=package.module:factory, which makes the model; give cell=, "
             "or run=DIR to ask a run of deqrun's."
         )
+    # Say the nearest form where the last dot was meant as a colon.
     if re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", given) is None:
         nearest = (
             f"; the nearest is cell={':'.join(given.rsplit('.', 1))}" if re.fullmatch(r"[\w.]+\.\w+", given) else ""
@@ -111,6 +115,7 @@ def _require_own_keys(texts: Sequence[str]) -> None:
             raise UserError(
                 "cell= and run= both bring a model; leave one of them out (hydra.run.dir=DIR names a folder)."
             )
+        # Nothing is trained, so keys of training would be ignored in silence.
         group = key.partition(".")[0]
         if group in FIXED or (group == "train" and key != "train.eval_batch_size"):
             raise UserError(

@@ -215,6 +215,7 @@ def settings_of(command: str, cfg: DictConfig, overrides: Sequence[Override]) ->
     """The settings of one job of a command: composed, read back from a run, or both."""
     if command == "sweep":
         return load_sweep_settings(cfg)
+    # A run that goes on takes its own settings; only free keys may be typed anew.
     settings = load_settings(cfg)
     if command in ("describe", "check") and settings.run is not None:
         return resumed(settings, overrides)  # a run is described as it was configured
@@ -327,6 +328,7 @@ def _check_question(study: Study) -> None:
             f"study={study.name} compares runs that it trains itself, and can't ask a single one; "
             f"give deqrun train study={study.name}."
         )
+    # The asked run must be whole, and its data unchanged.
     if study.asked is not None:
         from deqrun.experiment.data.asked import require_own_data
         from deqrun.experiment.trained import require_sound

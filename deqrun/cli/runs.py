@@ -73,6 +73,7 @@ def _states(text: str | None, clean: bool) -> set[RunState]:
     """The states that are asked for. Raises UserError for one that there isn't, or that is never deleted."""
     if text is None:
         return set(PROPOSED) if clean else set(RunState)
+    # Runs that are going on are never deleted.
     allowed = [str(state) for state in (DELETABLE if clean else RunState)]
     for name in text.split(","):
         if name not in allowed:
@@ -102,6 +103,7 @@ def _read(folder: Path) -> ListedRun:
 def _measured(folder: Path) -> tuple[int, float]:
     """Bytes of all files below a folder, and when the newest of them changed; links are not followed."""
     size, changed = 0, 0.0
+    # A file may vanish meanwhile, as in a run that goes on.
     for parent, _, files in os.walk(folder):
         for name in files:
             try:
@@ -176,6 +178,7 @@ def _clean(runs: Sequence[ListedRun], *, asks: bool) -> int:
         print("Nothing to delete.")
         return 0
     _print(runs)
+    # Nothing is deleted unseen: a person agrees, or --yes was typed.
     if asks and not sys.stdin.isatty():
         print("Nothing was deleted: there is no terminal to ask in. --yes deletes these without asking.")
         return 0

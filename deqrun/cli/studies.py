@@ -87,6 +87,7 @@ def require_free_for_study(folder: Path, resume: bool) -> None:
             f"run={folder} already holds a study, and nothing is overwritten; add resume=true to go on with it, "
             "or give a folder that does not exist yet."
         )
+    # What is there must be a study that may go on, or nothing.
     if is_study(folder):
         require_within(folder)
     else:
@@ -104,6 +105,7 @@ def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[
             )
     if cfg.run is None:
         raise UserError(f"deqrun sweep study={name} needs run=DIR, the folder of a trained run.")
+    # One run, asked as it was trained: the study has no variants.
     run = require_run(Path(str(cfg.run)), "run=")
     return Study(
         name,
@@ -152,6 +154,7 @@ def _composed(
 
 def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, Sequence[Override]]) -> None:
     """Refuse an override that every variant sets itself: it would change nothing."""
+    # Keys that all variants set.
     keys = [{override.get_key_element().lstrip("+~") for override in own} for own in parsed.values()]
     everywhere = set.intersection(*keys)
     for override in typed:
@@ -223,6 +226,7 @@ def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Seque
                 f"{listing(differences)}"
             )
         )
+    # Device, threads, jobs and ranks may be others each time.
     keys = {override.key_or_group for override in typed}
     changes: dict[str, Any] = {key: cfg[key] for key in ("device", "threads", "jobs") if key in keys}
     if keys & set(LAUNCH_KEYS):

@@ -105,6 +105,7 @@ def build_cell(settings: Settings, dataset: Dataset) -> Cell:
 
 def build_own_cell(settings: Settings, dataset: Dataset, **changes: Any) -> Cell:
     """The cell that `model` describes, whatever its baseline; changes take the place of its own parameters."""
+    # The data's shape decides the cell's; both may be of the user's own.
     try:
         shape = {"input_shape": tuple(dataset.input_shape), "num_classes": dataset.num_classes}
     except DataUnavailable as error:  # a text's vocabulary is its file's
@@ -138,6 +139,7 @@ def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
     """The same settings with data of this difficulty; None: the run's own. Raises UserError where it has none."""
     if difficulty is None:
         return settings
+    # The data set says which of its parameters is its difficulty.
     name = construct(settings.dataset, Dataset, "dataset", settings).difficulty
     if name is None:
         raise UserError(
@@ -153,6 +155,7 @@ def _check_difficulties(settings: Settings) -> None:
     """The weights fit the data of every difficulty that the sweep asks for."""
     if not settings.sweep.difficulties:
         return
+    # Compare shapes of weights, without any data.
     own = _weight_shapes(settings)
     for difficulty in settings.sweep.difficulties:
         other = _weight_shapes(at_difficulty(settings, difficulty))
@@ -190,6 +193,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     With `train.decay=matrices` the parameters that weight decay is not for are a second group, whose decay is 0; an
     optimizer without weight decay has one group.
     """
+    # Two groups where decay is for matrices alone, one otherwise.
     params: list[Any] = list(model.parameters())
     if settings.train.decay == "matrices" and _has_weight_decay(settings):
         decays, others = split_by_decay(model)
@@ -227,6 +231,7 @@ def describe_model(
     trained = describe(cell)
     if settings.baseline.layers is None:
         return trained, None
+    # The DEQ beside a baseline is only counted: no memory is taken for its weights.
     with torch.device("meta"):
         own = build_own_cell(settings, dataset)
     return trained, describe_baseline(trained, describe(own), settings.baseline.layers)
@@ -392,6 +397,7 @@ def _broken_import(target: str, error: Exception) -> str:
 
 
 def _not_found(target: str, where: str) -> str:
+    # The nearest name in the module, if the module is there.
     module_name, _, name = target.rpartition(".")
     try:
         module = pkgutil.resolve_name(module_name)
@@ -427,6 +433,7 @@ def _check_type(annotation: Any, value: Any, where: str) -> None:
     """A value has the type that the constructor's annotation asks for, where pydantic can tell."""
     if annotation is inspect.Parameter.empty or isinstance(annotation, str):
         return
+    # Annotations that pydantic can't read are left to the constructor.
     try:
         adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticUserError:

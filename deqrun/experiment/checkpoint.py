@@ -62,6 +62,7 @@ def _single(value: torch.Tensor) -> torch.Tensor:
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, replacing an earlier one in one rename."""
+    # In memory first: the file is then written whole, or not at all.
     buffer = io.BytesIO()
     content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
     torch.save(content, buffer)
@@ -72,6 +73,7 @@ def keep_epoch(folder: Path, checkpoint: Checkpoint, count: int) -> None:
     """Keep the checkpoint of a finished epoch as epoch-N.pt, and of earlier ones the last `count` − 1; 1: none."""
     if count > 1:
         save_checkpoint(folder / f"epoch-{checkpoint.epoch}.pt", checkpoint)
+    # Older files go, those of an earlier process included.
     for path in folder.glob("epoch-*.pt"):
         number = path.stem.removeprefix("epoch-")
         if count > 1 and number.isdecimal() and int(number) <= checkpoint.epoch - count:
@@ -106,6 +108,7 @@ def _placed(storage: Any, kept: str, device: torch.device) -> Any:
 
 def _require_types(checkpoint: Checkpoint) -> None:
     """ValueError where an entry is of another type than deqrun writes."""
+    # weights_only admits any plain value: each entry must be what deqrun writes.
     for name in ("model", "optimizer", "schedule", "starts", "within", "ema", "stepping"):
         if not isinstance(getattr(checkpoint, name), dict):
             raise ValueError(f"{name} is no mapping")

@@ -99,6 +99,7 @@ def _tracked(settings: Settings, run: TrackedRun) -> AbstractContextManager[Trac
 def _objective(record: RunRecord | None, name: str) -> float:
     if record is None:
         return math.nan
+    # Told only now: a figure such as a spectral radius may turn out to have no value.
     value = record.figures().get(name)
     if value is None:
         raise UserError(f"objective={name} has no value in {record.folder}; val_accuracy always has one.")
@@ -134,12 +135,14 @@ def _sweep_and_finish(settings: Settings, run: Path, folder: Path, command: str)
     """`run_sweep` of one rank, or of a process alone."""
     out = RunFolder(folder, writes=leads())
     code = code_in(Path.cwd())
+    # Data and model as in training; the weights are read below.
     device = prepare(settings.device, settings.threads)
     dataset = build_dataset(settings)
     _require_data(dataset)
     deq = build_deq(settings, dataset).to(device)
     # The weights that validation chose; the run's own folder is only read.
     done = load_best(deq, run)
+    # From here on the folder says that a sweep goes on in it.
     out.write_config(settings.to_yaml())
     out.write_status("running", epoch=done.epoch)
     with _tracked(settings, _tracked_run(settings, folder, "sweep", run)) as tracker:
@@ -149,6 +152,7 @@ def _sweep_and_finish(settings: Settings, run: Path, folder: Path, command: str)
 
 def _tracked_run(settings: Settings, folder: Path, command: str, trained: Path | None = None) -> TrackedRun:
     """The run as its trackers see it, a sweep with the trained run that it asks."""
+    # A sweep is told with the run that it asks, and with that run's id where W&B knows it.
     sections, told = settings.sections(), {}
     if trained is not None:
         told = {"folder": str(trained), "name": settings.name}
@@ -161,6 +165,7 @@ def _in_the_same_folder(command: str, folder: Path) -> str:
     """The command of a sweep that goes on where it was interrupted; one that went on before names the folder."""
     if f"run={folder}" in shlex.split(command):
         return command
+    # Quoted only where the shell or Hydra's grammar would take the folder for something else.
     plain = re.fullmatch(r"[\w/.:@+-]+", str(folder))
     return f"{command} {shlex.quote(f'hydra.run.dir={folder if plain else quoted(str(folder))}')}"
 
@@ -169,6 +174,7 @@ def _require_same_sweep(folder: Path, settings: Settings) -> None:
     config = folder / "config.yaml"
     if not config.is_file():
         return
+    # How many ranks share the work is no part of the question that is asked.
     begun = read_settings(config, allow_foreign_targets=settings.allow_foreign_targets)
     if begun.to_yaml() != settings.model_copy(update={"launch": begun.launch}).to_yaml():
         raise UserError(
@@ -181,6 +187,7 @@ def run_describe(settings: Settings) -> None:
     """Print size and cost of the model for the data set's shape, and which parameters decay; no data is read."""
     dataset = build_dataset(settings)
     cell = build_cell(settings, dataset)
+    # A fault in a cell of the user's own becomes a sentence; one of deqrun's keeps its trace.
     try:
         described, baseline = describe_model(settings, dataset, cell)
     except Exception as error:
@@ -202,12 +209,14 @@ def prepare(device: str, threads: int | None) -> torch.device:
 
     threads  of the run: its ranks on this machine share them; None: PyTorch's own choice, or for ranks all cores
     """
+    # Ranks on one machine share its threads.
     own = place()
     if own.count > 1:
         torch.set_num_threads(max(1, (threads or cores()) // own.local_count))
     elif threads is not None:
         torch.set_num_threads(threads)
     found = find_for_rank(device, own)
+    # On a CPU freed memory is kept for the next iterate; an accelerator's number is made the default.
     if traits(found).at_hand:
         keep_freed_memory()
     elif found.index is not None:  # what names no number, as a generator, is then on this one, too
@@ -296,12 +305,14 @@ def _finish(
     wait()
     if not leads():
         return None
+    # Rows and trajectories first, then the summary that speaks of them.
     if settings.sweep.states:
         _keep_states(settings, run, deq, dataset)
     if settings.sweep.keep == "samples":
         run.write_trajectories(swept.trajectories)
     for kind, rows in swept.rows.items():
         run.write_rows(kind, rows)
+    # The run in one row: accuracy on test with its interval, how long the sweep took, the code and the device.
     accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
@@ -327,6 +338,7 @@ def _finish(
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
     run.write_status(completed.status, epoch=completed.epoch)
     parts.clear()
+    # Show the table, the place of the page, and warnings that a person should see last.
     console = Console()
     console.print(end_of_run_table(record))
     if (savings := savings_table(record)) is not None:

@@ -53,6 +53,7 @@ def joined(own: Place, store: dist.Store, minutes: float, device_type: str = "cp
     device_type  of the run's device: tensors on "cuda" go through NCCL
     """
     global _place
+    # Values of the host and tensors on CUDA take different ways.
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     with _answering(own):
         dist.init_process_group(
@@ -74,6 +75,7 @@ def _answering(own: Place | None = None) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # all errors of torch.distributed are
+        # torch.distributed tells a time-out by its words alone.
         text = " ".join(str(error).split())
         late = "timed out" in text.lower() or "timeout" in text.lower()
         raise RankLost(
@@ -128,6 +130,7 @@ def dealt(
     One item per rank is under way at a time, so that no rank has to keep results until the others are done.
     between  called before each item; of several ranks by all at once, so that it may be collective
     """
+    # One item a rank, then all results in order, then the next ones.
     for first in range(0, len(items), _place.count):
         between()
         mine = first + _place.rank

@@ -38,7 +38,7 @@ class BaselineSettings(BaseModel):
     match    of an untied net: has the DEQ's parameters, or its multiply-adds of `layers` evaluations
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["none", "tied", "untied"]
     layers: Annotated[int, Field(strict=True, ge=1)] | None

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, m
 class ComponentSettings(BaseModel):
     """A class and its constructor's parameters, which may be components too: a section with `_target_`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="constants")
 
     target: str
     parameters: dict[str, Any]

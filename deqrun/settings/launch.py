@@ -19,7 +19,7 @@ class LaunchSettings(BaseModel):
     timeout_minutes  the longest that a rank waits for the others, and the launcher for ranks that are to end
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     devices: Annotated[int, Field(strict=True, ge=1, lt=2**16)] | None = None
     timeout_minutes: Annotated[float, Field(gt=0, le=24 * 60, allow_inf_nan=False)] = 10.0

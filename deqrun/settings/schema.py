@@ -37,7 +37,7 @@ RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="constants")
 
 
 class TrainSettings(_Section):

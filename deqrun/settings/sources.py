@@ -59,8 +59,10 @@ class ConfigSources:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every config group and its options, Hydra's own left out."""
-        names = self._list("", ObjectType.GROUP)
-        groups = {name: self._list(name, ObjectType.CONFIG) for name in names if name != "hydra"}
+        # The public way to list a group copies all sources for each of them.
+        _, sources = self.loader._parse_overrides_and_create_caching_repo(None, list(self.search))  # type: ignore[attr-defined]
+        names = sorted({*sources.get_group_options("", ObjectType.GROUP)} - {"hydra"})
+        groups = {name: sources.get_group_options(name, ObjectType.CONFIG) for name in names}
         return {name: options for name, options in groups.items() if options}
 
     def option(self, group: str, name: str) -> dict[str, Any]:
@@ -70,9 +72,6 @@ class ConfigSources:
         content = OmegaConf.to_container(cfg.content, resolve=True)
         assert isinstance(content, dict)
         return {str(key): value for key, value in content.items()}
-
-    def _list(self, group: str, kind: ObjectType) -> list[str]:
-        return sorted(self.loader.get_group_options(group, results_filter=kind, overrides=list(self.search)))
 
 
 @contextmanager

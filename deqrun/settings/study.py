@@ -28,7 +28,7 @@ class StudySettings(BaseModel):
     ask       parameters of the question
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     question: str | None
     size: Literal["small", "full"]

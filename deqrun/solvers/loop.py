@@ -117,6 +117,7 @@ def _check_rows(budget: Budget, batch: int) -> None:
 
 
 def _check_layers(f: object, solver: Solver) -> None:
+    # Through layers there is one way: one after the other.
     if isinstance(f, Layers) and not solver.takes_layers:
         raise TypeError(
             f"{solver} looks for a fixed point, but this {type(f).__name__} is {f.depth} layers that follow one "

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -98,16 +99,21 @@ def refused(deqrun: Callable[..., Outcome], workspace: Path, launches: Launches)
     return call
 
 
+@cache
+def config_of(overrides: tuple[str, ...]) -> str:
+    """The text of config.yaml of a run of these overrides."""
+    with open_sources() as sources:
+        return load_settings(sources.compose("train", overrides)).to_yaml()
+
+
 @pytest.fixture
 def made_run(workspace: Path) -> Callable[..., Path]:
     """made_run(*overrides, folder=…, status=…): a run folder as a run of these overrides leaves it."""
 
     def make(*overrides: str, folder: str = "outputs/train/2030-01-31/12-00-00-first", status: str = "running") -> Path:
-        with open_sources() as sources:
-            settings = load_settings(sources.compose("train", overrides))
         path = Path(folder)
         path.mkdir(parents=True)
-        (path / "config.yaml").write_text(settings.to_yaml())
+        (path / "config.yaml").write_text(config_of(overrides))
         (path / "status.json").write_text(json.dumps({"status": status, "reason": "", "epoch": 1}))
         return path
 

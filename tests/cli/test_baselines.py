@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ Refused = Callable[..., str]
 MadeRun = Callable[..., Path]
 
 
+@cache
 def composed(*overrides: str) -> Settings:
     with open_sources() as sources:
         return load_settings(sources.compose("train", overrides))
@@ -45,6 +47,7 @@ def studies() -> list[str]:
         return sources.groups["study"]
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("kind", ["tied", "untied"])
 @pytest.mark.parametrize("study", studies())
 def test_every_study_has_baselines(study: str, kind: str) -> None:

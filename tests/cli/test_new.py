@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Outcome
+from tests.usual import usual
 
 Deqrun = Callable[..., Outcome]
 ROOT = Path(__file__).parents[2]
@@ -32,9 +33,7 @@ def own_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("mine", None)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[] if kind == "cell" else pytest.mark.nightly) for kind in WRITTEN]
-)
+@pytest.mark.parametrize("kind", usual(WRITTEN, nightly=("dataset", "solver", "study")))
 def test_the_example_is_trained_and_tested(deqrun: Deqrun, workspace: Path, kind: str) -> None:
     outcome = deqrun("new", kind, "mine", "--output", "parts")
     assert (outcome.code, outcome.err) == (0, "")

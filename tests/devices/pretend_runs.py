@@ -30,6 +30,7 @@ from deqrun.loading import load_run
 from deqrun.settings import Settings
 from tests.devices.measure import CASES, Few, settings_of, train_small
 from tests.pretend_device import install, without_float64
+from tests.usual import usual
 
 DEVICE = install()
 CPU = torch.device("cpu")
@@ -146,7 +147,7 @@ def assert_same_steps(overrides: list[str]) -> None:
         assert all(one < max(1e-5, 10 * other) for one, other in zip(step, own, strict=True)), (found, own)
 
 
-@pytest.mark.parametrize("model", CASES)
+@pytest.mark.parametrize("model", usual(CASES, nightly=[*CASES][1::2]))
 def test_each_model_takes_the_cpus_steps(model: str) -> None:
     assert_same_steps([*small(model), *gradient_overrides("implicit")])
 
@@ -322,8 +323,9 @@ def plain(rows: list[Any]) -> list[dict[str, Any]]:
     return [{key: value for key, value in asdict(row).items() if "seconds" not in key} for row in rows]
 
 
-@pytest.mark.parametrize("overrides", GRIDS.values(), ids=GRIDS)
-def test_every_axis_of_a_sweep_is_the_cpus(overrides: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("grid", usual(GRIDS, nightly=[*GRIDS][1:]))
+def test_every_axis_of_a_sweep_is_the_cpus(grid: str, tmp_path: Path) -> None:
+    overrides = GRIDS[grid]
     found, expected = swept(DEVICE, tmp_path / "a", *overrides), swept(CPU, tmp_path / "b", *overrides)
     assert found.rows.keys() == expected.rows.keys() == {"sweep", "halting", "breadth", "savings"}
     for kind in ("sweep", "breadth"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,13 +11,9 @@ from deqrun.experiment.training.train import TrainingStopped
 from deqrun.solvers.device import HOST_CHECK_EVERY
 from tests.devices.measure import CASES, StepWaits, settings_of, sweep_waits, train_small, training_waits
 from tests.pretend_device import counted, install
+from tests.usual import usual
 
 DEVICE = install()
-
-
-def some(names: Iterable[str], nightly: Collection[str]) -> list[Any]:
-    """Parameters of a test, some of them for the night."""
-    return [pytest.param(name, marks=[pytest.mark.nightly] if name in nightly else []) for name in names]
 
 
 BESIDE = 3
@@ -32,7 +26,7 @@ def assert_bounded(step: StepWaits) -> None:
     assert step.beside <= BESIDE
 
 
-@pytest.mark.parametrize("model", some(CASES, ["mdeq_large", "eqr_small", "fprm_small", "looped_lm"]))
+@pytest.mark.parametrize("model", usual(CASES, ["mdeq_large", "eqr_small", "fprm_small", "looped_lm"]))
 def test_a_training_step(model: str) -> None:
     for step in training_waits(CASES[model], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
@@ -63,7 +57,7 @@ OPTIONS = {
 FOR_THE_NIGHT = ("penalty", "mixture", "warmup", "phantom", "one_step", "untied", "picard", "secant", "damped")
 
 
-@pytest.mark.parametrize("name", some(OPTIONS, FOR_THE_NIGHT))
+@pytest.mark.parametrize("name", usual(OPTIONS, FOR_THE_NIGHT))
 def test_options_of_training_add_few_waits(name: str) -> None:
     for step in training_waits([*CASES["mlp"], *OPTIONS[name]], steps=2):
         assert_bounded(step)
@@ -81,7 +75,7 @@ SWEPT_AT_NIGHT = ["mdeq_large", "conv", "monotone", "monotone_conv", "transforme
 SWEPT_AT_NIGHT += ["eqr_small", "fprm_small", "looped_lm"]
 
 
-@pytest.mark.parametrize("model", some(CASES, SWEPT_AT_NIGHT))
+@pytest.mark.parametrize("model", usual(CASES, SWEPT_AT_NIGHT))
 def test_a_sweep(model: str, tmp_path: Path) -> None:
     found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,24]"], tmp_path, samples=16)
     assert found.steps > 0

@@ -1,8 +1,12 @@
-"""Small runs of the real thing: a tiny cell on the real digits."""
+"""Small runs of the real thing: a tiny cell on the real digits.
+
+A page takes longer than the run: report=true asks for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,7 @@ SMALL = [
     "model=mlp",
     "model.width=24",
     "tracker=none",
+    "report=false",
     "threads=1",
     "train.epochs=3",
     "train.batch_size=256",
@@ -30,6 +35,7 @@ SMALL = [
 def settings_of() -> Callable[..., Settings]:
     """Settings of a small training run, with overrides."""
 
+    @cache
     def make(*overrides: str) -> Settings:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):

@@ -21,6 +21,7 @@ SMALL = [
     "model.width=8",
     "train.epochs=2",
     "tracker=none",
+    "report=false",
     "device=cpu",
     "threads=1",
     "sweep.iterations=[1]",
@@ -130,10 +131,9 @@ def test_a_job_in_the_way_of_another_run_is_told(capsys: pytest.CaptureFixture[s
 
 
 def test_values_that_change_no_number_make_jobs_of_their_own() -> None:
-    """The fingerprint of a run leaves its threads out; two jobs that differ in them alone are two jobs."""
-    shared = [text for text in SMALL if not text.startswith("threads=")]
-    assert main(["train", "-m", *shared, "threads=1,2"]) == 0
-    assert sorted(numbers(home())) == ["000-threads=1", "001-threads=2"]
+    """The fingerprint of a run leaves out how often it is recorded; two jobs that differ in that alone are two jobs."""
+    assert main(["train", "-m", *SMALL, "train.log_every=1,2"]) == 0
+    assert sorted(numbers(home())) == ["000-log_every=1", "001-log_every=2"]
 
 
 def test_an_error_that_nobody_expected_keeps_its_trace(

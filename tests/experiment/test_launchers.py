@@ -210,8 +210,11 @@ def test_a_search_of_which_one_trial_fails_ends_with_the_best(
 
 @needs("hydra_optuna_sweeper")
 @pytest.mark.filterwarnings("ignore")  # Optuna 2 calls SQLAlchemy by former names
-def test_a_search_of_which_every_trial_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*SEARCH, "hydra.sweeper.n_trials=2", "optimizer.lr=1e30,1e31"]) == 3
+@pytest.mark.parametrize("asked", ["-m", "hydra.mode=MULTIRUN"])
+def test_a_search_of_which_every_trial_fails_says_so(asked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A search is asked for by the flag, or by the config."""
+    search = [asked if word == "-m" else word for word in SEARCH]
+    assert main([*search, "hydra.sweeper.n_trials=2", "optimizer.lr=1e30,1e31"]) == 3
     printed = capsys.readouterr()
     assert "no trial was completed" in printed.err
     assert "Traceback" not in printed.err

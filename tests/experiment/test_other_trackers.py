@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-LOOKS = ("train.eval_every=3", "train.eval_iterations=[1,4]")
+LOOKS = ("report=true", "train.eval_every=3", "train.eval_iterations=[1,4]")
 
 
 def resumed_run(settings_of: SettingsOf, tracker: str, monkeypatch: pytest.MonkeyPatch) -> RunRecord:

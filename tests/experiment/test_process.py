@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from deqrun.cli import main
 from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 
@@ -51,7 +52,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "here"
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 130)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.nightly)],
+)
 def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
     process = deqrun("train", *SMALL, "train.epochs=12", "run=here", folder=tmp_path)
     last, deadline = tmp_path / "here" / "checkpoints" / "last.pt", time.monotonic() + 120
@@ -71,19 +75,11 @@ def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole:
     assert one.summary.test_accuracy == two.summary.test_accuracy
 
 
-def test_a_trained_run_is_swept_again_without_training(whole: Path) -> None:
+def test_a_trained_run_is_swept_again_without_training(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
-    code, _, err = finish(
-        deqrun(
-            "sweep",
-            f"run={whole}",
-            "sweep.iterations=[1,3]",
-            "sweep.solvers=[picard]",
-            "tracker=none",
-            folder=whole.parent,
-        )
-    )
-    assert code == 0, err
+    monkeypatch.chdir(whole.parent)
+    asked = ["sweep.iterations=[1,3]", "sweep.solvers=[picard]", "tracker=none", "report=false"]
+    assert main(["sweep", f"run={whole}", *asked]) == 0
     (folder,) = (whole.parent / "outputs" / "sweep").glob("*/*")
     again, trained = read_run(folder), read_run(whole)
     assert {(cell.solver, cell.max_iter) for cell in again.sweep} == {
@@ -106,18 +102,24 @@ def test_compare_puts_runs_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert max(map(len, out.splitlines())) <= 120
 
 
-def test_describe_prints_the_published_counts(tmp_path: Path) -> None:
+def test_describe_prints_the_published_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """158,890 parameters and a state of 30,720 on CIFAR-10's shape (Bai, Koltun & Kolter 2020), and no data is read."""
-    code, out, err = finish(deqrun("describe", "model=mdeq", "dataset=cifar10", folder=tmp_path))
-    assert code == 0, err
+    monkeypatch.chdir(tmp_path)
+    assert main(["describe", "model=mdeq", "dataset=cifar10"]) == 0
+    out = capsys.readouterr().out
     assert "158,890" in out
     assert "30,720" in out
     assert list(tmp_path.iterdir()) == []
 
 
-def test_absent_data_is_one_sentence_and_no_folder(tmp_path: Path) -> None:
-    code, _, err = finish(deqrun("train", "dataset=cifar10", "tracker=none", folder=tmp_path))
-    assert code == 2
+def test_absent_data_is_one_sentence_and_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "dataset=cifar10", "tracker=none"]) == 2
+    err = capsys.readouterr().err
     assert len(err.strip().splitlines()) == 1
     assert "dataset.download=true" in err
     assert not (tmp_path / "outputs").exists()
@@ -141,7 +143,7 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     assert (site / "deqrun" / "configs" / "train.yaml").is_file()
     code = "import sys; import deqrun, deqrun.cli; print(deqrun.__file__); sys.exit(deqrun.cli.main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there"],
+        [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there", "report=true"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         text=True,
@@ -150,4 +152,5 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     )
     assert ran.returncode == 0, ran.stderr
     assert str(site) in ran.stdout
+    assert (tmp_path / "there" / "report.html").is_file()
     assert read_run(tmp_path / "there").status.status == "completed"

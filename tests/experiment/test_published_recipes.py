@@ -14,6 +14,7 @@ from deqrun.settings import Settings, load_settings
 from deqrun.settings.sources import open_sources
 from tests.datasets.image_files import write_cifar10
 from tests.datasets.puzzle_folders import maze_folder, sudoku_folder
+from tests.usual import usual
 
 
 def study(name: str, *overrides: str) -> Settings:
@@ -99,9 +100,7 @@ def test_reasoners_have_the_published_settings_and_sizes_on_their_files(name: st
     assert deq.cell.has_halting_head
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name == "trm_maze" else []) for name in REASONERS]
-)
+@pytest.mark.parametrize("name", usual(REASONERS, nightly=["trm_maze"]))
 def test_reasoners_run_from_the_data_to_a_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of three segments at a small width; the budget of the records is all segments'."""
     monkeypatch.chdir(tmp_path)

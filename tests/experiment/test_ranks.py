@@ -77,6 +77,9 @@ def trained(settings: Settings, folder: Path, count: int) -> Path:
     return folder
 
 
+NIGHTLY = pytest.mark.nightly
+
+
 def rows(folder: Path, kind: str) -> list[dict[str, Any]]:
     lines = (folder / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()
     return [{key: value for key, value in json.loads(line).items() if "seconds" not in key} for line in lines]
@@ -92,9 +95,9 @@ def assert_close(folder: Path, other: Path, kind: str, rel: float) -> None:
     [
         pytest.param([], id="plain"),
         pytest.param(EVERY_DRAW, id="every-draw"),
-        pytest.param(["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments"),
+        pytest.param(["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments", marks=NIGHTLY),
         pytest.param(["train.batch_size=2"], id="fewer-rows-than-ranks"),
-        pytest.param(["train.batch_size=400", "train.start=previous"], id="previous"),
+        pytest.param(["train.batch_size=400", "train.start=previous"], id="previous", marks=NIGHTLY),
     ],
 )
 def test_losses_are_one_processs(own: list[str], settings_of: SettingsOf, tmp_path: Path) -> None:

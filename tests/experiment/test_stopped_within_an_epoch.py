@@ -21,6 +21,7 @@ from deqrun.experiment.training import evaluations
 from deqrun.experiment.training import train as training
 from deqrun.records.reading import read_run
 from deqrun.settings import Settings
+from tests.usual import usual
 
 SettingsOf = Callable[..., Settings]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked, so that none imports torch again")
@@ -117,9 +118,7 @@ def whole(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.nightly] if name in ("HUP", "INT") else []) for name in CALLS]
-)
+@pytest.mark.parametrize("name", usual(CALLS, nightly=("HUP", "INT")))
 def test_a_run_that_ends_within_an_epoch_goes_on_to_the_same_numbers(
     name: str, settings_of: SettingsOf, whole: Path, tmp_path: Path
 ) -> None:

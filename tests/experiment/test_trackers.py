@@ -40,7 +40,11 @@ def offline(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -
         patch.setenv("HOME", str(folder.parent / "home"))
         for name in ("WANDB_API_KEY", "WANDB_MODE"):
             patch.delenv(name, raising=False)
-        run_train(settings_of("tracker=wandb", "tracker.group=g", "tracker.tags=[a,b]", "name=tracked"), folder, "cmd")
+        run_train(
+            settings_of("tracker=wandb", "report=true", "tracker.group=g", "tracker.tags=[a,b]", "name=tracked"),
+            folder,
+            "cmd",
+        )
     return folder
 
 
@@ -301,10 +305,10 @@ def test_a_run_is_complete_only_with_its_report(
     with monkeypatch.context() as patch:
         patch.setattr(launch, "write_report", Stop(launch.write_report, 1, KeyboardInterrupt()))
         with pytest.raises(Interrupted):
-            run_train(settings_of("train.epochs=1"), run, "cmd")
+            run_train(settings_of("train.epochs=1", "report=true"), run, "cmd")
     assert read_run(run).status.status == "interrupted"
     before = read_run(run).summary
-    run_train(settings_of("train.epochs=1"), run, "cmd")
+    run_train(settings_of("train.epochs=1", "report=true"), run, "cmd")
     after = read_run(run)
     assert (after.status.status, after.summary.test_accuracy) == ("completed", before.test_accuracy)
     assert "interrupted" not in (run / "report.html").read_text().lower().partition("<script")[0]

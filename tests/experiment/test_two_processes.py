@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from deqrun.cli import main
 from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
 from tests.experiment.test_process import deqrun, finish
+from tests.usual import usual
 
 QUICK = [*SMALL, "train.epochs=1", "sweep=none"]
 
@@ -23,8 +26,7 @@ def test_of_two_runs_into_one_folder_one_runs_and_one_is_told(tmp_path: Path) ->
     run = read_run(tmp_path / "same")
     assert (run.summary.seed, run.config["seed"], run.status.status) == (first, first, "completed")
     assert len(run.epochs) == 1
-    alone = deqrun("train", *QUICK, f"seed={first}", "run=alone", folder=tmp_path)
-    assert finish(alone)[0] == 0
+    assert main(["train", *QUICK, f"seed={first}", f"run={tmp_path / 'alone'}"]) == 0
     one, two = (
         torch.load(tmp_path / name / "checkpoints" / "best.pt", weights_only=True) for name in ("same", "alone")
     )
@@ -33,9 +35,10 @@ def test_of_two_runs_into_one_folder_one_runs_and_one_is_told(tmp_path: Path) ->
     assert [finish(process)[0] for process in again] == [0, 0]  # it is complete, and each says so
 
 
-def test_runs_of_one_second_into_default_names_all_run(tmp_path: Path) -> None:
-    three = [deqrun("train", *QUICK, f"seed={seed}", "name=a", folder=tmp_path) for seed in range(3)]
-    assert [finish(process)[0] for process in three] == [0, 0, 0]
+@pytest.mark.parametrize("count", usual([2, 3], nightly=[3]))
+def test_runs_of_one_second_into_default_names_all_run(count: int, tmp_path: Path) -> None:
+    started = [deqrun("train", *QUICK, f"seed={seed}", "name=a", folder=tmp_path) for seed in range(count)]
+    assert [finish(process)[0] for process in started] == [0] * count
     folders = list((tmp_path / "outputs" / "train").glob("*/*"))
-    assert sorted(read_run(folder).summary.seed or 0 for folder in folders) == [0, 1, 2]
+    assert sorted(read_run(folder).summary.seed or 0 for folder in folders) == list(range(count))
     assert [path for folder in folders for path in folder.glob(".*")] == []

@@ -60,7 +60,7 @@ def test_a_new_run_of_an_agent_takes_the_id_that_the_agent_gives(
 @pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed")
 def test_the_view_has_a_section_for_each_family_of_curves(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    assert main(["train", *SMALL, "sweep.halting=[residual]", "sweep.breadth=[1,2]", f"run={run}"]) == 0
+    assert main(["train", *SMALL, "report=true", "sweep.halting=[residual]", "sweep.breadth=[1,2]", f"run={run}"]) == 0
     command = [sys.executable, str(ROOT / "scripts" / "wandb_workspace.py"), str(run), "--entity", "e", "--dry-run"]
     printed = subprocess.run([*command, "--group-by", "solver._target_"], capture_output=True, text=True, check=True)
     sections = dict(line.split(": ") for line in printed.stdout.splitlines())

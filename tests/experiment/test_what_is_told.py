@@ -94,7 +94,7 @@ def test_the_summary_says_with_which_code_and_on_what_a_run_was_made(
         return evaluate(*arguments, **named)
 
     monkeypatch.setattr(training, "evaluate", commit)
-    run_train(settings_of("train.epochs=1", "sweep=none"), tmp_path / "run", "deqrun train")
+    run_train(settings_of("train.epochs=1", "sweep=none", "report=true"), tmp_path / "run", "deqrun train")
     summary = read_run(tmp_path / "run").summary
     assert (summary.git_commit, summary.git_dirty) == (before, False)
     assert summary.device

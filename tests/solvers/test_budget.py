@@ -54,6 +54,7 @@ def derived(long: LongSolve, row: int, budget: Budget) -> tuple[int, int, Status
     return steps, kept, status
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_one_trajectory_answers_every_budget(
     problem: Problem, case: SolverCase, long_solve: LongSolve, keep: str

@@ -11,6 +11,8 @@ from deqrun.solvers import Budget, Solution, Status, solve
 from tests.problems import Problem, RowMap, Trajectory, residual_of
 from tests.solvers.conftest import SolverCase
 
+pytestmark = pytest.mark.pairs
+
 
 @dataclass(frozen=True)
 class Solved:

@@ -19,6 +19,7 @@ def in_units(f: RowMap, unit: float) -> RowMap:
     return RowMap(lambda z, *parameters: unit * f.function(z / unit, *parameters), f.parameters)
 
 
+@pytest.mark.pairs
 @EVERY_UNIT
 def test_the_unit_of_the_state_does_not_matter(
     problem: Problem, case: SolverCase, dtype: torch.dtype, exponent: int

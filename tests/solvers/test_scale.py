@@ -32,6 +32,7 @@ def in_units(f: RowMap, unit: Tensor | float) -> RowMap:
     return RowMap(lambda z, c, *parameters: c * f.function(z / c, *parameters), (unit, *f.parameters))
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_a_power_of_two_changes_no_digit(problem: Problem, case: SolverCase, exponent: int) -> None:
     """Status, steps, counts and residuals are those at scale 1 to the bit, and states are c times theirs."""
@@ -45,6 +46,7 @@ def test_a_power_of_two_changes_no_digit(problem: Problem, case: SolverCase, exp
     torch.testing.assert_close(scaled.z, unit * plain.z, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("unit", [1e-30, 1e-19, 1e19, 1e30])
 @EVERY_SOLVER
 def test_another_scale_changes_rounding_alone(any_solver: SolverCase, unit: float) -> None:

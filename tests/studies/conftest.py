@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -36,6 +36,21 @@ variants:
   left_out: ${sized:null,['optimizer.lr=1']}
 ask: {times: 2}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_pages(pytestconfig: pytest.Config) -> Iterator[None]:
+    """In the usual run the runs of a study have empty pages, which take longer than the runs; its own page is real."""
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.option.markexpr == "not nightly":
+            patch.setattr("deqrun.experiment.launch.write_report", lambda folder, record: empty_page(folder))
+        yield
+
+
+def empty_page(folder: Path) -> Path:
+    page = folder / "report.html"
+    page.write_text("<html></html>")
+    return page
 
 
 @dataclass

@@ -65,6 +65,7 @@ def test_a_study_needs_a_folder_of_its_own(refused: Refused, counting: Counting,
     assert "run=file is a file" in refused("train", "study=tiny", "run=file")
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", questions())
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_every_question_has_a_study_of_its_name_that_gives_it_what_it_takes(name: str, size: str) -> None:

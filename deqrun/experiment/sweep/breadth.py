@@ -120,12 +120,14 @@ def solve_starts(
         x, y = batch_at(dataset, split, place, device)
         # States of different views are no ends of one map.
         batch = _Batch(dataset, y, depths, budget.max_iter + 1, len(starts), ends=views is None, head=head)
+        # One map for all starts, unless each start sees the sample through a symmetry of its own.
         with autocast(precision, device), deq.cell.fixed_weights():
             f = None
             for start in starts:
                 view = None if views is None else views.of(dataset, place, start.draw, device)
                 if f is None or views is not None:
                     f = deq.bind(x if view is None else view.seen(x))
+                # The observer reads out at the depths while the solve goes by; only then is its end taken in.
                 observe = _Depths(deq, batch, view)
                 z0 = start.begin(deq.start(f), place)
                 shaken = solver if noise is None else noise.shaken(solver, place, start.draw)
@@ -149,6 +151,7 @@ def solve_starts(
 
 
 def _joined_ends(parts: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64] | None:
+    # One batch whose ends were too large leaves the number unknown for the whole split.
     known = [part for part in parts if part is not None]
     return np.concatenate(known, axis=1) if len(known) == len(parts) else None
 
@@ -167,6 +170,7 @@ class _Depths:
         self.seen: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
+        # Answers of a view are mapped back before they are compared or averaged.
         logits, batch = self.deq.cell.readout(z), self.batch
         if self.view is not None:
             logits = self.view.take(rows).back(logits)
@@ -177,6 +181,7 @@ class _Depths:
         self.sure[rows] = confidence(logits, asked).to(self.sure)
         if batch.head:
             self.told[rows] = self.deq.cell.halt_logit(z).to(self.told)
+        # The mean is over probabilities; its sums are kept at the depths alone.
         batch.mean.add(k, logits, rows)
         if k in batch.depths:
             self.seen[k] = tuple(each.clone() for each in self._now())
@@ -186,6 +191,7 @@ class _Depths:
 
     def at_depths(self) -> tuple[Tensor, ...]:
         """(D, n) codes, rights, confidences and the head's logits; depths that no row reached have the end's values."""
+        # All rows had stopped before: the answers at the end stand for every later depth.
         seen = [self.seen.get(depth, self._now()) for depth in self.batch.depths]
         return tuple(torch.stack(each) for each in zip(*seen, strict=True))
 
@@ -258,6 +264,7 @@ class _Batch:
         # To choose by residual costs one evaluation more a start where the residual is not known yet.
         nfe = np.stack(self._nfe)
         spent = {name: total_evaluations(nfe, residual_chooses=name in BY_RESIDUAL) for name in correct}
+        # A row was iterating at k if its count rose there; its answer cost one less than its residual.
         running = np.ones(nfe.shape, dtype=bool)
         running[:, 1:] = nfe[:, 1:] > nfe[:, :-1]
         running = running[:, self.depths]
@@ -281,6 +288,7 @@ def breadth_rows(
     start  where the draws begin, or in what they differ
     noise  level of their noise
     """
+    # Costs are means over the samples; everything else is taken at each breadth and depth.
     samples = starts.singles.shape[2]
     costs = {name: np.cumsum(spent / samples, axis=0) for name, spent in starts.spent.items()}
     spreads = {breadth: vars(spread(starts.singles[:breadth])) for breadth in breadths}

@@ -58,6 +58,7 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
     """
     grid = settings.sweep
     if grid.empty:
+        # The same model and data for neighbours, as in sweep_keys; validation first, since it chooses.
         return []
     return [
         TrajectoryKey(solver, kind, split, precision, difficulty)
@@ -72,6 +73,8 @@ def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
 
 DRAWN = ("breadth", "symmetries")
 """The starts of keys whose samples are drawn several times."""
+DERIVED = ("breadth", "savings")
+"""The kinds of rows that are made while such a key is solved."""
 
 
 def draws_of(grid: SweepSettings, key: TrajectoryKey) -> int:
@@ -117,7 +120,7 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
 
     # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
-        finished = parts.read_draws(key) if leads() else None
+        finished = parts.read_rows(key, *DERIVED) if leads() else None
         if told(finished is not None):
             progress.skip(key)
         else:
@@ -172,6 +175,7 @@ def sweep_budget(settings: Settings) -> Budget:
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, AnyTrajectory]) -> list[SweepCell]:
     """The grid's rows from its trajectories."""
     iterations, tolerances = swept_grid(settings)
+    # Derived, not solved: each trajectory answers for the whole grid.
     return [
         cell
         for key, trajectory in trajectories.items()
@@ -201,6 +205,7 @@ class Variants:
 
     def dataset(self, difficulty: int | None) -> Dataset:
         """The data at a difficulty; None: the run's own."""
+        # Read once: every solver and precision asks the same samples.
         if difficulty not in self._datasets:
             self._datasets[difficulty] = build_dataset(at_difficulty(self.settings, difficulty))
         return self._datasets[difficulty]
@@ -218,6 +223,7 @@ class Variants:
 
     def work(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and the cost of one in numbers of its input."""
+        # The cost of a sample is taken as the size of its input: enough to say how much time is left.
         dataset = self.dataset(key.difficulty)
         grid = self.settings.sweep
         starts = draws_of(grid, key) * len(grid.noise) if key.start in DRAWN else 1
@@ -282,10 +288,10 @@ def _solve_starts(
     advance: Callable[[int], object],
     chosen: Sequence[Choice],
     alone: AnyTrajectory | None,
-) -> tuple[list[BreadthRow], list[SavingRow]] | None:
-    """The rows of one solver's draws, at every level of noise; the first normal start is `sweep.starts=[normal]`.
+) -> list[list[Any]] | None:
+    """The rows of one solver's draws at every level of noise, of each kind in `DERIVED`; None of later ranks.
 
-    None of ranks beyond the first.
+    The first normal start is `sweep.starts=[normal]`.
     chosen  by validation, of which test has its savings
     alone   the trajectory of depth alone on test; None: the first draw without noise
     """
@@ -293,6 +299,7 @@ def _solve_starts(
     # Views of a sample begin where the cell begins: they differ by their symmetry alone.
     views = SweepViews(key.split, grid.start_seed) if key.start == "symmetries" else None
     kind: StartKind = grid.breadth_start if views is None else "zeros"
+    # One start for each draw; the levels of the noise share the starts and ε.
     starts = [
         SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
         for draw in range(draws_of(grid, key))
@@ -326,8 +333,9 @@ def _solve_starts(
     if alone is not None and key.split == "test":
         compared |= measured(chosen, depth_alone(alone, grid.iterations), grid.iterations, 0.0, "zeros")
     savings = saving_rows(chosen, compared) if key.split == "test" else []
-    parts.write_draws(key, rows, savings)
-    return rows, savings
+    finished: list[list[Any]] = [rows, savings]
+    parts.write_rows(key, dict(zip(DERIVED, finished, strict=True)))
+    return finished
 
 
 def _choices(
@@ -337,6 +345,7 @@ def _choices(
     drawn: dict[TrajectoryKey, list[BreadthRow]],
 ) -> list[Choice]:
     """What validation chooses among its draws and depth alone; nothing before it is solved."""
+    # Choices are by validation rows alone, draws and depth alone side by side.
     validation = key._replace(split="validation")
     alone = _alone(validation, settings, found)
     rows = [] if alone is None else rows_alone(alone, settings.sweep.iterations, validation)
@@ -377,6 +386,7 @@ class Progress:
 
     def skip(self, key: TrajectoryKey) -> None:
         """Count a trajectory that was solved before."""
+        # Solved by an earlier process: it counts as done, but not as fast.
         n, cost = self._work[key]
         if not self._bar.disable:
             self._bar.initial += n * cost  # the time left goes by what this process has done

@@ -19,7 +19,7 @@ from deqrun.experiment.ranks import leads
 from deqrun.records.files import write_whole, writing_whole
 from deqrun.records.long_trajectory import HELD, AnyTrajectory, LongTrajectory, PartsInArchive, PartsWriter
 from deqrun.records.reading import read_rows
-from deqrun.records.rows import BreadthRow, SavingRow
+from deqrun.records.rows import ROW_KINDS
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.records.writing import json_lines
 
@@ -55,6 +55,7 @@ class SweepParts:
         path = self._path(key, "npz")
         if not path.is_file():
             return None
+        # The first trajectories stay in memory, as far as that goes; later ones are read where they are needed.
         try:
             found = LongTrajectory(PartsInArchive(path))
             size = path.stat().st_size
@@ -83,6 +84,7 @@ class SweepParts:
     @contextmanager
     def writing_solutions(self, key: TrajectoryKey, n: int) -> Iterator[Callable[[Tensor], None]]:
         """A function that takes the states of each batch, with which other solves of this sweep begin."""
+        # A .npy file whose header is written with the first batch, when shape and dtype are known.
         with writing_whole(self._path(key, "npy")) as file:
 
             def add(states: Tensor) -> None:
@@ -95,18 +97,18 @@ class SweepParts:
 
             yield add
 
-    def read_draws(self, key: TrajectoryKey) -> tuple[list[BreadthRow], list[SavingRow]] | None:
-        """The rows of finished draws, and their savings."""
-        path = self._path(key, "jsonl")
-        if not path.is_file():
+    def read_rows(self, key: TrajectoryKey, *kinds: str) -> list[list[Any]] | None:
+        """The rows of each of these kinds (`ROW_KINDS`) that `write_rows` kept together; None if it has not ended."""
+        paths = [self._path(key, ROW_KINDS[kind].file) for kind in kinds]
+        if not all(path.is_file() for path in paths):
             return None
-        return list(read_rows(path, BreadthRow)), list(read_rows(self._path(key, "savings.jsonl"), SavingRow))
+        return [list(read_rows(path, ROW_KINDS[kind].row)) for path, kind in zip(paths, kinds, strict=True)]
 
-    def write_draws(self, key: TrajectoryKey, rows: list[BreadthRow], savings: list[SavingRow]) -> None:
-        """Keep the rows of draws, and their savings."""
-        write_whole(self._path(key, "savings.jsonl"), json_lines(savings))
-        # Last, since this file says that all is done.
-        write_whole(self._path(key, "jsonl"), json_lines(rows))
+    def write_rows(self, key: TrajectoryKey, rows: dict[str, list[Any]]) -> None:
+        """Keep the rows of several kinds, which are finished together."""
+        # One file a kind: the rows are taken up again only if all of them are there.
+        for kind, found in rows.items():
+            write_whole(self._path(key, ROW_KINDS[kind].file), json_lines(found))
 
     def clear(self) -> None:
         """Remove all parts."""

@@ -49,11 +49,13 @@ class Measured:
 
 def depth_alone(trajectory: AnyTrajectory, depths: Sequence[int]) -> Starts:
     """The answers of a trajectory at each depth, as of one draw: of iterate k, or where the sample had stopped."""
+    # A sample that stopped before a depth keeps its last answer, and costs no more.
     last = trajectory.last()
     at = [np.minimum(depth, last) for depth in depths]
     right = np.stack([trajectory.at("correct", iterate) for iterate in at])[None]
     running = np.stack([depth <= last for depth in depths])[None]
     nfe = (np.stack([trajectory.at("nfe", iterate) for iterate in at])[None] - running).astype(np.int32)
+    # With one draw every aggregation gives the same answer; those that look at a residual pay for it.
     spent = {}
     for name in AGGREGATIONS:
         spent[name] = np.zeros((1, max(depths) + 1), dtype=np.int64)
@@ -72,10 +74,12 @@ def choices(validation: Sequence[BreadthRow], alone: Sequence[BreadthRow] = ()) 
 
     alone  rows of depth alone (`rows_alone`); none: those of one draw without noise, of which there must be some
     """
+    # Depth alone: from the cell's own start if it was solved, else the first draw without noise.
     single = [row for row in validation if (row.breadth, row.noise, row.aggregation) == (1, 0.0, "mean")]
     deep = list(alone) or single
     if not deep or not validation:
         return []
+    # Two goals: the best accuracy of depth alone, and of all cells; each less one standard error.
     cells, found = [*alone, *validation], []
     for goal, rows in (("depth", deep), ("all", cells)):
         best = max(rows, key=lambda row: row.accuracy)
@@ -100,6 +104,7 @@ def measured(
     chosen: Sequence[Choice], starts: Starts, depths: Sequence[int], noise: float, start: str
 ) -> dict[Cell, Measured]:
     """The chosen cells of these draws, by their level of the noise and their start, on the samples that were solved."""
+    # Of all that was solved only the chosen cells are held.
     both = [row for choice in chosen for row in (choice.cell, choice.deep) if row is not None]
     rows = [row for row in both if (row.noise, row.start) == (noise, start)]
     found = {}
@@ -120,6 +125,7 @@ def _row(choice: Choice, found: dict[Cell, Measured]) -> SavingRow:
     share = share_interval(at.right)
     nothing = Estimate(math.nan, math.nan, math.nan, share.n)
     deep_iter, deep_accuracy, deep_nfe, saved, gained = 0, math.nan, math.nan, nothing, nothing
+    # Paired by sample: both cells answered the same questions.
     if choice.deep is not None:
         deep = found[cell_of(choice.deep)]
         most = float(max(deep.nfe.max(), at.nfe.max()))

@@ -53,6 +53,7 @@ class SweepStart:
     ) -> None:
         self.kind, self.split, self.seed, self.scale, self.draw = kind, split, seed, scale, draw
         self._solutions = solutions
+        # π is drawn for the whole split at once: it depends on no batch.
         if kind == "other":
             if solutions is None:
                 raise ValueError("Starting at another sample's solution needs the solutions of the split.")
@@ -110,6 +111,7 @@ class SweepNoise:
 
     def shaken(self, solver: Solver, place: slice, draw: int) -> Solver:
         """The solver with this noise, of the samples at `place` in the split, in this draw."""
+        # Without noise nothing is wrapped, so that numbers are equal to the last bit.
         if self.level == 0:
             return solver
 

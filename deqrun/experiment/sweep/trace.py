@@ -117,6 +117,7 @@ class _Reader:
     ) -> None:
         self.deq, self.dataset, self.targets = deq, dataset, targets
         asked = dataset.asked(targets)
+        # A signal of the halting head is recorded only where the cell has one.
         further = [
             name
             for name in (CORE if isinstance(signals, bool) else signals)
@@ -130,6 +131,7 @@ class _Reader:
         self.clock = SolveClock(iterates, targets.device)
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
+        # The clock of the solve stands still; one read-out is timed for itself.
         with self.clock.observing(k):
             with self.clock.reading(len(rows)):
                 logits = self.deq.cell.readout(z)
@@ -188,6 +190,7 @@ def cells(
     # Of each part the values at the cells, (cells, n): they are few beside its iterates.
     parts = [_at_cells(part, iterations, tolerances, keep) for part in trajectory.parts()]
     at = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    # One column for each figure, over the cells in the order of the grid.
     columns = zip(
         grid,
         at["correct"],
@@ -225,6 +228,7 @@ def _at_cells(
     part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float], keep: str
 ) -> dict[str, NDArray[Any]]:
     """Arrays (cells, n) at the iterate where each cell stops, or that it keeps; `last` is (n,)."""
+    # Accuracy and loss are of the kept iterate; evaluations and status of the iterate where a row stops.
     last = part.last()
     stop = _stops(part, iterations, tolerances)
     kept = stop if keep == "last" else _at(part.lowest(), stop)
@@ -249,6 +253,7 @@ def _mean_loss(losses: NDArray[Any]) -> Estimate:
     """Mean and interval of the losses of a cell (n,); NaN where they are not known, without bounds where one is inf."""
     if np.isfinite(losses).all():
         return mean_interval(losses)
+    # Student's interval has no meaning beside an infinite loss.
     mean = float(losses.mean(dtype=np.float64))
     ends = (math.nan, math.nan) if math.isnan(mean) else (-math.inf, math.inf)
     return Estimate(mean, *ends, len(losses))
@@ -256,6 +261,7 @@ def _mean_loss(losses: NDArray[Any]) -> Estimate:
 
 def _stops(part: Trajectory, iterations: Sequence[int], tolerances: Sequence[float]) -> NDArray[np.intp]:
     """(tolerances · iterations, n): `Trajectory.stop` of every cell; the first iterate at most min(max_iter, …)."""
+    # The first iterate within each tolerance, found once, serves all budgets.
     reached_KN = np.stack([part.stop(part.iterates, tol) for tol in tolerances])
     ends_I11 = np.array(iterations, dtype=np.intp)[:, None, None]
     return np.minimum(reached_KN, ends_I11).transpose(1, 0, 2).reshape(-1, part.n)
@@ -270,6 +276,7 @@ def _prorated_seconds(
     seconds_T: NDArray[np.float64], last_N: NDArray[np.intp], stop_CN: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """(cells,) seconds: Σ_k (time of iterate k) · (rows a cell iterates at k) / (rows that were iterating at k)."""
+    # Rows still iterating at k are counted from the end: a row counts up to its last iterate.
     spent_T = np.diff(seconds_T, prepend=0.0)
     share_T = spent_T / np.maximum(np.bincount(last_N, minlength=len(spent_T))[::-1].cumsum()[::-1], 1)
     return np.take(share_T.cumsum(), stop_CN).sum(axis=1)

@@ -29,12 +29,14 @@ class MlflowTracker(Tracker):
         from mlflow.entities import RunStatus
 
         self._settings = settings
+        # A store of local files unless a server is named.
         uri = settings.uri
         if uri is None:
             STORE.parent.mkdir(exist_ok=True)
             uri = f"sqlite:///{STORE.resolve()}"
         self._client = MlflowClient(tracking_uri=uri)
         self._running = RunStatus.to_string(RunStatus.RUNNING)
+        # A run that goes on is the same run in the store.
         kept = run.folder / "mlflow-run-id.txt"
         if kept.is_file():
             self._id = kept.read_text().strip()
@@ -42,6 +44,7 @@ class MlflowTracker(Tracker):
         else:
             self._id = self._begun(settings, run)
             kept.write_text(self._id + "\n")
+        # Rows that the store has already are not sent again.
         self._epoch, self._step = self._known("train/loss"), self._known("steps/loss")
         curves = [key for key in self._client.get_run(self._id).data.metrics if key.startswith("evaluation/")]
         self._evaluated = max((self._known(key) for key in curves), default=0)
@@ -54,6 +57,7 @@ class MlflowTracker(Tracker):
             experiment = self._client.create_experiment(settings.project, artifact_location=where)
         else:
             experiment = found.experiment_id
+        # MLflow has no groups: they are tags.
         told = {"group": run.group(settings), "job_type": run.job_type(settings), "folder": str(run.folder.resolve())}
         told |= {f"trained.{key}": value for key, value in run.trained.items()}
         told |= {tag.partition("=")[0].replace("@", "."): tag.partition("=")[2] or tag for tag in run.tags(settings)}
@@ -82,6 +86,7 @@ class MlflowTracker(Tracker):
 
     def log_results(self, record: RunRecord) -> None:
         self._log(curve_rows(record))
+        # Tables, figures and files, as far as the settings ask for them.
         for table in tables(record):
             columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.columns)}
             self._client.log_dict(self._id, columns, f"tables/{table.name}.json")
@@ -104,6 +109,7 @@ class MlflowTracker(Tracker):
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
+        # Values that are not finite are left out; the others go in lots that MLflow takes.
         now = get_current_time_millis()
         values = []
         for row in rows:

@@ -28,8 +28,10 @@ def place_of(folder: Path, sections: Mapping[str, Any]) -> Place:
     """
     folder = folder.resolve()
     parent = folder.parent
+    # A run of a study, told by its label.
     if parent.name == "runs" and (parent.parent / "study.yaml").is_file():
         return Place(_titled(parent.parent), (folder.name,))
+    # A job of a multirun, told by the values that differ.
     for mark in MARKS:
         if (keys := _differing(parent / mark)) is not None:
             return Place(_titled(parent), tuple(f"{key}={_value(sections, key)}" for key in keys))
@@ -57,6 +59,7 @@ def _value(sections: Mapping[str, Any], key: str) -> str:
     choices = sections.get("choices")
     if isinstance(choices, Mapping) and key in choices:
         return str(choices[key])
+    # A dotted key is followed through the sections.
     value: Any = sections
     for part in key.split("@")[0].split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

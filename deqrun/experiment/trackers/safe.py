@@ -76,12 +76,14 @@ class SafeTracker(Tracker):
     def _call(self, method: str, seconds: float, *arguments: object) -> None:
         if self._off:
             return
+        # A tracker may still be connecting when the first row comes.
         if not self._made.done():
             self._await(self._made, self._patience.begin if self._tells else self._patience.early)
         if not self._off:
             self._await(self._aside.begin(lambda: getattr(self._made.result(), method)(*arguments)), seconds)
 
     def _await(self, call: Future[Any], seconds: float) -> None:
+        # A late answer or an error ends the tracker, never the run.
         try:
             call.result(timeout=seconds)
         except TimeoutError:
@@ -125,6 +127,7 @@ class Aside:
         return future
 
     def _work(self) -> None:
+        # One call at a time, in order; its error is raised where the result is asked for.
         while True:
             future, call = self._calls.get()
             try:

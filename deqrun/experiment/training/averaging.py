@@ -28,6 +28,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after this step, counted from 1."""
+        # The weight of the newest step is larger at first, so that the initial weights leave no trace.
         weight = (1 - self.decay) / (1 - self.decay**step)
         for name, tensor in self.model.state_dict().items():
             average = self._averages[name]
@@ -39,6 +40,7 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the model has the averages; afterwards, its own weights again, to the last bit."""
+        # Copies on both sides: the own weights come back to the last bit.
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self._put(self._averages)
         try:

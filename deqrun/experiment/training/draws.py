@@ -64,6 +64,7 @@ class Draws:
         def on_device(purpose: int) -> torch.Generator:
             return device_generator(device, derived_seed(seed, epoch, purpose))
 
+        # Each purpose has a stream of its own; those that decide something are on the host.
         probes = on_device(PROBE)
         return cls(
             order=generator(seed, epoch, ORDER),
@@ -92,6 +93,7 @@ class Draws:
         On another kind of device the generators there keep the epoch's seeds: an accelerator has other streams than the
         host, and no number of an uninterrupted run can be repeated.
         """
+        # The device's streams are taken over only on the same kind of device.
         states, same = state["states"], state["device"] == self.probes.device.type
         for name, source in self._named():
             if name in states and (same or name in ON_HOST):  # an older checkpoint has fewer streams
@@ -143,6 +145,7 @@ class Part(NamedTuple):
 
 def rows_of_rank(part: Part) -> Part:
     """This rank's rows of a part; the first row, idle, where a part has fewer rows than there are ranks."""
+    # A rank without rows still draws, or its generators would fall behind.
     first, end = rows_of(part.end - part.first)
     if first == end:
         return Part(part.first, part.first + 1, part.size, idle=True)

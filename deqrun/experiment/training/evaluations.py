@@ -36,6 +36,7 @@ class Evaluations:
         """Whether there is an evaluation after this step that is not made yet."""
         if not self.iterations or any(row.step == step for row in self.rows[-1:]):
             return False
+        # Without an interval: at the end of each epoch.
         if self.every is None:
             return ends_epoch
         return step > 0 and (step % self.every == 0 or step == self.last)
@@ -44,6 +45,7 @@ class Evaluations:
         self, deq: DEQ, dataset: Dataset, split: Split, step: int, epoch: int, between: Callable[[], object]
     ) -> None:
         """Evaluate, write the rows and tell the tracker; `between` is called before each batch."""
+        # Rows before the tracker: a tracker may fail, a row may not be lost.
         made = evaluate_budgets(deq, dataset, split, self.batch_size, self.iterations, step, epoch, between)
         self.rows += made
         self.folder.write_rows("evaluations", self.rows)
@@ -65,11 +67,13 @@ def evaluate_budgets(
     The training solver runs once, to the largest budget and the training tolerance; iterates depend on no budget, so
     the read-out of each iterate holds the answer of every smaller one.
     """
+    # The largest budget holds all smaller ones.
     budget = deq.budget.with_(max_iter=max(iterations))
     parts = trace_parts(deq, dataset, split, deq.solver, budget, batch_size, loss=True, between=between)
     trajectory = joined([part for part, _ in parts])
     key = TrajectoryKey("training", "zeros", "validation")
     rows = []
+    # Accuracy as the sweep derives it; the loss of the iterate that is kept.
     for cell in cells(trajectory, iterations, [budget.tol], key=key, keep=budget.keep):
         kept = trajectory.returned(cell.max_iter, budget.keep, budget.tol)
         rows.append(

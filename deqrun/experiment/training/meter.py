@@ -46,6 +46,7 @@ class EpochMeter:
             "converged": solution.converged,
             "norm": norm.detach(),
         }
+        # The backward solve, where the gradient is implicit.
         if solution.adjoint is not None:
             figures["adjoint_residual"] = solution.adjoint.residual
             figures["adjoint_nfe"] = solution.adjoint.nfe
@@ -56,12 +57,14 @@ class EpochMeter:
         gradient = made.z.grad if solution.adjoint is None else solution.adjoint.z
         if gradient is not None:
             figures["share"], figures["share_of"] = _norms(gradient), torch.tensor(len(gradient))
+        # Figures stay on the device: reading each step would make the host wait.
         self._waiting.append(figures)
         if len(self._waiting) >= HELD:
             self._read()
 
     def _read(self) -> None:
         """Bring to the host what is not there yet, in one copy; with several ranks, the figures of all."""
+        # One copy for all that waits; ranks exchange theirs in the same order.
         names = [name for figures in self._waiting for name in figures]
         tensors = [tensor for figures in self._waiting for tensor in figures.values()]
         self._waiting = []
@@ -89,6 +92,7 @@ class EpochMeter:
 
         Of several ranks it is as of the last step that was read.
         """
+        # Of several ranks only figures that all have exchanged are shown: to read is to wait for them.
         known = bool(self._steps) or not several()
         if not bar.disable and known and time.monotonic() - self._shown >= bar.mininterval:
             bar.set_postfix_str(f"{self.line()} {words()}", refresh=False)
@@ -106,6 +110,7 @@ class EpochMeter:
 
     def step(self, step: int, learning_rate: float) -> Step:
         """The row of steps.jsonl of the last step taken in."""
+        # The last step alone; the epoch's row is over all steps.
         return Step(
             step=step,
             loss=float(self._all("loss")[-1]),
@@ -124,11 +129,13 @@ class EpochMeter:
 
     def _mean_loss_known(self) -> float:
         """Over the steps that were read."""
+        # Each step weighs as many samples as its batch had.
         sizes = [len(correct) for correct in self._steps["correct"]]
         return sum(float(loss) * n for loss, n in zip(self._steps["loss"], sizes, strict=True)) / sum(sizes)
 
     def epoch(self, epoch: int, step: int, held_out: Evaluation, learning_rate: float, seconds: float) -> Epoch:
         """The epoch's row of train.jsonl."""
+        # None where no step had an adjoint solve or a penalty.
         adjoint = {name: self._all(f"adjoint_{name}") for name in ("nfe", "residual", "converged")}
         penalties, norms = ([float(value) for value in self._all(name)] for name in ("penalty", "norm"))
         return Epoch(
@@ -179,6 +186,7 @@ def _share(norms: Sequence[Tensor]) -> Tensor:
 
 def _of_the_batch(name: str, figures: Sequence[Tensor]) -> Tensor:
     """A figure of a step from the figures of its ranks: rows in their order; others are of the whole batch already."""
+    # Shares are combined from norms; per-sample figures stand one rank's after another's.
     if name == "share":
         return _share(figures)
     if name == "share_of":

@@ -40,6 +40,7 @@ def in_segments(take: Take, batch: Batch, settings: TrainSettings, draws: Draws)
     made, norm = take(batch)
     if settings.segments == 1:
         return made, norm
+    # Evaluations add up over the segments; every other figure is of the last one.
     nfe = made.solution.nfe
     for _ in range(1, settings.segments):
         made, norm = take(batch._replace(begin=_carried(made, len(batch.x), settings)))
@@ -64,6 +65,7 @@ def _halting(take: Take, batch: Batch, settings: TrainSettings, fewest: Tensor) 
     """
     whole, left = len(batch.x), torch.arange(len(batch.x))
     spent, ended, losses = torch.zeros(whole, dtype=torch.long), [], []
+    # One optimizer step a segment, on the samples that have not ended.
     for segment in range(1, settings.segments + 1):
         made, norm = take(batch)
         assert made.halt is not None
@@ -98,6 +100,7 @@ def _of_all(values: Tensor, mine: Tensor, size: int) -> Tensor:
     """(size, …) the values of all rows, from those of each rank's own, `mine`; on the values' device."""
     if not several():
         return values
+    # Each rank sends its rows with their places.
     found = torch.zeros(size, *values.shape[1:], dtype=values.dtype)
     for rows, part in gathered((mine, values.cpu())):
         found[rows] = part

@@ -49,8 +49,10 @@ class SolveClock:
 
         The read-out is of all rows: the median over the iterates that had as many.
         """
+        # Read-outs of fewer rows, late in a solve, take less: they tell nothing of a whole batch.
         most = max((rows for rows, _, _ in self._readouts), default=0)
         readouts = [seconds_between(*moments) for rows, *moments in self._readouts if rows == most]
+        # Time on the way to each iterate, less what was spent on looking at earlier ones.
         reached, looked_on, last = np.zeros(self._iterates), 0.0, 0
         for last, entered, left in self._observed:
             reached[last] = seconds_between(self._began, entered) - looked_on

@@ -60,6 +60,7 @@ class Stepping:
 
     def clip(self, optimizer: Optimizer, parameters: Sequence[Tensor], most: float | None) -> Tensor:
         """Scale gradients back, clip their norm to `most`, and return the norm that they had."""
+        # The norm is told and clipped in the gradient's own unit.
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
@@ -70,6 +71,7 @@ class Stepping:
         if self._scaler is None:
             optimizer.step()
             return
+        # The scaler leaves the step out where a gradient overflowed, and lowers its scale.
         self._scaler.step(optimizer)
         self._scaler.update()
         self.skipped = 0 if bool(norm.isfinite()) else self.skipped + 1
@@ -106,6 +108,7 @@ def compiled(deq: DEQ, wanted: bool) -> Iterator[None]:
     from torch._functorch import config
 
     before, config.donated_buffer = config.donated_buffer, False  # else a graph serves one backward pass
+    # One graph for any number of rows: finished rows leave the batch.
     count = compilations()
     deq.cell.compiled = torch.compile(deq.cell.forward, dynamic=True)
     try:

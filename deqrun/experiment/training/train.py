@@ -72,14 +72,17 @@ def train(
     device = next(deq.parameters()).device
     if settings.precision == "float64":
         deq.double()
+    # Samples to train on, and samples that choose the checkpoint.
     data, validation = dataset.load("train"), dataset.load("validation")
     length = _Length.of(settings, len(data))
     schedule = LambdaLR(optimizer, learning_rate_factor(settings, length.steps))
     if folder.writes:
         keep_record(folder.path, dataset)
+    # Parts with a state of their own, which a checkpoint holds beside the weights.
     starts = Starts(settings.start, settings.start_scale, len(data))
     average = None if settings.ema is None else WeightAverage(settings.ema, deq)
     stepping, weights = Stepping(settings.precision, device, tf32=settings.tf32), list(deq.parameters())
+    # Go on from the last checkpoint: its rows are written again, and the tracker is told again.
     done = _resume(deq, optimizer, schedule, starts, average, stepping, folder)
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
@@ -91,6 +94,7 @@ def train(
 
     def reached(step: int, within: dict[str, Any]) -> Checkpoint:
         """The checkpoint of this very moment."""
+        # Everything that a step changes: weights, optimizer, schedule, average, starts.
         state = replace(done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
         ema = average.state_dict() if average else {}
         return replace(
@@ -102,6 +106,7 @@ def train(
         with saves.timed():
             if steps:
                 folder.write_rows("steps", steps)
+            # Ranks put their parts together before the first one writes.
             starts.share()
             checkpoint = reached(step, now.state())
             if folder.writes:
@@ -127,6 +132,7 @@ def train(
     def optimizer_step(step: int, now: _Underway, batch: Batch) -> tuple[Forward, Tensor]:
         """Solve, whole or in parts, back-propagate, clip, and stop at once where a number is lost; then move."""
         optimizer.zero_grad(set_to_none=True)
+        # The gradient of the whole batch, whether it is worked on at once, in parts, or by several ranks.
         made = accumulated(forward, deq, dataset, batch, settings, step, now.draws, starts, stepping)
         norm = stepping.clip(optimizer, weights, settings.clip_norm)
         _stop_unless_finite(made, None if stepping.scales else norm, batch.x, step, now.epoch)
@@ -149,6 +155,7 @@ def train(
             source = Loaded(
                 data, batches[now.taken :], device, workers=settings.workers, pin_memory=settings.pin_memory
             )
+            # One bar an epoch; without a terminal there is none.
             bar = tqdm(
                 source,
                 total=len(batches),
@@ -201,6 +208,7 @@ def train(
                     save_checkpoint(folder.checkpoints / "best.pt", done.best())
                 keep_epoch(folder.checkpoints, done, settings.keep_last)
                 save_checkpoint(folder.checkpoints / "last.pt", done)
+            # The next checkpoint within an epoch is due a whole interval from here.
             saves.restart()
             folder.write_status("running", epoch=epoch)
             tracker.log_epoch(row)
@@ -265,6 +273,7 @@ class _Underway:
 
     def go_on(self, within: dict[str, Any]) -> None:
         """Take the state of a checkpoint within the epoch; of another checkpoint nothing is to be taken."""
+        # Batches that are done are skipped; the clock goes on from the seconds that were spent.
         if within:
             self.taken, self.began = within["steps"], self.began - within["seconds"]
             self.draws.load_state_dict(within["draws"])
@@ -304,6 +313,7 @@ def _kept(folder: RunFolder, kind: str, step: int) -> list[Any]:
 
 def _tell_again(steps: list[Step], evaluations: list[BudgetEvaluation], epochs: list[Epoch], tracker: Tracker) -> None:
     """Tell the tracker of a resumed run the rows of its earlier part, in their order."""
+    # At one step: first the step, then its evaluation, then the epoch that ends there.
     told: list[tuple[int, int, Callable[[], None]]] = [(row.step, 0, partial(tracker.log_step, row)) for row in steps]
     for step, rows in groupby(evaluations, key=lambda row: row.step):
         told.append((step, 1, partial(tracker.log_evaluation, list(rows))))
@@ -321,6 +331,7 @@ def learning_rate_factor(settings: TrainSettings, total: int) -> Callable[[int],
     milestones = [round(share * total) for share in settings.milestones]
 
     def factor(step: int) -> float:
+        # Not from 0: the first step would change nothing.
         if step < warm_up:
             return (step + 1) / warm_up
         if settings.schedule == "constant":

@@ -31,6 +31,7 @@ QUICK = [
     "sweep.solvers=[picard]",
     "sweep.starts=[zeros]",
     "device=cpu",
+    "report=false",
 ]
 
 
@@ -162,7 +163,7 @@ def test_a_study_is_not_asked_about_changed_data(home: Path, trained: Path, caps
 
 def test_the_same_data_in_another_place_are_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "pictures").rename(home / "moved")
-    assert main(["sweep", "run=run", "dataset.root=moved", *QUICK[4:8]]) == 0
+    assert main(["sweep", "run=run", "dataset.root=moved", *QUICK[3:]]) == 0
     assert capsys.readouterr().err == ""
     (swept,) = (home / "outputs" / "sweep").glob("*/*")
     assert json.loads((swept / "summary.json").read_text())["n_test"] == 12
@@ -173,7 +174,7 @@ def test_matching_maps_classes_by_name_and_leaves_out_what_was_trained_on(
 ) -> None:
     add_class(home / "pictures")
     swap_classes(home / "pictures")
-    arguments = ["sweep", "run=run", f"dataset.root={home / 'pictures'}", "data_changed=match_classes", *QUICK[4:8]]
+    arguments = ["sweep", "run=run", f"dataset.root={home / 'pictures'}", "data_changed=match_classes", *QUICK[3:]]
     assert main(arguments) == 0
     record = read_record(home / "run")
     assert record is not None
@@ -208,7 +209,7 @@ def test_a_run_of_before_is_read_with_one_line_of_warning(home: Path, capsys: py
     (home / "run" / "data.json").unlink()
     (home / "run" / "data_rows.npz").unlink()
     capsys.readouterr()
-    assert main(["sweep", "run=run", f"dataset.root={home / 'pictures'}", *QUICK[4:8]]) == 0
+    assert main(["sweep", "run=run", f"dataset.root={home / 'pictures'}", *QUICK[3:]]) == 0
     assert capsys.readouterr().err == (
         "deqrun: run holds no data.json, as runs of before have none, so that changed data would not be noticed.\n"
     )
@@ -291,7 +292,7 @@ def test_generated_data_may_be_asked_with_other_parameters(tmp_path: Path, monke
     arguments = ["dataset=prefix_sums", *small, "model=recall", "model.width=8", *QUICK[2:]]
     assert main(["train", "run=run", *arguments]) == 0
     for change in ("dataset.length=24", "dataset.n_test=32", "dataset.data_seed=5"):
-        assert main(["sweep", "run=run", change, f"hydra.run.dir=swept-{change[8:].split('=')[0]}", *QUICK[4:8]]) == 0
+        assert main(["sweep", "run=run", change, f"hydra.run.dir=swept-{change[8:].split('=')[0]}", *QUICK[3:]]) == 0
 
 
 def test_a_record_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -33,11 +33,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> tuple[DEQ, Dataset, Path]:
     folder = tmp_path_factory.mktemp("run") / "run"
-    settings = settings_of("train.eval_iterations=[24,1,4,4]", "train.start=mixture")
+    settings = settings_of("train.eval_iterations=[24,1,4,4]", "train.start=mixture", "report=true")
     run_train(settings, folder, "deqrun train")
     return load_run(folder).model().deq, build_dataset(settings), folder
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("keep", ["best", "last"])
 @pytest.mark.parametrize("solver", [Picard(), Anderson(), Broyden()], ids=lambda solver: type(solver).__name__)
 @pytest.mark.parametrize("changes", [{}, {"patience": 2}, {"min_iter": 3}, {"tol": 0.0}], ids=str)
