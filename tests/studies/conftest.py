@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -38,13 +38,15 @@ ask: {times: 2}
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def short_pages(pytestconfig: pytest.Config) -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def short_pages(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the usual run the runs of a study have empty pages, which take longer than the runs; its own page is real."""
-    with pytest.MonkeyPatch.context() as patch:
-        if pytestconfig.option.markexpr == "not nightly":
-            patch.setattr("deqrun.experiment.launch.write_report", lambda folder, record: empty_page(folder))
-        yield
+    shorten_pages(pytestconfig, monkeypatch)
+
+
+def shorten_pages(config: pytest.Config, patch: pytest.MonkeyPatch) -> None:
+    if config.option.markexpr == "not nightly":
+        patch.setattr("deqrun.experiment.launch.write_report", lambda folder, record: empty_page(folder))
 
 
 def empty_page(folder: Path) -> Path:
@@ -97,13 +99,14 @@ class Outcome:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """A folder with the study `tiny`, made once with seed 3, in `here`; tests work on copies of it."""
     root = tmp_path_factory.mktemp("finished")
     (root / "mine" / "study").mkdir(parents=True)
     (root / "mine" / "study" / "tiny.yaml").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         put_in_place(Counting(), patch)
+        shorten_pages(pytestconfig, patch)
         patch.chdir(root)
         assert main(["train", "--config-dir", str(root / "mine"), "study=tiny", "run=here", "seed=3"]) == 0
     return root / "here"
