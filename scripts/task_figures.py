@@ -179,8 +179,8 @@ def sudoku(runs: Runs) -> None:
 
 
 REASONERS = {
-    "TRM, 4x4, 10 empty": ("trm_4x4", ["study=trm_sudoku"]),
-    "TRM, 6x6, 18 empty": ("trm_6x6", ["study=trm_sudoku", "dataset.box_columns=3", "dataset.holes=18"]),
+    "TRM, 4x4, 10 empty": ("trm_4x4", ["study=trm_sudoku", "dataset.box_columns=2", "dataset.holes=10"]),
+    "TRM, 6x6, 18 empty": ("trm_6x6", ["study=trm_sudoku"]),
     "EqR, 9x9, 36 empty": ("eqr_9x9", ["study=eqr_sudoku"]),
 }
 """Small reasoners by the size of their Sudokus; all segments are trained, without early exits."""
