@@ -57,6 +57,7 @@ MODELS = {
     "`conv` (batch norm)": ["model=conv"],
     "`mdeq` (batch norm, dropout)": ["model=mdeq", "model.channels=[8,8]"],
     "`conv`, in float64": ["model=conv", "train.precision=float64"],
+    "`mdeq`, in float64": ["model=mdeq", "model.channels=[8,8]", "train.precision=float64"],
     "`mdeq`, in float64, 6 plain iterations": [
         "model=mdeq",
         "model.channels=[8,8]",
