@@ -22,7 +22,7 @@ from pathlib import Path
 from deqrun.datasets.copy_memory import CopyMemory
 from deqrun.inference import shares_of_seeds
 from deqrun.records.reading import read_run
-from deqrun.records.rows import BreadthRow, SweepCell
+from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 
 FRESH = ("tracker=none", "threads=1")
@@ -212,19 +212,10 @@ def depth_and_breadth(runs: Runs, label: str) -> None:
         row = [str(depth)]
         for breadth in breadths:
             key = ("head", breadth, depth)
-            row.append(
-                _of_draws([[c for c in r.breadth if (c.aggregation, c.breadth, c.max_iter) == key] for r in found])
-            )
+            cells = [c for r in found for c in r.breadth if (c.aggregation, c.breadth, c.max_iter) == key]
+            row.append(over_seeds([cell.accuracy for cell in cells], cells[0].n))
         rows.append(row)
     table(["iterations", *(f"{breadth} draws" if breadth > 1 else "1 draw" for breadth in breadths)], rows)
-
-
-def _of_draws(cells: Sequence[Sequence[BreadthRow]]) -> str:
-    """Accuracy of one cell of each seed's run: over seeds, or of a single run with its own interval over samples."""
-    own = [cell for (cell,) in cells]
-    if len(own) > 1:
-        return over_seeds([cell.accuracy for cell in own], own[0].n)
-    return f"{100 * own[0].accuracy:.1f} [{100 * own[0].accuracy_low:.1f}, {100 * own[0].accuracy_high:.1f}]"
 
 
 def copy_memory(runs: Runs) -> None:

@@ -294,7 +294,6 @@ def welcome() -> str:
 
 def page(command: str, sources: ConfigSources) -> str:
     """The help of one command, its config groups as they are found."""
-    # Groups are listed as they are found, the user's own among them.
     groups = {name: options for name, options in sources.groups.items() if command != "sweep" or name in SWEEP_GROUPS}
     lines = "\n".join(_group_line(name, options) for name, options in groups.items())
     return PAGES[command].format(groups=lines, flags=FLAGS)

@@ -139,7 +139,6 @@ def at_difficulty(settings: Settings, difficulty: int | None) -> Settings:
     """The same settings with data of this difficulty; None: the run's own. Raises UserError where it has none."""
     if difficulty is None:
         return settings
-    # The data set says which of its parameters is its difficulty.
     name = construct(settings.dataset, Dataset, "dataset", settings).difficulty
     if name is None:
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,17 +48,15 @@ class Checkpoint:
     ema: dict[str, Any] = field(default_factory=dict)
     stepping: dict[str, Any] = field(default_factory=dict)
 
-    def best(self) -> Checkpoint:
+    def best(self, dtypes: Mapping[str, torch.dtype]) -> Checkpoint:
         """The content of best.pt: the weights that are tested, without what only the next step of training needs.
 
-        They are float32 after a training in double precision, too.
+        dtypes: of the model outside of its training; what was trained in double precision is rounded to them.
         """
-        tested = {name: _single(value) for name, value in (self.ema or self.model).items()}
+        trained = self.ema or self.model
+        double = {name: dtypes[name] for name in trained if name in dtypes and trained[name].dtype == torch.float64}
+        tested = trained | {name: trained[name].to(dtype) for name, dtype in double.items()}
         return replace(self, model=tested, starts={}, within={}, ema={}, stepping={})
-
-
-def _single(value: torch.Tensor) -> torch.Tensor:
-    return value.float() if value.dtype == torch.float64 else value
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch import Tensor, nn
 
 from deqrun.models import DEQ
 
-__all__ = ["autocast", "in_precision"]
+__all__ = ["autocast", "dtypes_of", "in_precision", "narrow", "widen"]
 
 
 def in_precision(deq: DEQ, precision: str) -> DEQ:
     """The model itself, or for float64 a copy in double precision."""
     return copy.deepcopy(deq).double() if precision == "float64" else deq
+
+
+def dtypes_of(model: nn.Module) -> dict[str, torch.dtype]:
+    """The dtype of each parameter and buffer."""
+    return {name: tensor.dtype for name, tensor in _tensors(model)}
+
+
+def widen(model: nn.Module, precision: str) -> None:
+    """Bring the model, as it is, to the precision of its training: double precision for float64."""
+    if precision == "float64":
+        model.double()
+
+
+def narrow(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Undo `widen`: bring parameters and buffers back to the dtypes that they had."""
+    for name, tensor in _tensors(model):
+        tensor.data = tensor.data.to(dtypes[name])
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -11,6 +11,7 @@ from deqrun.datasets import Dataset
 from deqrun.errors import UserError, one_line
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
+from deqrun.experiment.precision import dtypes_of, widen
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
 from deqrun.records.rows import Epoch
@@ -43,7 +44,7 @@ def load_best(deq: DEQ, run: Path) -> Checkpoint:
     checkpoint = load_checkpoint(path, device)
     if path.name == "last.pt":
         require_last_is_best(checkpoint, run)
-    put_weights(deq, checkpoint.best(), path)
+    put_weights(deq, checkpoint.best(dtypes_of(deq)), path)
     return checkpoint
 
 
@@ -97,13 +98,14 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
     best_is_there = checkpoint_is_there(best)
     if checkpoint_is_there(last):
         checkpoint = load_checkpoint(last, torch.device("cpu"))
-        put_weights(deq, checkpoint.best(), last)
-        put_weights(deq, checkpoint, last)
-        require_average(checkpoint, settings, last)
         if best_is_there:  # it is tested at the end, if no later epoch takes its place
             put_weights(deq, load_checkpoint(best, torch.device("cpu")), best)
         elif checkpoint.epoch:
             require_last_is_best(checkpoint, run)
+        put_weights(deq, checkpoint.best(dtypes_of(deq)), last)
+        widen(deq, settings.train.precision)
+        put_weights(deq, checkpoint, last)
+        require_average(checkpoint, settings, last)
         require_state(checkpoint, build_optimizer(settings, deq), last)
 
 

@@ -28,7 +28,7 @@ CAP, NEAR = 10.0, 0.01
 
 @dataclass(frozen=True)
 class Secant(Solver["SecantState", FlatMap]):
-    """Broyden's method with a sliding window and a longer view, and Anderson's steps where the map looks linear.
+    """Broyden's method with a sliding window, milder between neighbours, and Anderson's steps where f looks linear.
 
     With g_k = f(z_k) − z_k, S, Y and U the last `memory` differences of z, of g and of f(z), S + Y = U, all steps are
 

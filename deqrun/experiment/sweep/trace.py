@@ -131,7 +131,6 @@ class _Reader:
         self.clock = SolveClock(iterates, targets.device)
 
     def __call__(self, k: int, z: Tensor, rows: Tensor) -> None:
-        # The clock of the solve stands still; one read-out is timed for itself.
         with self.clock.observing(k):
             with self.clock.reading(len(rows)):
                 logits = self.deq.cell.readout(z)
@@ -190,7 +189,6 @@ def cells(
     # Of each part the values at the cells, (cells, n): they are few beside its iterates.
     parts = [_at_cells(part, iterations, tolerances, keep) for part in trajectory.parts()]
     at = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-    # One column for each figure, over the cells in the order of the grid.
     columns = zip(
         grid,
         at["correct"],

@@ -98,7 +98,6 @@ def accuracy_rows(cells: Iterable[SweepCell]) -> list[Row]:
 
 def frontier_rows(cells: Iterable[SweepCell]) -> list[Row]:
     """A row per cell that no other cell of its trajectory beats in both mean evaluations and accuracy."""
-    # Within each trajectory a cell stays if no other is both cheaper and better.
     by_key = sorted((cell for cell in cells if math.isfinite(cell.nfe_mean)), key=lambda cell: cell.key.path)
     rows = []
     for path, group in groupby(by_key, key=lambda cell: cell.key.path):
@@ -123,7 +122,6 @@ def breadth_rows(rows: Iterable[BreadthRow]) -> list[Row]:
     """A row per number of starts: the accuracy of each aggregation at each budget."""
     made: dict[int, Row] = {}
     for row in rows:
-        # One line of the chart for each aggregation and budget.
         key = TrajectoryKey(row.solver, row.start, row.split, row.precision, row.difficulty)
         line = made.setdefault(row.breadth, {"breadth/starts": row.breadth})
         noise = f"/noise={row.noise:g}" if row.noise else ""
@@ -142,7 +140,6 @@ class Table:
 
 def tables(record: RunRecord) -> list[Table]:
     """Every row of sweep.jsonl, halting.jsonl, breadth.jsonl and savings.jsonl; a kind without rows has no table."""
-    # All rows, as tables to sort and filter.
     kinds: dict[str, Sequence[Any]] = {"cells": record.sweep, "halting": record.halting, "breadth": record.breadth}
     kinds["savings"] = record.savings
     return [_table(name, rows) for name, rows in kinds.items() if rows]

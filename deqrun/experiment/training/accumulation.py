@@ -78,14 +78,12 @@ def rows_worked_on(size: int, settings: TrainSettings) -> Tensor:
 
 def _within(whole: Part, part: Part) -> AbstractContextManager[None]:
     """Within, dropout draws for the whole part, of which a rank has these rows."""
-    # Dropout, too, is drawn for the whole part; a rank takes its rows.
     first, size = whole.first, whole.end - whole.first
     return part_of_batch(part.first - first, part.end - first, size, 0.0 if part.idle else 1.0)
 
 
 def _added_up(made: Forward, deq: DEQ) -> Forward:
     """Of the whole batch: gradients, objective, loss and penalty are added up over the ranks."""
-    # Gradients of all ranks first: the step is taken with their sum.
     add_up([parameter.grad for parameter in deq.parameters() if parameter.grad is not None])
     figures = [figure.clone() for figure in (made.objective, made.loss, made.penalty) if figure is not None]
     add_up(figures)

@@ -40,7 +40,6 @@ class WeightAverage:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the model has the averages; afterwards, its own weights again, to the last bit."""
-        # Copies on both sides: the own weights come back to the last bit.
         own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self._put(self._averages)
         try:

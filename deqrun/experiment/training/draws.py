@@ -64,7 +64,6 @@ class Draws:
         def on_device(purpose: int) -> torch.Generator:
             return device_generator(device, derived_seed(seed, epoch, purpose))
 
-        # Each purpose has a stream of its own; those that decide something are on the host.
         probes = on_device(PROBE)
         return cls(
             order=generator(seed, epoch, ORDER),
@@ -93,7 +92,6 @@ class Draws:
         On another kind of device the generators there keep the epoch's seeds: an accelerator has other streams than the
         host, and no number of an uninterrupted run can be repeated.
         """
-        # The device's streams are taken over only on the same kind of device.
         states, same = state["states"], state["device"] == self.probes.device.type
         for name, source in self._named():
             if name in states and (same or name in ON_HOST):  # an older checkpoint has fewer streams

@@ -36,7 +36,6 @@ class Evaluations:
         """Whether there is an evaluation after this step that is not made yet."""
         if not self.iterations or any(row.step == step for row in self.rows[-1:]):
             return False
-        # Without an interval: at the end of each epoch.
         if self.every is None:
             return ends_epoch
         return step > 0 and (step % self.every == 0 or step == self.last)

@@ -60,7 +60,6 @@ class Stepping:
 
     def clip(self, optimizer: Optimizer, parameters: Sequence[Tensor], most: float | None) -> Tensor:
         """Scale gradients back, clip their norm to `most`, and return the norm that they had."""
-        # The norm is told and clipped in the gradient's own unit.
         if self._scaler is not None:
             self._scaler.unscale_(optimizer)
         return torch.nn.utils.clip_grad_norm_(parameters, most or math.inf)
@@ -71,7 +70,6 @@ class Stepping:
         if self._scaler is None:
             optimizer.step()
             return
-        # The scaler leaves the step out where a gradient overflowed, and lowers its scale.
         self._scaler.step(optimizer)
         self._scaler.update()
         self.skipped = 0 if bool(norm.isfinite()) else self.skipped + 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -22,6 +23,7 @@ from deqrun.experiment import ranks
 from deqrun.experiment.checkpoint import Checkpoint, as_rows, keep_epoch, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data.changes import keep_record
 from deqrun.experiment.evaluate import Evaluation, evaluate
+from deqrun.experiment.precision import dtypes_of, narrow, widen
 from deqrun.experiment.trackers import Tracker
 from deqrun.experiment.trained import require_last_is_best, require_state
 from deqrun.experiment.training.accumulation import accumulated
@@ -70,9 +72,8 @@ def train(
     """
     # Data and schedule, then the state to begin from: the last checkpoint's, or the initial one.
     device = next(deq.parameters()).device
-    if settings.precision == "float64":
-        deq.double()
-    # Samples to train on, and samples that choose the checkpoint.
+    dtypes = dtypes_of(deq)
+    widen(deq, settings.precision)
     data, validation = dataset.load("train"), dataset.load("validation")
     length = _Length.of(settings, len(data))
     schedule = LambdaLR(optimizer, learning_rate_factor(settings, length.steps))
@@ -83,7 +84,7 @@ def train(
     average = None if settings.ema is None else WeightAverage(settings.ema, deq)
     stepping, weights = Stepping(settings.precision, device, tf32=settings.tf32), list(deq.parameters())
     # Go on from the last checkpoint: its rows are written again, and the tracker is told again.
-    done = _resume(deq, optimizer, schedule, starts, average, stepping, folder)
+    done = _resume(deq, optimizer, schedule, starts, average, stepping, folder, dtypes)
     rows = [Epoch(**row) for row in done.epochs]
     if rows:  # the checkpoint's: a row that the file lost, as by a full disk, is written again
         folder.write_rows("epochs", rows)
@@ -94,7 +95,6 @@ def train(
 
     def reached(step: int, within: dict[str, Any]) -> Checkpoint:
         """The checkpoint of this very moment."""
-        # Everything that a step changes: weights, optimizer, schedule, average, starts.
         state = replace(done, model=deq.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict())
         ema = average.state_dict() if average else {}
         return replace(
@@ -205,7 +205,7 @@ def train(
                 folder.write_rows("steps", steps)
             if folder.writes:
                 if better:
-                    save_checkpoint(folder.checkpoints / "best.pt", done.best())
+                    save_checkpoint(folder.checkpoints / "best.pt", done.best(dtypes))
                 keep_epoch(folder.checkpoints, done, settings.keep_last)
                 save_checkpoint(folder.checkpoints / "last.pt", done)
             # The next checkpoint within an epoch is due a whole interval from here.
@@ -220,10 +220,10 @@ def train(
             held_out = evaluate(deq, dataset, validation, settings.eval_batch_size, device, between=stop.check)
             done = replace(reached(0, {}), best_accuracy=held_out.accuracy, best_loss=held_out.mean_loss)
             if folder.writes:
-                save_checkpoint(folder.checkpoints / "best.pt", done.best())
+                save_checkpoint(folder.checkpoints / "best.pt", done.best(dtypes))
                 save_checkpoint(folder.checkpoints / "last.pt", done)
     ranks.wait()  # for the checkpoint that is tested
-    deq.float()  # after double precision, too, tests and sweeps ask what the checkpoint holds
+    narrow(deq, dtypes)
     return done
 
 
@@ -273,7 +273,6 @@ class _Underway:
 
     def go_on(self, within: dict[str, Any]) -> None:
         """Take the state of a checkpoint within the epoch; of another checkpoint nothing is to be taken."""
-        # Batches that are done are skipped; the clock goes on from the seconds that were spent.
         if within:
             self.taken, self.began = within["steps"], self.began - within["seconds"]
             self.draws.load_state_dict(within["draws"])
@@ -351,6 +350,7 @@ def _resume(
     average: WeightAverage | None,
     stepping: Stepping,
     folder: RunFolder,
+    dtypes: Mapping[str, torch.dtype],
 ) -> Checkpoint:
     """The folder's last checkpoint, put in place; where there is none, the state before the first epoch."""
     path = folder.checkpoints / "last.pt"
@@ -363,7 +363,7 @@ def _resume(
     if done.epoch and not best.is_file():
         require_last_is_best(done, folder.path)
         if folder.writes:
-            save_checkpoint(best, done.best())
+            save_checkpoint(best, done.best(dtypes))
     schedule.load_state_dict(done.schedule)
     starts.load_state_dict(done.starts)
     if average is not None:

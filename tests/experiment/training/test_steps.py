@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from deqrun.errors import UserError
-from deqrun.experiment.checkpoint import load_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint
 from deqrun.experiment.launch import run_train
+from deqrun.experiment.precision import dtypes_of, narrow, widen
+from deqrun.experiment.trained import require_sound
 from deqrun.experiment.training import steps as steps_module
 from deqrun.experiment.training import train as training
 from deqrun.experiment.training.steps import Stepping, compilations, compiled
@@ -80,6 +82,18 @@ def test_overflow_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         overflow()
 
 
+def assert_goes_on_equally(settings: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after its first epoch and gone on with, the run in `whole` is the same."""
+    cut = folder / "cut"
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))
+        with pytest.raises(BaseException):  # noqa: B017  (whatever an interruption becomes)
+            run_train(settings, cut, "deqrun train")
+    require_sound(settings, cut, resumes=True)  # as the command line asks first
+    run_train(settings, cut, "deqrun train")
+    assert_same_run(cut, folder / "whole")
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_in_sixteen_bits_the_cell_computes_and_the_solver_does_not(
     settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
@@ -104,13 +118,7 @@ def test_in_sixteen_bits_the_cell_computes_and_the_solver_does_not(
     for own, other in zip(whole, plain, strict=True):
         assert own.loss == pytest.approx(other.loss, rel=0.05)
         assert own.loss != other.loss
-    cut = settings_of(*common, f"train.precision={precision}")
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))
-        with pytest.raises(BaseException):  # noqa: B017  (whatever an interruption becomes)
-            run_train(cut, tmp_path / "cut", "deqrun train")
-    run_train(cut, tmp_path / "cut", "deqrun train")
-    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert_goes_on_equally(settings_of(*common, f"train.precision={precision}"), tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("more", [[], ["train.ema=0.9", "train.start=previous"]], ids=["plain", "averaged"])
@@ -140,12 +148,23 @@ def test_in_double_precision_all_of_a_step_is_double(
     kept = {name: load_checkpoint(tmp_path / "whole/checkpoints" / name, CPU) for name in ("last.pt", "best.pt")}
     dtypes = {name: {value.dtype for value in kept[name].model.values()} for name in kept}
     assert dtypes == {"last.pt": {torch.float64}, "best.pt": {torch.float32}}
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "_epoch_line", Stop(training._epoch_line, 1, KeyboardInterrupt()))
-        with pytest.raises(BaseException):  # noqa: B017  (whatever an interruption becomes)
-            run_train(settings, tmp_path / "cut", "deqrun train")
-    run_train(settings, tmp_path / "cut", "deqrun train")
-    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert_goes_on_equally(settings, tmp_path, monkeypatch)
+
+
+def test_after_double_precision_every_dtype_is_as_before() -> None:
+    """Of a model whose own dtypes are mixed, and of the weights that are tested; the optimizer keeps its parameters."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2).double(), nn.Linear(2, 2).bfloat16())
+    before, parameters = dtypes_of(model), list(model.parameters())
+    assert set(before.values()) == {torch.float32, torch.float64, torch.bfloat16, torch.int64}
+    widen(model, "float32")
+    assert dtypes_of(model) == before
+    widen(model, "float64")
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float64}
+    tested = Checkpoint(model.state_dict(), {}, {}, 1, 1, 1, 0.5, 1.0, 0.0, []).best(before).model
+    assert {name: value.dtype for name, value in tested.items()} == before
+    narrow(model, before)
+    assert dtypes_of(model) == before
+    assert all(one is other for one, other in zip(parameters, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("solver", [Picard(), Anderson()])
