@@ -11,7 +11,7 @@ from deqrun.datasets import Dataset
 from deqrun.errors import UserError, one_line
 from deqrun.experiment.build import build_dataset, build_deq, build_optimizer
 from deqrun.experiment.checkpoint import Checkpoint, load_checkpoint, put_weights
-from deqrun.experiment.precision import dtypes_of, widen
+from deqrun.experiment.precision import dtypes_of, narrow, widen
 from deqrun.models import DEQ
 from deqrun.records.reading import read_run
 from deqrun.records.rows import Epoch
@@ -98,14 +98,16 @@ def require_sound(settings: Settings, run: Path, *, resumes: bool) -> None:
     best_is_there = checkpoint_is_there(best)
     if checkpoint_is_there(last):
         checkpoint = load_checkpoint(last, torch.device("cpu"))
+        dtypes = dtypes_of(deq)
+        put_weights(deq, checkpoint.best(dtypes), last)
+        widen(deq, settings.train.precision)
+        put_weights(deq, checkpoint, last)
+        narrow(deq, dtypes)
+        require_average(checkpoint, settings, last)
         if best_is_there:  # it is tested at the end, if no later epoch takes its place
             put_weights(deq, load_checkpoint(best, torch.device("cpu")), best)
         elif checkpoint.epoch:
             require_last_is_best(checkpoint, run)
-        put_weights(deq, checkpoint.best(dtypes_of(deq)), last)
-        widen(deq, settings.train.precision)
-        put_weights(deq, checkpoint, last)
-        require_average(checkpoint, settings, last)
         require_state(checkpoint, build_optimizer(settings, deq), last)
 
 
