@@ -134,6 +134,8 @@ IDEAS: dict[str, Solver] = {
     "while ρ falls by 0.3": Tuned(fell=0.7),
     "no Anderson steps": Tuned(trust=-1.0, falling=10**6),
     "Broyden(20), restarted when full": Broyden(memory=20),
+    "memory 5": Tuned(memory=5),
+    "memory 8": Tuned(memory=8),
     "memory 10": Tuned(memory=10),
     "memory 30": Tuned(memory=30),
     "Broyden steps of at most 3 plain steps": Tuned(cap=3.0),

@@ -31,8 +31,11 @@ LAUNCH_KEYS = ("launch", "launch.devices", "launch.timeout_minutes")
 FREE_ON_RESUME = ("run", "resume", "tracker.mode", "device", "threads", *LAUNCH_KEYS, "report", "allow_foreign_targets")
 """Keys that may differ when a run goes on: where and how it computes, is tracked and shown. No number may."""
 
-DRAWS_THE_SPLIT = ("split_seed", "validation_share", "test_share")
-"""Parameters of data sets that say which samples train: with others a run would be asked about its training data."""
+DRAWS_THE_SPLIT = {"split_seed": None, "validation_share": None, "test_share": None, "split_by": "solution"}
+"""Parameters of data sets that say which samples train: with others a run would be asked about its training data.
+
+Each has the value of runs that were recorded before the parameter existed.
+"""
 
 
 def is_run(folder: Path) -> bool:
@@ -263,8 +266,8 @@ def _require_same_split(asked: Settings, saved: Settings) -> None:
     """The run is asked about no sample that it was trained on. Raises UserError."""
     if asked.dataset.target != saved.dataset.target:
         return
-    for key in DRAWS_THE_SPLIT:
-        new, own = asked.dataset.parameters.get(key), saved.dataset.parameters.get(key)
+    for key, before in DRAWS_THE_SPLIT.items():
+        new, own = (settings.dataset.parameters.get(key, before) for settings in (asked, saved))
         if new != own:
             raise UserError(
                 f"dataset.{key}={new} would ask the run about samples that it was trained on; allowed is its own "

@@ -55,15 +55,17 @@ def mixed_rows(rows: Grids) -> Words:
     return state
 
 
-def sudoku_fingerprints(puzzles: Grids) -> Words:
+def sudoku_fingerprints(puzzles: Grids, box: tuple[int, int] | None = None) -> Words:
     """(n,) 64 bits of each puzzle (n, N, N), digits 1 … N and 0 for empty, that no symmetry changes.
 
     Colours are refined as in the test of Weisfeiler & Leman 1968: a cell's colour is mixed with the sums of colours in
     its row, its column (in an order that transposition may turn), its box, its band and stack, and over the cells of
     its digit. Puzzles with different fingerprints are no images of one another; those with the same may be.
+
+    box  rows and columns of a box; None: as `SIDES` has them
     """
     n, side, _ = puzzles.shape
-    rows, columns = SIDES[side]
+    rows, columns = box or SIDES[side]
     colours = mixed((puzzles > 0).astype(np.uint64))
     for _ in range(ROUNDS):
         lines = [_line_colours(colours, rows), _line_colours(colours.transpose(0, 2, 1), columns)]

@@ -180,10 +180,17 @@ def test_a_sweep_draws_no_split_anew(refused: Refused, made_run: MadeRun) -> Non
         assert f"{override} would ask the run about samples" in refused("sweep", f"run={run}", override)
 
 
+def test_sudokus_split_by_another_content_are_refused(refused: Refused, made_run: MadeRun) -> None:
+    run = made_run("model=trm_small", "dataset=sudoku")
+    sentence = refused("sweep", f"run={run}", "dataset.split_by=puzzle")
+    assert "dataset.split_by=puzzle would ask the run about samples that it was trained on" in sentence
+    assert "allowed is its own dataset.split_by=solution" in sentence
+
+
 def test_every_parameter_that_draws_a_split_is_known() -> None:
     configs = Path(__file__).parents[2] / "configs" / "dataset"
     keys = {key for file in configs.glob("*.yaml") for key in yaml.safe_load(file.read_text(encoding="utf-8"))}
-    assert {key for key in keys if key == "split_seed" or key.endswith("_share")} == set(DRAWS_THE_SPLIT)
+    assert {key for key in keys if key.startswith("split_") or key.endswith("_share")} == set(DRAWS_THE_SPLIT)
 
 
 def test_without_any_run_a_sweep_says_how_to_make_one(refused: Refused) -> None:

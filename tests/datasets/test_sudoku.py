@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import permutations, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from deqrun.datasets.dataset import IGNORED, SPLITS, Split
+from deqrun.datasets.puzzle_symmetries import sudoku_fingerprints
 from deqrun.datasets.splits_by_content import split_of_rows
 from deqrun.datasets.sudoku import MOST_HOLES, SPLIT_KEY, Sudoku
 from deqrun.datasets.sudoku_generation import canonical, classes_of, dig, fill
@@ -222,6 +224,58 @@ def test_splits_share_no_solution_even_up_to_relabelling(box: tuple[int, int]) -
         assert [len(seen[split]) for split in SPLITS] == [8, 2, 2]
 
 
+def image(puzzle: Grid, box: tuple[int, int], rng: np.random.Generator) -> Grid:
+    """The puzzle with digits renamed, bands, stacks and their lines permuted and, with square boxes, perhaps turned."""
+    side, (rows, columns) = len(puzzle), box
+    down, right = (
+        np.concatenate([rng.permutation(band) + band * block for block in rng.permutation(side // band)])
+        for band in (rows, columns)
+    )
+    moved = np.concatenate([[0], rng.permutation(side) + 1])[puzzle[down][:, right]]
+    return moved.T if rows == columns and rng.integers(2) else moved
+
+
+@boxes
+def test_a_fingerprint_is_the_same_for_all_images_of_a_puzzle(box: tuple[int, int]) -> None:
+    puzzles, _ = whole(Sudoku(box_rows=box[0], box_columns=box[1], n_test=10).load("test"))
+    rng = np.random.default_rng(0)
+    wanted = sudoku_fingerprints(puzzles, box)
+    for _ in range(10):
+        images = np.stack([image(puzzle, box, rng) for puzzle in puzzles])
+        assert (sudoku_fingerprints(images.astype(np.uint8), box) == wanted).all()
+
+
+def least_image(puzzle: Grid) -> bytes:
+    """The first of a 4x4 puzzle's 128 images by lines and turning, digits named in the order in which they come."""
+    lines = [[0, 1, 2, 3], [1, 0, 2, 3], [0, 1, 3, 2], [1, 0, 3, 2]]
+    lines += [[*order[2:], *order[:2]] for order in lines]
+    images = []
+    for grid, down, right in product((puzzle, puzzle.T), lines, lines):
+        names = {0: 0}
+        images.append(bytes(names.setdefault(int(digit), len(names)) for digit in grid[down][:, right].reshape(-1)))
+    return min(images)
+
+
+def test_splits_by_puzzle_share_no_puzzle_up_to_symmetry_and_all_grids() -> None:
+    dataset = Sudoku(holes=10, split_by="puzzle", n_train=2_000, n_validation=500, n_test=500)
+    puzzles, grids = {}, {}
+    for split in SPLITS:
+        asked, full = whole(dataset.load(split))
+        puzzles[split] = {least_image(puzzle) for puzzle in asked}
+        grids[split] = {row.tobytes() for row in canonical(full.reshape(len(full), -1) - 1)}
+    assert not puzzles["train"] & puzzles["validation"]
+    assert not puzzles["train"] & puzzles["test"]
+    assert not puzzles["validation"] & puzzles["test"]
+    assert [len(grids[split]) for split in SPLITS] == [12, 12, 12]
+
+
+def test_splits_by_solution_share_puzzles_up_to_symmetry() -> None:
+    """So the other way to split them is needed where an image counts as seen."""
+    dataset = Sudoku(holes=10, n_train=2_000, n_test=500)
+    seen, asked = ({least_image(puzzle) for puzzle in whole(dataset.load(split))[0]} for split in ("train", "test"))
+    assert seen & asked
+
+
 def test_channels_are_empty_and_the_digits() -> None:
     dataset = Sudoku(box_columns=3, n_test=5)
     puzzles = dataset.load("test").inputs
@@ -246,11 +300,12 @@ def test_an_answer_is_right_when_every_empty_cell_is() -> None:
         ({"holes": 13}, r"holes=13 is too many: with boxes of 2x2 allowed are 1 to 12 .*\(nearest: 12\)"),
         ({"holes": 0}, r"holes=0 is too small: allowed are integers from 1 \(nearest: 1\)"),
         ({"box_rows": 3, "box_columns": 3, "holes": 60}, r"boxes of 3x3 allowed are 1 to 58 .*\(nearest: 58\)"),
+        ({"split_by": "puzzles"}, r"split_by.*puzzle"),
         ({"box_rows": 4, "box_columns": 4}, r"boxes of 2x2, 2x3, 3x2 and 3x3 \(nearest: 3x3\)"),
         ({"box_rows": 1, "box_columns": 3}, r"box_rows=1 and box_columns=3 are not allowed.*\(nearest: 2x3\)"),
     ],
 )
-def test_what_cannot_be_had_is_refused(parameters: dict[str, int], sentence: str) -> None:
+def test_what_cannot_be_had_is_refused(parameters: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Sudoku(**parameters)
 
