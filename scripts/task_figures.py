@@ -180,6 +180,10 @@ def sudoku(runs: Runs) -> None:
 
 REASONERS = {
     "TRM, 4x4, 10 empty": ("trm_4x4", ["study=trm_sudoku", "dataset.box_columns=2", "dataset.holes=10"]),
+    "the same, split by puzzle": (
+        "trm_4x4_by_puzzle",
+        ["study=trm_sudoku", "dataset.box_columns=2", "dataset.holes=10", "dataset.split_by=puzzle"],
+    ),
     "TRM, 6x6, 18 empty": ("trm_6x6", ["study=trm_sudoku"]),
     "EqR, 9x9, 36 empty": ("eqr_9x9", ["study=eqr_sudoku"]),
 }
