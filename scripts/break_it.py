@@ -244,7 +244,6 @@ KEYS = (
     "budget.tol",
     "budget.patience",
     "solver.memory",
-    "solver.mixing",
     "optimizer.lr",
     "sweep.iterations",
     "sweep.tolerances",

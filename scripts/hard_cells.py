@@ -59,14 +59,19 @@ SOLVERS: dict[str, Solver] = {
     "Anderson(10)": Anderson(memory=10),
     "Broyden(8)": Broyden(),
     "Broyden(20)": Broyden(memory=20),
-    "Secant(20)": Secant(),
+    "Secant(10)": Secant(),
+    "Secant(20)": Secant(memory=20),
 }
-PROFILED = ("Picard", "Anderson(5)", "Anderson(5), cap 3, ridge 0.1", "Broyden(8)", "Broyden(20)", "Secant(20)")
+PROFILED = (
+    *("Picard", "Anderson(5)", "Anderson(5), cap 3, ridge 0.1", "Broyden(8)", "Broyden(20)"),
+    *("Secant(10)", "Secant(20)"),
+)
 """Solvers of the figure: a colour each."""
 BUDGET = Budget(max_iter=200, tol=1e-4)
+ANDERSON = ("solver=anderson", "solver@gradient.solver=anderson")
 TRAINING: dict[str, list[str]] = {
-    "mlp": ["model=mlp", "train.epochs=8"],
-    "mdeq": ["study=demo", "train.epochs=4", "train.jacobian_weight=0", "model.channels=[16,16]"],
+    "mlp": ["model=mlp", "train.epochs=8", *ANDERSON],
+    "mdeq": ["study=demo", "train.epochs=4", "train.jacobian_weight=0", "model.channels=[16,16]", *ANDERSON],
     "prefix": ["study=prefix_sums", "train.epochs=5", "model.width=32"],
     "mazes": ["study=mazes", "train.epochs=2", "model.width=24"],
     "copy": ["study=copy_memory", "train.epochs=1", "model.width=32", "model.inner=64"],

@@ -2,7 +2,7 @@
 
     python scripts/solver_ideas.py [--half even|odd|all] [--starts 3] [--only NAME …] [--cells outputs/hard_cells]
 
-Problems, budget and pairs are the ones of `scripts/hard_cells.py`. Each line is Secant with one thing changed, or a
+Problems, budget and pairs are the ones of `scripts/hard_cells.py`. Each line is Secant(20) with one thing changed, or a
 method on its own. The script prints in Markdown
 
 1. how many pairs the idea loses of the pairs that some other solver of `hard_cells.py` solves,
@@ -35,8 +35,9 @@ from deqrun.solvers.secant import SecantState
 
 @dataclass(frozen=True)
 class Tuned(Secant):
-    """Secant with other constants: its module's, set anew for each solve."""
+    """Secant(20) with other constants: its module's, set anew for each solve."""
 
+    memory: int = 20
     cap: float = secant.CAP
     near: float = secant.NEAR
     trust: float = secant.TRUST
@@ -85,7 +86,7 @@ class Wandering(Tuned):
         state.lowest = torch.where(progressed | stuck, residual, state.lowest)
         state.since = since.masked_fill(stuck, 0)
         state.left = torch.where(stuck, self.steps, state.left)
-        for products in (state.ss, state.sy, state.yy):
+        for products in (state.su, state.sy, state.yy):
             products.masked_fill_(stuck[:, None, None], 0.0)
         state.falling = state.falling.masked_fill(stuck, 0)
         accelerated = super().step(state, point)
@@ -122,8 +123,29 @@ class Bounded(Tuned):
         return point.z + step * torch.where((size > most) & ~state.linear, most / size, 1.0)[:, None]
 
 
+class GuardedState(SecantState):
+    """Where Anderson's step is not trusted, it is ridged, and the plain step where Σ|γ| exceeds 3."""
+
+    def broyden(self) -> Tensor:
+        count = self.count
+        matrix = self.yy[:, :count, :count].clone()
+        matrix.diagonal(dim1=1, dim2=2).fill_(1.1)
+        scale = self.of_y[:, :count]
+        gamma = torch.linalg.solve_ex(matrix, scale * self.right_y)[0] * scale
+        return gamma.masked_fill(gamma.abs().sum(1, keepdim=True) > 3, 0.0)
+
+
+@dataclass(frozen=True)
+class Guarded(Tuned):
+    """Anderson's step where its forecasts hold, else a ridged and capped one."""
+
+    def init(self, z: Tensor) -> SecantState:
+        super().init(z)
+        return GuardedState(z, self.memory)
+
+
 IDEAS: dict[str, Solver] = {
-    "Secant(20), as it is": Tuned(),
+    "Secant(20)": Tuned(),
     "as it was: Broyden's triangle in full, Anderson while ρ does not rise": Tuned(apart=1.0, fell=1.0),
     "Broyden's triangle in full": Tuned(apart=1.0),
     "no triangle (type I)": Tuned(apart=1e9),
@@ -136,7 +158,7 @@ IDEAS: dict[str, Solver] = {
     "Broyden(20), restarted when full": Broyden(memory=20),
     "memory 5": Tuned(memory=5),
     "memory 8": Tuned(memory=8),
-    "memory 10": Tuned(memory=10),
+    "memory 10, the default": Tuned(memory=10),
     "memory 30": Tuned(memory=30),
     "Broyden steps of at most 3 plain steps": Tuned(cap=3.0),
     "not bounded": Tuned(cap=1e9),
@@ -146,6 +168,7 @@ IDEAS: dict[str, Solver] = {
     "after 30 idle steps 40 plain steps": Wandering(patience=30, steps=40),
     "after 50 idle steps 50 plain steps": Wandering(patience=50, steps=50),
     "after 50 idle steps 50 plain steps, damping 0.5": Wandering(patience=50, steps=50, damping=0.5),
+    "Anderson(5), capped and ridged where its forecasts fail": Guarded(memory=5),
     "Anderson(5), capped and ridged": Anderson(cap=3.0, ridge=0.1),
 }
 
@@ -184,7 +207,7 @@ def main() -> None:
     problems = [problem.half(arguments.half) for problem in hard_problems(arguments.cells)]
     ideas = {name: idea for name, idea in IDEAS.items() if not arguments.only or any(p in name for p in arguments.only)}
     with torch.no_grad():
-        others = score(problems, {name: solver for name, solver in SOLVERS.items() if name != "Secant(20)"})
+        others = score(problems, {name: solver for name, solver in SOLVERS.items() if not name.startswith("Secant")})
         some, plain = np.isfinite(others.fastest), np.isfinite(others.pairs("Picard"))
         print(
             f"| idea | lost of {some.sum():,} that some other solver solves | of {plain.sum():,} that Picard solves",

@@ -1,6 +1,6 @@
 """Training with one solver and with another: test accuracy, evaluations and processor time, seed by seed.
 
-    python scripts/train_with_solver.py [--solvers anderson secant] [--seeds 0 1 2] [--tasks demo prefix_sums mazes]
+    python scripts/train_with_solver.py [--solvers anderson secant secant,memory=20] [--seeds 0 1 2] [--tasks demo prefix_sums mazes]
 
 Each task is trained with each solver from each seed, solvers in turn, one thread, without a sweep. Prefix sums and
 mazes are made small (see TASKS). The solver solves forwards, and in the demo the adjoint, too.
@@ -34,8 +34,11 @@ TASKS: dict[str, list[str]] = {
 
 def train(task: str, solver: str, seed: int, folder: Path) -> tuple[float, float, float, int]:
     """(test accuracy, mean evaluations in the last epoch, processor seconds, test samples)."""
-    adjoint = [f"solver@gradient.solver={solver}"] if task == "demo" else []  # the others solve forwards alone
-    command = [sys.executable, "-m", "deqrun", "train", *TASKS[task], f"solver={solver}", *adjoint]
+    name, *parameters = solver.split(",")
+    chosen = [f"solver={name}", *(f"solver.{parameter}" for parameter in parameters)]
+    if task == "demo":  # the others solve forwards alone
+        chosen += [f"solver@gradient.solver={name}", *(f"gradient.solver.{parameter}" for parameter in parameters)]
+    command = [sys.executable, "-m", "deqrun", "train", *TASKS[task], *chosen]
     command += [f"seed={seed}", "threads=1", "sweep=none", "tracker=none", f"run={folder}"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))

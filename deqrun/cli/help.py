@@ -103,7 +103,7 @@ Examples, for the run in outputs/train/mine
   deqrun sweep run=outputs/train/mine sweep=quick
   deqrun sweep run=outputs/train/mine sweep.iterations=[32,64,128,256]
   deqrun sweep run=outputs/train/mine sweep.solvers=[picard,anderson]
-  deqrun sweep -m run=outputs/train/mine solver.mixing=0.5,1.0
+  deqrun sweep -m run=outputs/train/mine solver.memory=5,20
 {flags}"""
 
 FLAGS = """

@@ -12,7 +12,7 @@ from torch import Tensor
 from deqrun.arguments import require_instance
 from deqrun.gradients.gradient import Gradient, Map, recording, refuse_second_derivative, rooted
 from deqrun.gradients.twice import eager
-from deqrun.solvers import Anderson, Budget, Solution, Solver, solve
+from deqrun.solvers import Budget, Secant, Solution, Solver, solve
 from deqrun.solvers.device import at_hand
 from deqrun.solvers.linearization import Linearization
 
@@ -26,7 +26,7 @@ class Implicit(Gradient):
     The gradient is as good as z* and u are: read `solution.residual` and `solution.adjoint.residual`.
     A splitting solver needs a monotone model's f, which can take its adjoint apart, too: f.adjoint_at(f(z)).
 
-    solver  of the adjoint; None: Anderson().
+    solver  of the adjoint; None: Secant().
     budget  of the adjoint; None: Budget(max_iter=100, tol=1e-6).
     start   where the adjoint's solve begins, (batch, …) like z; None: at ∂L/∂z*.
 
@@ -67,7 +67,7 @@ class Implicit(Gradient):
         """The solve of u = Jᵀu + v."""
         begin = v if self.start is None else _usable(self.start.detach(), v)
         budget = self.budget or Budget(max_iter=100, tol=1e-6)
-        return solve(linearization.step(v), begin, solver=self.solver or Anderson(), budget=budget)
+        return solve(linearization.step(v), begin, solver=self.solver or Secant(), budget=budget)
 
 
 def _usable(start: Tensor, v: Tensor) -> Tensor:

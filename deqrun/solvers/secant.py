@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +57,7 @@ class Secant(Solver["SecantState", FlatMap]):
     Raises ValueError on anything else.
     """
 
-    memory: int = 20
+    memory: int = 10
 
     def __post_init__(self) -> None:
         require_count("Secant memory", self.memory, 0)
@@ -91,10 +92,16 @@ class SecantState(SolverState):
     products of the newest Δg follow from g_k's and g_{k−1}'s: they round to the larger g, which is not much longer than
     Δg unless f hardly contracts.
 
-    ss, sy, yy  (rows, memory, memory) float64; products Δz_i · Δz_j for i newer than j, Δz_i · Δg_j, Δg_i · Δg_j
-    right_s, right_y  (rows, count) float64; products of Δz and of Δg with g_k
-    forecast    (rows,) float64; ρ of the iterate before
-    last_norm   (rows,) float64; ‖g‖ of the iterate before
+    Small systems have rows of unit length, ŝ_i = Δz_i / ‖Δz_i‖ and ŷ_i = Δg_i / ‖Δg_i‖; all are in float64:
+
+    su, sy      (rows, memory, memory) products ŝ_i · Δf_j for i newer than or as old as j, ŝ_i · Δg_j
+    yy          (rows, memory, memory) products ŷ_i · ŷ_j, the diagonal 1 + ridge
+    of_s, of_y  (rows, memory) 1/‖Δz_i‖, 1/‖Δg_i‖; 0 where there is no length
+    right_s, right_y  (rows, count) products of Δz and of Δg with g_k
+    triangle    (memory, memory) how much of L holds, by age: row and column 0 are the oldest difference's
+    forecast    (rows,) ρ of the iterate before
+    last_norm   (rows,) ‖g‖ of the iterate before
+
     falling     (rows,) how often in a row ρ fell by a fifth
     linear      (rows,) whether the latest step is Anderson's
     broke       (rows,) whether a forecast has failed
@@ -106,10 +113,15 @@ class SecantState(SolverState):
         rows, device = len(z), z.device
         self.memory, self.on_host = memory, at_hand(z)
         self.epsilon = torch.finfo(z.dtype).eps
+        self.ridge = 10 * self.epsilon
         self.ring = History(2 * memory + 3, z)
-        self.ss = torch.zeros(rows, memory, memory, dtype=wide(device), device=device)
-        self.sy, self.yy = torch.zeros_like(self.ss), torch.zeros_like(self.ss)
-        self.right_s = self.right_y = self.ss[:, :0, 0]
+        self.su = torch.zeros(rows, memory, memory, dtype=wide(device), device=device)
+        self.sy, self.yy = torch.zeros_like(self.su), torch.zeros_like(self.su)
+        self.of_s = torch.zeros(rows, memory, dtype=wide(device), device=device)
+        self.of_y = torch.zeros_like(self.of_s)
+        self.right_s = self.right_y = self.of_s[:, :0]
+        age = torch.arange(memory, dtype=wide(device), device=device)
+        self.triangle = ((age[:, None] - age) / APART).clamp_(0, 1)
         self.z, self.fz = z, z
         self.forecast = torch.full((rows,), torch.inf, dtype=wide(device), device=device)
         self.last_norm = self.forecast
@@ -157,18 +169,25 @@ class SecantState(SolverState):
         torch.sub(fz, last_fz, out=self.ring[2 * newest])
         dg = torch.sub(g, self.ring[self._slot(k - 1)], out=self.ring[2 * newest + 1])
         # Multiply Δz and g with all of them; Δz_j = Δf_j − Δg_j.
-        of_step, of_g = (widened(found) for found in self.ring.pair_products(step, now, 2 * count))
+        of_step, of_g = self.ring.pair_products(step, now, 2 * count)
         before_s, before_y = self.right_s, self.right_y
-        self.right_y, of_step_y = of_g[:, 1::2], of_step[:, 1::2]
+        of_g = widened(of_g)
+        self.right_y = of_g[:, 1::2]
         self.right_s = of_g[:, 0::2] - self.right_y
-        self.ss[:, newest, :count] = of_step[:, 0::2] - of_step_y
+        squared = widened(of_step[:, 2 * newest]) - of_step[:, 2 * newest + 1]
+        of_s = _inverse_length(squared)
+        of_y = _inverse_length(widened(torch.linalg.vector_norm(dg, dim=1)).square_())
+        self.of_s[:, newest], self.of_y[:, newest] = of_s, of_y
         # The products of Δg = g_k − g_{k−1} with the older ones; its products with the newest are taken by themselves.
         old = before_s.shape[1]
-        self.sy[:, :old, newest] = self.right_s[:, :old] - before_s
-        self.sy[:, newest, :count] = of_step_y
-        between = self.right_y[:, :old] - before_y
+        torch.mul(self.right_s[:, :old] - before_s, self.of_s[:, :old], out=self.sy[:, :old, newest])
+        between = (self.right_y[:, :old] - before_y).mul_(self.of_y[:, :old]).mul_(of_y[:, None])
         self.yy[:, :old, newest], self.yy[:, newest, :old] = between, between
-        self.yy[:, newest, newest] = widened(torch.linalg.vector_norm(dg, dim=1)).square_()
+        self.yy[:, newest, newest].fill_(1 + self.ridge)
+        # A step without length has the equation γ = 0.
+        torch.mul(of_step[:, 0::2], of_s[:, None], out=self.su[:, newest, :count])
+        torch.mul(of_step[:, 1::2], of_s[:, None], out=self.sy[:, newest, :count])
+        self.sy[:, newest, newest].add_(of_s == 0)
 
     def weights(self, norm: Tensor) -> Tensor:
         """γ (rows, count) of this step, Anderson's or Broyden's; on the host the other system is left out unless some
@@ -183,35 +202,32 @@ class SecantState(SolverState):
         return torch.where(self.linear[:, None], anderson, self.broyden())
 
     def broyden(self) -> Tensor:
-        """γ (rows, count) of Broyden's step."""
+        """γ (rows, count) of Broyden's step. Rows have unit length, so that the largest pivot is the best one."""
         count = self.count
-        ss = self.ss[:, :count, :count]
-        matrix = torch.addcmul(self.sy[:, :count, :count], ss, self._newer(count))
-        # Rows of unit length, so that the largest pivot is the best one.
-        scale, unusable = _lengths(ss)
-        matrix *= scale[:, :, None]
-        matrix.diagonal(dim1=1, dim2=2).add_(unusable)
-        return torch.linalg.solve_ex(matrix, scale * self.right_s)[0]
+        su, sy = self.su[:, :count, :count], self.sy[:, :count, :count]
+        # s · y + L = (1 − l) s · y + l s · u, where l is how much of the triangle holds.
+        matrix = torch.lerp(sy, su, self._newer(count))
+        return torch.linalg.solve_ex(matrix, self.of_s[:, :count] * self.right_s)[0]
 
     def _newer(self, count: int) -> Tensor:
         """(count, count) how much of L holds: 0 where the row's difference is not newer than the column's, rising to 1
         where it is APART steps newer."""
-        age = ((self.pushed - 2) - torch.arange(count, device=self.ss.device)) % self.memory
-        return ((age - age[:, None]) / APART).clamp_(0, 1).to(self.ss.dtype)
+        newest = (self.pushed - 2) % self.memory
+        if newest == count - 1:
+            return self.triangle[:count, :count]
+        return self.triangle.roll((newest + 1, newest + 1), (0, 1))
 
     def anderson(self, norm: Tensor) -> tuple[Tensor, Tensor]:
-        """γ (rows, count) of Anderson's step, and ρ = ‖g − Y γ‖ (rows,), by ridged normal equations."""
+        """γ (rows, count) of Anderson's step, and ρ = ‖g − Y γ‖ (rows,), by ridged normal equations.
+
+        Of (Ŷᵀ Ŷ + δ) γ̂ = Ŷᵀ g is ρ² = ‖g‖² − γ̂ · (Ŷᵀ g + δ γ̂).
+        """
         count = self.count
-        yy = self.yy[:, :count, :count]
-        scale, _ = _lengths(yy)
-        unit = yy * scale[:, :, None] * scale[:, None]
+        scale = self.of_y[:, :count]
         right = scale * self.right_y
-        ridged = unit.clone()
-        ridged.diagonal(dim1=1, dim2=2).fill_(1 + 10 * self.epsilon)
-        gamma = torch.linalg.solve_ex(ridged, right)[0]
-        left = torch.bmm(unit, gamma[:, :, None])[:, :, 0].sub_(right, alpha=2)
-        squared = norm.square() + (left * gamma).sum(1)
-        return gamma * scale, squared.clamp(min=0).sqrt()
+        gamma = torch.linalg.solve_ex(self.yy[:, :count, :count].mT, right)[0]
+        squared = norm.square() - (right.add_(gamma, alpha=self.ridge).mul_(gamma)).sum(1)
+        return gamma * scale, squared.clamp_(min=0).sqrt_()
 
     def judge(self, norm: Tensor, forecast: Tensor) -> None:
         """Whether this step is Anderson's, from the forecasts, which rounding leaves √ε ‖g‖ of error."""
@@ -225,6 +241,9 @@ class SecantState(SolverState):
 
     def usable(self, weights: Tensor) -> Tensor:
         """γ, 0 in rows where it is not finite, or whose last step was undone; notes which steps are accelerated."""
+        if self.on_host and self.undone is None and math.isfinite(float(weights.sum())):
+            self.accelerated = torch.ones_like(self.broke)
+            return weights
         usable = weights.isfinite().all(1)
         if self.undone is not None:
             usable &= ~self.undone
@@ -245,14 +264,12 @@ class SecantState(SolverState):
 
 
 TAKEN = (
-    *("ss", "sy", "yy", "right_s", "right_y", "z", "fz", "forecast", "last_norm"),
+    *("su", "sy", "yy", "of_s", "of_y", "right_s", "right_y", "z", "fz", "forecast", "last_norm"),
     *("falling", "linear", "broke", "accelerated", "undone"),
 )
 """The fields of SecantState that have rows, except the ring."""
 
 
-def _lengths(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """(rows, count) one over the lengths of the columns, 0 where they are not usable, and 1 where they are not."""
-    squared = gram.diagonal(dim1=1, dim2=2)
-    usable = squared > 0
-    return torch.where(usable, squared.rsqrt(), 0.0), (~usable).to(gram.dtype)
+def _inverse_length(squared: Tensor) -> Tensor:
+    """(rows,) one over the length, from its square; 0 where that is not positive."""
+    return torch.where(squared > 0, squared.rsqrt(), 0.0)

@@ -73,13 +73,13 @@ def test_a_misspelling_is_told_with_what_is_nearest(refused: Refused, override: 
         ("sweep.tolerances=[-0.1]", "at least 0"),
         ("solver.memory=-1", ">= 0"),
         ("gradient.budget.tol=-1", ">= 0"),
-        ("solver.mixing=3", "(0, 2]"),
+        ("solver=anderson solver.mixing=3", "(0, 2]"),
         ("optimizer.lr=-1", "learning rate"),
     ],
 )
 def test_a_value_out_of_range_is_told_with_the_range(refused: Refused, override: str, allowed: str) -> None:
-    sentence = refused("train", override)
-    key, _, value = override.partition("=")
+    sentence = refused("train", *override.split())
+    key, _, value = override.split()[-1].partition("=")
     assert key.split(".")[0] in sentence
     assert value.strip("[]").split(",")[-1] in sentence
     assert allowed in sentence

@@ -127,7 +127,7 @@ def test_a_sweep_of_untied_layers_asks_layer_by_layer(deqrun: Deqrun, launches: 
 def test_a_sweep_of_tied_layers_may_ask_any_solver(deqrun: Deqrun, launches: Launches, made_run: MadeRun) -> None:
     run = made_run("model=mlp", "baseline=tied")
     assert deqrun("sweep", f"run={run}").code == 0
-    assert list(launches.settings[0].sweep_solvers) == ["picard", "anderson"]
+    assert list(launches.settings[0].sweep_solvers) == ["picard", "anderson", "secant"]
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,9 @@ def test_the_same_command_with_resume_goes_on(deqrun: Deqrun, launches: Launches
         ("seed=4", "seed=0"),
         ("train.epochs=10", "train.epochs=9"),
         ("model=conv", "model=mlp"),
-        ("solver=picard", "solver=anderson"),
-        ("solver.memory=3", "solver.memory=5"),
-        ("solver@gradient.solver=picard", "solver@gradient.solver=anderson"),
+        ("solver=picard", "solver=secant"),
+        ("solver.memory=3", "solver.memory=10"),
+        ("solver@gradient.solver=picard", "solver@gradient.solver=secant"),
         ("study=demo", "study="),
         ("tracker=none", "tracker=wandb"),
         ("name=other", "name=mlp-digits"),
@@ -126,7 +126,7 @@ def test_a_sweep_asks_the_run_as_it_was_trained(
 
 
 def test_a_sweep_may_change_the_runs_solver(deqrun: Deqrun, launches: Launches, made_run: MadeRun) -> None:
-    run = made_run("model=mlp", "solver.memory=4")
+    run = made_run("model=mlp", "solver=anderson", "solver.memory=4")
     assert deqrun("sweep", f"run={run}", "solver.mixing=0.5").code == 0
     assert deqrun("sweep", f"run={run}", "solver=picard", "solver.damping=0.7").code == 0
     first, second = launches.settings

@@ -128,7 +128,7 @@ def test_the_defaults_are_those_of_the_yaml_files(default: Settings) -> None:
     written = yaml.safe_load((packaged_configs() / "train.yaml").read_text())
     assert default.train.epochs == written["train"]["epochs"]
     assert default.name == "mdeq-digits"
-    assert default.choices["solver"] == "anderson"
+    assert default.choices["solver"] == "secant"
     assert "study" not in default.choices
 
 
@@ -213,7 +213,7 @@ def test_an_interpolation_to_nowhere_is_told(sources: ConfigSources) -> None:
 
 def test_components_nest_and_know_their_keys(default: Settings) -> None:
     where = dict(default.components())
-    assert where["gradient.solver"].target == "deqrun.solvers.Anderson"
+    assert where["gradient.solver"].target == "deqrun.solvers.Secant"
     assert where["gradient.budget"].target == "deqrun.solvers.Budget"
     assert where["sweep_solvers.picard"].parameters == {"damping": 1.0}
 
@@ -267,7 +267,7 @@ def test_the_fingerprint_tells_numbers_apart_and_nothing_else(default: Settings)
 
 
 def test_an_own_solver_is_swept_with_its_own_parameters(sources: ConfigSources) -> None:
-    cfg = sources.compose("train", ["solver.memory=2", "sweep.solvers=[anderson,picard,anderson]"])
+    cfg = sources.compose("train", ["solver=anderson", "solver.memory=2", "sweep.solvers=[anderson,picard,anderson]"])
     settings = load_settings(cfg)
     assert settings.sweep.solvers == ("anderson", "picard")
     assert settings.sweep_solvers["anderson"] == settings.solver
