@@ -1,6 +1,6 @@
 """Training with one solver and with another: test accuracy, evaluations and processor time, seed by seed.
 
-    python scripts/train_with_solver.py [--solvers anderson secant secant,memory=20] [--seeds 0 1 2] [--tasks demo prefix_sums mazes]
+    python scripts/train_with_solver.py [--solvers anderson secant secant,memory=20] [--seeds …] [--tasks …]
 
 Each task is trained with each solver from each seed, solvers in turn, one thread, without a sweep. Prefix sums and
 mazes are made small (see TASKS). The solver solves forwards, and in the demo the adjoint, too.

@@ -34,6 +34,8 @@ BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run deqrun with these arguments, by default the process's own; the exit code."""
+    # Threads that wait for one another sleep: beside other busy processes, spinning takes several times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # A shell may close standard streams; Python would then write into whatever is opened next.
     open_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -105,9 +105,10 @@ class AdaptedCell(Cell):
         return getattr(self.model, name)
 
     def _zeros(self) -> Tensor:
-        """One encoded sample of zeros, where the weights are."""
+        """One encoded sample of zeros, where the weights are, and in double precision if they are."""
         first = next(iter((*self.model.parameters(), *self.model.buffers())), torch.zeros(()))
-        return torch.zeros(1, *self.input_shape, device=first.device)
+        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
+        return torch.zeros(1, *self.input_shape, dtype=dtype, device=first.device)
 
     def _pack(self, parts: tuple[Tensor, ...]) -> Tensor:
         """(batch, *state_shape) of the parts of a state."""

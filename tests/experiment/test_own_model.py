@@ -124,6 +124,13 @@ def test_the_command_line_asks_the_same_model(elsewhere: Path) -> None:
     assert rows["picard", "test", 2] == asked_rows["test", 2]
 
 
+def test_a_model_in_double_precision_is_asked_in_it() -> None:
+    """Its rows are those of the same weights in float32, to the rounding of float32."""
+    wide, narrow = (deqrun.sweep_model(model, "dataset=digits", *ASKED) for model in (GRU().double(), GRU()))
+    for one, other in zip(wide.sweep, narrow.sweep, strict=True):
+        assert one.residual_median == pytest.approx(other.residual_median, rel=1e-4)
+
+
 def test_double_precision_asks_a_copy_of_the_models_own_weights() -> None:
     """Methods belong to the copy, so that its float64 states meet float64 weights."""
     run = deqrun.sweep_model(GRU(), "dataset=digits", *ASKED, "sweep.precisions=[float32,float64]")
