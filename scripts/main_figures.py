@@ -5,7 +5,7 @@
 1. bytes saved for backward by a training step, at 10 and at 100 solver iterations;
 2. the whole sweep's time over one evaluation at the largest budget and smallest tolerance;
 3. one evaluation per cell, the usual way, over the sweep;
-4. an Anderson step over one bare evaluation of a conv cell (32x16x16, batch 128, 1 thread).
+4. a step of Anderson(5) and of Secant(10) over one bare evaluation of a conv cell (32x16x16, batch 128, 1 thread).
 
 2 and 3 use the demo's MDEQ after a short training (--epochs), per solver; medians of --repeats interleaved runs.
 """
@@ -26,7 +26,7 @@ from deqrun.experiment.sweep.trace import cells, trace
 from deqrun.gradients import Implicit, equilibrium
 from deqrun.models import DEQ, BoundCell, ConvCell, MDEQCell
 from deqrun.records.trajectory import TrajectoryKey
-from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
+from deqrun.solvers import Anderson, Budget, Picard, Secant, Solver, solve
 
 ITERATIONS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 TOLERANCES = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5]
@@ -42,9 +42,9 @@ def main() -> None:
     torch.manual_seed(0)
     saved_bytes()
     model = short_training(arguments.epochs)
-    for solver in (Picard(), Anderson()):
+    for solver in (Picard(), Anderson(), Secant()):
         sweep_ratios(model, solver, arguments.repeats)
-    anderson_step(arguments.repeats)
+    solver_steps(arguments.repeats)
 
 
 def saved_bytes() -> None:
@@ -65,8 +65,8 @@ def saved_bytes() -> None:
 def mdeq() -> DEQ:
     """The demo's model (configs/study/demo.yaml)."""
     cell = MDEQCell(input_shape=(1, 8, 8), num_classes=10, head_channels=(4, 8), final_channels=64, dropout=0.1)
-    adjoint = Implicit(Anderson(), Budget(max_iter=12, tol=1e-3))
-    return DEQ(cell, Anderson(), Budget(max_iter=12, tol=1e-3), adjoint)
+    adjoint = Implicit(Secant(), Budget(max_iter=12, tol=1e-3))
+    return DEQ(cell, Secant(), Budget(max_iter=12, tol=1e-3), adjoint)
 
 
 def short_training(epochs: int) -> DEQ:
@@ -126,20 +126,20 @@ def evaluate_only(f: Callable[[Tensor], Tensor], z: Tensor, times: int) -> None:
 
 
 @torch.no_grad()
-def anderson_step(repeats: int) -> None:
-    """Anderson(5) with residuals and the best state kept, per step, beside the bare cell."""
+def solver_steps(repeats: int) -> None:
+    """Solvers with residuals and the best state kept, per step, beside the bare cell."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cell = ConvCell(input_shape=(3, 16, 16), num_classes=10, channels=32, inner_channels=64).eval()
     x = torch.randn(128, 3, 16, 16)
     f, z0, steps = BoundCell(cell, cell.inject(x)), torch.zeros(128, 32, 16, 16), 20
     runs: dict[str, Callable[[], object]] = {"cell": lambda: evaluate_only(f, z0, steps + 1)}
-    for name, solver in (("picard", Picard()), ("anderson", Anderson(memory=5))):
+    for name, solver in (("picard", Picard()), ("anderson", Anderson()), ("secant", Secant())):
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=Budget(max_iter=steps, tol=0.0))  # type: ignore[misc]
     seconds = interleaved(runs, max(repeats, 9))
     torch.set_num_threads(threads)
     print(f"bare cell 32x16x16, batch 128, 1 thread: {1e3 * seconds['cell'] / (steps + 1):.2f} ms")
-    for name in ("picard", "anderson"):
+    for name in ("picard", "anderson", "secant"):
         print(f"{name} step over one bare cell evaluation: {seconds[name] / seconds['cell']:.2f}")
 
 

@@ -4,7 +4,7 @@
 
 The demo's cell, data, optimizer and schedule, one thread, three ways to train it, one after the other for each seed:
 
-    deqrun     as study=demo has it: Anderson(5), implicit gradient, starts at the last solutions, its own penalty
+    deqrun     as study=demo has it: Secant(10), implicit gradient, starts at the last solutions, its own penalty
     torchdeq   its Anderson and its implicit gradient, with the demo's tolerances and its own Jacobian penalty
     bptt       twelve plain iterations from zeros, back-propagated through by PyTorch
 
