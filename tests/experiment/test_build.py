@@ -14,7 +14,7 @@ from deqrun.experiment import build
 from deqrun.gradients import Implicit, OneStep
 from deqrun.settings import ComponentSettings, Settings, load_settings
 from deqrun.settings.sources import ConfigSources, open_sources
-from deqrun.solvers import Anderson, Budget, Picard
+from deqrun.solvers import Budget, Picard, Secant
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def settings_of(sources: ConfigSources, *overrides: str) -> Settings:
 
 def test_solvers_and_budgets_carry_the_parameters_that_were_given(sources: ConfigSources) -> None:
     settings = settings_of(sources, "solver.memory=3", "budget=deep", "budget.patience=7", "sweep.solvers=[picard]")
-    assert build.build_solver(settings) == Anderson(memory=3)
+    assert build.build_solver(settings) == Secant(memory=3)
     assert build.build_sweep_solvers(settings) == {"picard": Picard()}
     assert build.build_budget(settings) == Budget(64, 1e-4, patience=7)
 

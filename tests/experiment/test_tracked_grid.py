@@ -24,7 +24,7 @@ SMALL = [
     "train.log_every=4",
     "sweep.iterations=[1,4]",
     "sweep.tolerances=[1e-1,1e-3]",
-    "sweep.solvers=[anderson]",
+    "sweep.solvers=[secant]",
     "sweep.halting=[residual]",
     "sweep.breadth=[1,2]",
 ]

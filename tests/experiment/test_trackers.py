@@ -219,7 +219,7 @@ def test_curve_rows_by_hand() -> None:
 def test_record_type_is_complete(offline: Path) -> None:
     record: RunRecord = read_run(offline)
     assert record.status.status == "completed"
-    assert len(record.sweep) == 2 * 2 * 5 * 2  # solvers, splits, budgets with that of training, tolerances
+    assert len(record.sweep) == 3 * 2 * 5 * 2  # solvers, splits, budgets with that of training, tolerances
 
 
 class Hanging(NoTracker):
