@@ -221,6 +221,7 @@ def _show(plan: Plan) -> int:
     cfg, flags = plan.jobs[0].cfg, plan.request.flags
     package = None if flags.package == "_global_" else flags.package
     with _config_of_hydra(cfg):
+        # Hydra's own node is not part of a job's config; interpolations may refer to it still.
         with open_dict(cfg):
             del cfg["hydra"]
         shown = cfg if package is None else OmegaConf.select(cfg, package)
