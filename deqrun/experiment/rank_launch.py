@@ -32,7 +32,7 @@ from deqrun.experiment.machine_limits import THREADS_PER_CORE, cores
 from deqrun.experiment.ranks import joined
 from deqrun.records.signals import ending_as_interrupted, handled_as_interruption
 from deqrun.settings import Settings
-from deqrun.settings.launch import Place, torchrun_place
+from deqrun.settings.place import Place, torchrun_place
 
 __all__ = ["follow", "in_ranks", "leading", "require_ranks"]
 

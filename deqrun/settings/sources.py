@@ -24,6 +24,10 @@ from yaml import YAMLError
 HYDRA_VERSION_BASE = "1.3"
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """Errors of composing where an option, of a user's folder too, is not there, torn, or names itself."""
+STUDY_KEYS = ("question", "size", "seeds", "jobs", "variants", "ask")
+"""Keys of train.yaml that a run itself doesn't know."""
+AS_GIVEN = ("model=adapted", "train.epochs=null", "train.jacobian_weight=0")
+"""Overrides of a run of deqrun train whose model comes from elsewhere, with its weights."""
 SUBFOLDER_LENGTH = 120
 """Characters of a job's folder name: half of the file systems' limit, so that suffixes still fit."""
 
