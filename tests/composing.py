@@ -14,6 +14,7 @@ from typing import Any
 import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -30,6 +31,7 @@ def compose_faster() -> None:
     # A singleton, from which every read is a copy; Hydra copies all of it for each composition.
     ConfigStore.__deepcopy__ = lambda store, memo: store  # type: ignore[attr-defined]
     OmegaConf.load = staticmethod(functools.partial(_load, OmegaConf.load))  # type: ignore[method-assign]
+    yaml.load = functools.partial(_parsed, yaml.load)
     parse = functools.lru_cache(4096)(omegaconf.grammar_parser.parse)
     omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
     OverridesParser.parse_rule = functools.partialmethod(_parse_rule, OverridesParser.parse_rule)  # type: ignore[assignment,method-assign]
@@ -86,6 +88,18 @@ def _load(load: Any, file: Any) -> Any:
         file.seek(0)
         _loaded[text] = load(file)  # errors are told with the file's name
     return copy.deepcopy(_loaded[text])
+
+
+_texts: dict[tuple[str, type], Any] = {}
+
+
+def _parsed(load: Any, source: Any, Loader: type) -> Any:
+    """yaml.load, which parses a text once."""
+    if not isinstance(source, str):
+        return load(source, Loader)
+    if (source, Loader) not in _texts:
+        _texts[source, Loader] = load(source, Loader)
+    return copy.deepcopy(_texts[source, Loader])
 
 
 _rules: dict[tuple[str, str], Any] = {}
