@@ -39,8 +39,8 @@ verdict is of small models, trained briefly, and says of what it is: of the reci
 [studies.md](studies.md#how-an-answer-is-made) says how a verdict is reached, and how often such verdicts are wrong.
 """
 OLDER = """
-`secant` became the default solver after some answers were made: add `solver=anderson solver@gradient.solver=anderson` to
-the commands of {studies} for the same numbers.
+`secant` became the default solver after some answers were made: for the same numbers add `solver=anderson
+solver@gradient.solver=anderson` to the commands of {studies}.
 """
 
 

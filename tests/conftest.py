@@ -1,44 +1,33 @@
 """Property tests draw the same examples on every machine, and no test depends on how fast it is, or on its place."""
 
 import gc
-from copy import deepcopy
-from types import SimpleNamespace
-from typing import Any, TextIO
+import os
+import sys
 
-import omegaconf.omegaconf
 import pytest
 import torch
-import yaml
 from hypothesis import settings
 
+from tests.composing import compose_faster
 from tests.usual import thin
 
 settings.register_profile("nightly", deadline=None, derandomize=True)
 settings.register_profile("usual", deadline=None, derandomize=True, max_examples=15)
 
+# Imports and collecting make little garbage: the collector rests until they are over.
+gc.disable()
 
-_parsed: dict[str, Any] = {}
-
-
-def _load(source: str | TextIO, Loader: type[yaml.SafeLoader]) -> Any:
-    """yaml.load, which parses a text once: tests compose the same few files thousands of times."""
-    text = source if isinstance(source, str) else source.read()
-    try:
-        if text not in _parsed:
-            _parsed[text] = yaml.load(text, Loader=Loader)
-        return deepcopy(_parsed[text])
-    except yaml.YAMLError:  # told with the file's name
-        if not isinstance(source, str):
-            source.seek(0)
-        return yaml.load(source, Loader=Loader)
-
-
-omegaconf.omegaconf.yaml = SimpleNamespace(**(vars(yaml) | {"load": _load}))
+# Bytecode is kept, whatever the environment says: each process that a test starts would compile deqrun anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`make test` draws few examples of each property, a run with the nightly tests Hypothesis's hundred."""
-    settings.load_profile("usual" if config.option.markexpr == "not nightly" else "nightly")
+    """`make test` draws few examples of each property and composes faster; with the nightly tests nothing is spared."""
+    usual = config.option.markexpr == "not nightly"
+    settings.load_profile("usual" if usual else "nightly")
+    if usual:
+        compose_faster()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,6 +40,7 @@ def pytest_collection_finish() -> None:
     """Torch and the tests stay to the end: the garbage collector need not walk through them again and again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 
@@ -14,7 +15,10 @@ from deqrun.cli.request import Request
 from deqrun.cli.run_folders import is_complete, require_run, swept_run
 from deqrun.errors import UserError
 from deqrun.records.claims import claimed
-from deqrun.settings import Settings, read_settings, settings_from
+from deqrun.settings import read_settings, settings_from
+
+if TYPE_CHECKING:
+    from deqrun.settings import Settings
 
 __all__ = ["begun_sweep", "go_on_with_sweep"]
 

@@ -120,7 +120,7 @@ def _dispatch(argv: list[str]) -> int:
         return _describe(arguments)
     if command == "report":
         return _report(arguments)
-    from deqrun.settings.launch import torchrun_place
+    from deqrun.settings.place import torchrun_place
 
     # Of torchrun's ranks the first is this command; the others follow its runs.
     place = torchrun_place()

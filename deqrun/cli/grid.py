@@ -21,12 +21,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from deqrun.cli.run_folders import OUTPUTS, is_run
 from deqrun.errors import RankLost, UserError, one_line
 from deqrun.records.files import write_whole
-from deqrun.settings import Settings
 from deqrun.settings.sources import quoted
 from deqrun.studies.study import Study
 
-if TYPE_CHECKING:  # records need NumPy, which a command that is only checked can do without
+if TYPE_CHECKING:  # records need NumPy, settings pydantic; a command that only composes does without
     from deqrun.records.run import RunStatus
+    from deqrun.settings import Settings
 
 FILE = "grid.json"
 FAILED = 3
@@ -88,11 +88,11 @@ def identity(task: Settings | Study, differs: str) -> str:
     The values count too: device=cpu,cuda makes two jobs, although a fingerprint leaves the device out.
     """
     # A run by its numbers; a study by its question and all of its runs.
-    if isinstance(task, Settings):
-        parts = [task.fingerprint(), "" if task.run is None else str(task.run.resolve())]  # a sweep's run
-    else:
+    if isinstance(task, Study):
         parts = [task.name, task.size, repr(sorted(task.ask.items()))]
         parts += [f"{variant.label} {variant.settings.fingerprint()}" for variant in task.variants]
+    else:
+        parts = [task.fingerprint(), "" if task.run is None else str(task.run.resolve())]  # a sweep's run
     return sha256("\n".join([*parts, differs]).encode()).hexdigest()[:12]
 
 

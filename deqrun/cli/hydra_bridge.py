@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -39,10 +39,12 @@ from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.records.claims import claimed
 from deqrun.records.yaml_text import read_yaml
-from deqrun.settings import Settings
-from deqrun.settings.launch import torchrun_place
+from deqrun.settings.place import torchrun_place
 from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
 from deqrun.studies.study import Study, is_study
+
+if TYPE_CHECKING:
+    from deqrun.settings import Settings
 
 INSTALLS = [f"{what}={shell}" for what in ("install", "uninstall") for shell in ("bash", "zsh", "fish")]
 """Words that print a line for a shell to evaluate."""
@@ -221,6 +223,7 @@ def _show(plan: Plan) -> int:
     cfg, flags = plan.jobs[0].cfg, plan.request.flags
     package = None if flags.package == "_global_" else flags.package
     with _config_of_hydra(cfg):
+        # Hydra's own node is not part of a job's config; interpolations may refer to it still.
         with open_dict(cfg):
             del cfg["hydra"]
         shown = cfg if package is None else OmegaConf.select(cfg, package)
@@ -417,7 +420,7 @@ def ask_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
 
 def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None) -> bool:
     """Make the study that the config describes; False where it describes a plain run."""
-    if isinstance(checked, Settings):
+    if not (checked is None or isinstance(checked, Study)):
         return False
     # The overrides of this job, as Hydra hands them on, make the study's runs.
     node = HydraConfig.get()
@@ -468,7 +471,7 @@ def _ends() -> Iterator[None]:
 
 def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Study | None) -> tuple[Settings, Path]:
     node = HydraConfig.get()
-    if isinstance(checked, Settings):
+    if not (checked is None or isinstance(checked, Study)):
         return checked, Path(node.runtime.output_dir)
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)

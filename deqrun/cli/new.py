@@ -52,6 +52,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str, Path]:
             raise UserError("--output needs a folder, as in --output mine.")
         folder = Path(words[place + 1])
         del words[place : place + 2]
+    # Whatever else begins with a dash is a mistake; two words are left, the kind and the name.
     flags = [word for word in words if word.startswith("-")]
     if flags:
         raise UserError(f"{flags[0]} is not a flag of deqrun new; there is --output FOLDER.")
@@ -62,6 +63,7 @@ def _read(arguments: Sequence[str]) -> tuple[str, str, Path]:
     kind, name = words
     if kind not in TEMPLATES:
         raise UserError(unknown(kind, "a kind of part", TEMPLATES))
+    # The name becomes a module, a class and an option: it must be free as each of them.
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,40}", name) or _is_taken(kind, name):
         nearest = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_0123456789") or "mine"
         nearest = f"my_{nearest}" if _is_taken(kind, nearest) else nearest[:41]

@@ -92,6 +92,7 @@ def _values(override: Override, intervals: bool = False) -> list[str]:
     key = override.get_key_element()
     if not override.is_sweep_override():
         return [_text(override)]
+    # Ranges of the settings are intervals, too: an interval whose ends are allowed is allowed throughout.
     if intervals and override.is_interval_sweep():
         ends = override.value()
         assert isinstance(ends, IntervalSweep)

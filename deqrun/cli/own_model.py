@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deqrun.errors import UserError
-from deqrun.settings.schema import AS_GIVEN
-from deqrun.settings.sources import quoted
+from deqrun.settings.sources import AS_GIVEN, quoted
 from deqrun.settings.trust import use_folder
 
 __all__ = ["as_typed", "brings_model", "in_typed_words", "with_model"]

@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -43,10 +44,13 @@ from deqrun.cli.run_folders import (
 )
 from deqrun.cli.studies import require_free_for_study, study_of
 from deqrun.errors import UserError, unknown
-from deqrun.settings import Settings, load_settings, read_settings
+from deqrun.settings import load_settings, read_settings
 from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, open_sources, quoted
 from deqrun.settings.trust import admit
 from deqrun.studies.study import Study
+
+if TYPE_CHECKING:
+    from deqrun.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -292,7 +296,7 @@ def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
             # Cells of one's own are tried on a few samples, once built.
             if command == "train":
                 require_cell(settings, seen)
-        if isinstance(job, Settings):
+        if not isinstance(job, Study):
             _check_data(job, command, seen)
 
 

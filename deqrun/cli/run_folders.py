@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
@@ -17,9 +17,12 @@ from omegaconf import DictConfig
 from deqrun.errors import UserError, listing, one_line
 from deqrun.records.claims import holds_only_traces
 from deqrun.records.yaml_text import read_yaml
-from deqrun.settings import Settings, read_settings, sections_of, settings_from
+from deqrun.settings import read_settings, sections_of, settings_from
 from deqrun.settings.load import sweep_solvers
 from deqrun.settings.sources import choices
+
+if TYPE_CHECKING:
+    from deqrun.settings import Settings
 
 OUTPUTS = Path("outputs")
 TRAINED = "trained"

@@ -98,6 +98,7 @@ def _best(folder: Path) -> str | None:
         return None
     try:
         told = read_yaml(folder / RESULT)
+        # One objective has a best trial; several have a front of trials, none of which is better in all of them.
         if "best_value" in told:
             chosen = " ".join(f"{key}={value}" for key, value in told["best_params"].items())
             return f"{told['best_value']:.6g} with {chosen}"

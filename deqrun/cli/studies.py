@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
@@ -13,10 +13,13 @@ from omegaconf import DictConfig
 from deqrun.cli.overrides import check_additions, check_choices, diagnose, parse
 from deqrun.cli.run_folders import FREE_ON_RESUME, LAUNCH_KEYS, is_run, require_empty, require_run, require_within
 from deqrun.errors import UserError, listing, one_line
-from deqrun.settings import LaunchSettings, Settings, load_settings
+from deqrun.settings import load_settings
 from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, choices
-from deqrun.settings.study import StudySettings, load_study_settings
 from deqrun.studies.study import FILE, Study, Variant, is_study
+
+if TYPE_CHECKING:
+    from deqrun.settings import LaunchSettings, Settings
+    from deqrun.settings.study import StudySettings
 
 OF_THE_STUDY = ("run", "resume", "question", "size", "seeds", "jobs", "variants", "ask", "seed", "name")
 """Keys that are the study's own, or that it gives each of its runs."""
@@ -35,6 +38,8 @@ def study_of(
 
     Raises UserError where anything about the study or one of its runs is wrong.
     """
+    from deqrun.settings.study import load_study_settings
+
     # The study's own keys; its runs are composed below.
     try:
         settings = load_study_settings(cfg)

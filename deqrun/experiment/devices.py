@@ -6,7 +6,7 @@ import torch
 
 from deqrun.errors import UserError
 from deqrun.settings import Settings
-from deqrun.settings.launch import Place
+from deqrun.settings.place import Place
 from deqrun.solvers.device import has_float64, traits
 
 __all__ = ["count_of", "find", "find_for_rank", "is_accelerator", "kind_of", "require_device"]

@@ -417,6 +417,7 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
     n, unit = len(dataset.load("train")), "epoch" if settings.train.steps is None else "step"
     count = settings.train.steps or settings.train.epochs or 0
     print(f"train   {n:,} samples, {count:,} {unit}{'' if count == 1 else 's'}, on {device}", flush=True)
+    # An adjoint that stops earlier or later than the solves is easily overlooked in a config.
     own, budget = settings.gradient.parameters.get("budget"), settings.budget
     if isinstance(own, ComponentSettings):
         steps, tol = own.parameters.get("max_iter"), own.parameters.get("tol")

@@ -32,7 +32,7 @@ from deqrun.experiment.machine_limits import THREADS_PER_CORE, cores
 from deqrun.experiment.ranks import joined
 from deqrun.records.signals import ending_as_interrupted, handled_as_interruption
 from deqrun.settings import Settings
-from deqrun.settings.launch import Place, torchrun_place
+from deqrun.settings.place import Place, torchrun_place
 
 __all__ = ["follow", "in_ranks", "leading", "require_ranks"]
 
@@ -217,11 +217,13 @@ def _raise_reason(folder: Path, count: int, exit_codes: dict[int, int]) -> NoRet
     ends = {int(path.stem): pickle.loads(path.read_bytes()) for path in folder.glob("*.end")}
     if any(isinstance(end, KeyboardInterrupt) for end in ends.values()):
         raise KeyboardInterrupt
+    # A rank that fails takes the others with it: their RankLost only follows from its error, which is told.
     own = {rank: end for rank, end in sorted(ends.items()) if not isinstance(end, RankLost)}
     for rank, end in own.items():
         if isinstance(end, (UserError, OSError, Unwritable, Interrupted)):
             raise end
         raise RankLost(_by(rank, count, end)) from end
+    # No error at all: a rank was killed, or hangs, so that the others gave up on it.
     silent = [rank for rank in range(count) if rank not in ends]
     late = [end for end in ends.values() if end.late]
     if late and silent:

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from deqrun.errors import RankLost
-from deqrun.settings.launch import Place
+from deqrun.settings.place import Place
 
 __all__ = ["add_up", "agreed", "dealt", "gathered", "joined", "leads", "place", "rows_of", "several", "told", "wait"]
 

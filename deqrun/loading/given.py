@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from deqrun.errors import UserError, one_line
 from deqrun.loading.run import LoadedRun, load_run
 from deqrun.settings.load import load_settings
-from deqrun.settings.schema import AS_GIVEN
-from deqrun.settings.sources import NOT_COMPOSED, open_sources
+from deqrun.settings.sources import AS_GIVEN, NOT_COMPOSED, open_sources
 
 if TYPE_CHECKING:
     from torch import nn

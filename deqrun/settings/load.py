@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from deqrun.errors import UserError, one_line, unknown
 from deqrun.records.former_names import with_present_names
 from deqrun.records.yaml_text import read_yaml
-from deqrun.settings.baseline import with_baseline
-from deqrun.settings.explain import explain
 from deqrun.settings.leftovers import without_leftovers
-from deqrun.settings.schema import Settings
+from deqrun.settings.sources import STUDY_KEYS, current_sources, typed_overrides
 from deqrun.settings.sources import choices as choices_of
-from deqrun.settings.sources import current_sources, typed_overrides
-from deqrun.settings.study import STUDY_KEYS
+
+if TYPE_CHECKING:  # which need pydantic: a command that only composes does without
+    from deqrun.settings.schema import Settings
 
 
 def read_settings(path: Path, *, allow_foreign_targets: bool = False) -> Settings:
@@ -43,6 +41,8 @@ def load_settings(cfg: DictConfig) -> Settings:
     Solvers named by `sweep.solvers` are resolved from the config sources; a name that is the run's own solver
     takes the run's own parameters. Raises UserError: the whole dotted key, and the nearest valid thing.
     """
+    from deqrun.settings.baseline import with_baseline
+
     try:
         sections = without_leftovers(sections_of(cfg), cfg)
         sections = with_baseline(sections | {"choices": choices_of(cfg)}, typed_overrides(cfg))
@@ -55,6 +55,11 @@ def load_settings(cfg: DictConfig) -> Settings:
 
 def settings_from(sections: Mapping[str, Any]) -> Settings:
     """Settings from plain sections. Raises UserError, one sentence."""
+    from pydantic import ValidationError
+
+    from deqrun.settings.explain import explain
+    from deqrun.settings.schema import Settings
+
     try:
         return Settings.model_validate(sections)
     except ValidationError as error:

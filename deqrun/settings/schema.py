@@ -322,9 +322,6 @@ class TrackerSettings(_Section):
 ADAPTED = "deqrun.models.adapted.AdaptedCell"
 """The cell of a model from elsewhere."""
 
-AS_GIVEN = ("model=adapted", "train.epochs=null", "train.jacobian_weight=0")
-"""Overrides of a run of deqrun train whose model comes from elsewhere, with its weights."""
-
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda", "mps", "xpu")
 NUMBERED = ("cuda", "xpu")
 """Of these a machine may have several: cuda:1 is the second."""

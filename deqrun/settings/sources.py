@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -24,8 +26,15 @@ from yaml import YAMLError
 HYDRA_VERSION_BASE = "1.3"
 NOT_COMPOSED = (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError)
 """Errors of composing where an option, of a user's folder too, is not there, torn, or names itself."""
+STUDY_KEYS = ("question", "size", "seeds", "jobs", "variants", "ask")
+"""Keys of train.yaml that a run itself doesn't know."""
+AS_GIVEN = ("model=adapted", "train.epochs=null", "train.jacobian_weight=0")
+"""Overrides of a run of deqrun train whose model comes from elsewhere, with its weights."""
 SUBFOLDER_LENGTH = 120
 """Characters of a job's folder name: half of the file systems' limit, so that suffixes still fit."""
+
+
+_composed_options: WeakKeyDictionary[ConfigLoader, dict[tuple[tuple[str, ...], str, str], Any]] = WeakKeyDictionary()
 
 
 def packaged_configs() -> Path:
@@ -59,19 +68,23 @@ class ConfigSources:
     @cached_property
     def groups(self) -> dict[str, list[str]]:
         """Every config group and its options, Hydra's own left out."""
-        # The public way to list a group copies all sources for each of them.
-        _, sources = self.loader._parse_overrides_and_create_caching_repo(None, list(self.search))  # type: ignore[attr-defined]
+        # The public way to list a group copies all sources for each of them; without further folders none is needed.
+        sources = self.loader.repository  # type: ignore[attr-defined]
+        if self.search:
+            _, sources = self.loader._parse_overrides_and_create_caching_repo(None, list(self.search))  # type: ignore[attr-defined]
         names = sorted({*sources.get_group_options("", ObjectType.GROUP)} - {"hydra"})
         groups = {name: sources.get_group_options(name, ObjectType.CONFIG) for name in names}
         return {name: options for name, options in groups.items() if options}
 
     def option(self, group: str, name: str) -> dict[str, Any]:
         """The resolved content of one option of a group, its own defaults list followed."""
-        overrides = [*self.search, f"+{group}@content={quoted(name)}"]
-        cfg = self.loader.load_configuration(config_name=None, overrides=overrides, run_mode=RunMode.RUN)
-        content = OmegaConf.to_container(cfg.content, resolve=True)
-        assert isinstance(content, dict)
-        return {str(key): value for key, value in content.items()}
+        # Jobs of a grid ask for the same solvers: each is composed once by a loader.
+        composed, asked = _composed_options.setdefault(self.loader, {}), (self.search, group, name)
+        if asked not in composed:
+            overrides = [*self.search, f"+{group}@content={quoted(name)}"]
+            cfg = self.loader.load_configuration(config_name=None, overrides=overrides, run_mode=RunMode.RUN)
+            composed[asked] = OmegaConf.to_container(cfg.content, resolve=True)
+        return {str(key): value for key, value in deepcopy(composed[asked]).items()}
 
 
 @contextmanager

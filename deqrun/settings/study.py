@@ -10,9 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from deqrun.errors import one_line, unknown
 from deqrun.settings.explain import explain
-
-STUDY_KEYS = ("question", "size", "seeds", "jobs", "variants", "ask")
-"""Keys of train.yaml that a run itself doesn't know."""
+from deqrun.settings.sources import STUDY_KEYS
 
 SIZES = ("small", "full")
 

@@ -28,7 +28,7 @@ from deqrun.report import write_report
 from deqrun.report.answer import Answer, AskedRun, Origin, answer_text, write_answer
 from deqrun.report.numbers import percent
 from deqrun.settings import read_settings
-from deqrun.settings.launch import torchrun_place
+from deqrun.settings.place import torchrun_place
 from deqrun.studies.context import Context, StudyRun
 from deqrun.studies.question import Question, load_question
 from deqrun.studies.side_by_side import Task, cores, run_side_by_side

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deqrun.errors import UserError, one_line
 from deqrun.records.yaml_text import read_yaml, write_yaml
-from deqrun.settings import Settings, settings_from
+from deqrun.settings import settings_from
+
+if TYPE_CHECKING:
+    from deqrun.settings import Settings
 
 FILE = "study.yaml"
 

@@ -14,7 +14,7 @@ PROGRAM = """
 import sys
 from deqrun.cli import main
 code = main(sys.argv[1:])
-slow = {"torch", "torchvision", "wandb", "sklearn", "altair", "numpy", "scipy"}
+slow = {"torch", "torchvision", "wandb", "sklearn", "altair", "numpy", "scipy", "pydantic"}
 print("\\nimported:", *sorted(slow & set(sys.modules)))
 sys.exit(code)
 """

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from deqrun.errors import Interrupted
 from deqrun.experiment.ranks import joined
-from deqrun.settings.launch import Place
+from deqrun.settings.place import Place
 
 
 def in_forked_ranks(count: int, do: Callable[[int], Any], folder: Path, minutes: float = 1.0) -> list[Any]:

@@ -28,6 +28,9 @@ SMALL = [
     "sweep.tolerances=[0.1]",
     "sweep.solvers=[picard]",
     "sweep.starts=[zeros]",
+    "sweep.spectrum=0",
+    "budget.max_iter=8",
+    "gradient.budget.max_iter=8",
 ]
 GRID = ["train", "-m", *SMALL, "seed=0,1", "solver=picard,anderson"]
 

@@ -16,30 +16,16 @@ import pytest
 from deqrun.cli import main
 from deqrun.records.reading import read_run
 from tests.experiment.conftest import SMALL
+from tests.prepared import Deqrun
 
 ROOT = Path(__file__).parents[2]
 
 
-def deqrun(*arguments: str, folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "deqrun", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=_heeds_interrupts,
-    )
+def deqrun(*arguments: str, folder: Path) -> Deqrun:
+    return Deqrun(*arguments, folder=folder)
 
 
-def _heeds_interrupts() -> None:
-    """A suite that runs in a shell's background has SIGINT ignored, and its children would inherit that."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, str, str]:
+def finish(process: Deqrun, seconds: float = 240) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=seconds)
     return process.returncode, out, err
 

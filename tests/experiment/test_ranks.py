@@ -37,7 +37,7 @@ from deqrun.models.rows import dropout_mask, part_of_batch
 from deqrun.records.reading import read_run
 from deqrun.records.writing import RunFolder
 from deqrun.settings import LaunchSettings, Settings, load_settings
-from deqrun.settings.launch import Place
+from deqrun.settings.place import Place
 from tests.experiment.conftest import CONFIGS
 from tests.experiment.forked_ranks import in_forked_ranks
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -16,22 +15,15 @@ from deqrun.records.reading import read_run
 from deqrun.records.signals import ending_as_interrupted
 from tests.experiment.conftest import SMALL
 from tests.experiment.test_process import ROOT, deqrun, finish
+from tests.prepared import Deqrun
 
 QUICK = [*SMALL, "train.epochs=1", "sweep=none"]
 
 
 def limited(size: int, folder: Path) -> tuple[int, str, str]:
     """How a run ends that may write no file larger than this, as where a disk is full."""
-    done = subprocess.run(
-        [sys.executable, "-m", "deqrun", "train", *QUICK, "run=it"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(folder / "cache")},
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-    )
-    return done.returncode, done.stdout, done.stderr
+    cache = {"XDG_CACHE_HOME": str(folder / "cache")}
+    return finish(Deqrun("train", *QUICK, "run=it", folder=folder, environment=cache, file_size=size))
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence_and_the_run_goes_on_later(tmp_path: Path) -> None:
@@ -66,7 +58,9 @@ def test_where_nothing_can_be_written_nothing_is_made(tmp_path: Path) -> None:
     ],
 )
 def test_nobody_who_reads_is_no_reason_to_end(tmp_path: Path, ending: str, code: int) -> None:
-    line = f"{sys.executable} -m deqrun train {' '.join(QUICK)} report=true run=it {ending}"
+    # With both streams closed, files that a page is drawn into come to their numbers.
+    page = ending == ">&- 2>&-"
+    line = f"{sys.executable} -m deqrun train {' '.join(QUICK)} report={page} run=it {ending}"
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=tmp_path,
@@ -77,7 +71,7 @@ def test_nobody_who_reads_is_no_reason_to_end(tmp_path: Path, ending: str, code:
     )
     assert (done.returncode, done.stderr) == (code, "")
     assert read_run(tmp_path / "it").status.status == "completed"
-    assert (tmp_path / "it" / "report.html").is_file()
+    assert (tmp_path / "it" / "report.html").is_file() == page
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no terminals that hang up")
@@ -106,12 +100,17 @@ def test_a_hangup_that_nohup_has_ignored_stays_ignored() -> None:
 
 
 def test_a_run_says_where_it_is_and_that_it_starts_within_the_first_second_of_its_claim(tmp_path: Path) -> None:
-    process = deqrun("train", *QUICK, "run=it", folder=tmp_path)
+    """In a process that starts by itself: it has yet to import PyTorch."""
+    command = [sys.executable, "-m", "deqrun", "train", *QUICK, "run=it"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     status, deadline = tmp_path / "it" / "status.json", time.monotonic() + 60
     while not status.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert '"starting"' in status.read_text()
     assert not (tmp_path / "it" / "config.yaml").exists()
-    code, out, err = finish(process)
-    assert code == 0, err
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
     assert out.splitlines()[:2] == [f"run     {tmp_path / 'it'}", "train   1,078 samples, 1 epoch, on cpu"]

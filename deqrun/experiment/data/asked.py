@@ -66,6 +66,7 @@ def require_own_data(settings: Settings, run: Path, *, asked: bool) -> None:
         if asked or (run / "checkpoints" / "last.pt").is_file():
             warn_without_record(run)
         return
+    # The data as they are now, against the record of the data that the weights have seen.
     dataset: Dataset = build_dataset(settings)
     way_out = (
         "a study asks about the run's own data"

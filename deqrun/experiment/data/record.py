@@ -124,6 +124,7 @@ def read_record(folder: Path) -> DataRecord | None:
             rows[name].ndim != 1 or len(rows[name]) > n or (whole and len(rows[name]) < n) for name, n in sizes.items()
         ):
             raise ValueError(f"{ROWS} holds another number of samples")
+        # Read into plain types, so that a value of another kind is told as damage here.
         return DataRecord(
             str(content["dataset"]),
             tuple(map(str, content["classes"])),

@@ -103,6 +103,7 @@ def _row(key: TrajectoryKey, recording: InParts, point: HaltingPoint, chosen: di
 
 
 def _compared(row: HaltingRow, at: Stops, fixed: Stops) -> HaltingRow:
+    # Paired by sample, within the bounds that a difference of such counts can have.
     most = float(max(fixed.nfe.max(), at.nfe.max()))
     saved = mean_interval(fixed.nfe - at.nfe, (-most, most))
     gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), DIFFERENCE)

@@ -132,6 +132,7 @@ def _row(choice: Choice, found: dict[Cell, Measured]) -> SavingRow:
         saved = mean_interval(deep.nfe - at.nfe, (-most, most))
         gained = mean_interval(at.right.astype(np.int8) - deep.right.astype(np.int8), DIFFERENCE)
         deep_iter, deep_accuracy, deep_nfe = choice.deep.max_iter, float(deep.right.mean()), float(deep.nfe.mean())
+    # In the order of the columns: the choice, its figures, the choice of depth alone, and both differences.
     return SavingRow(
         cell.solver,
         "test",

@@ -61,6 +61,7 @@ def local_stability(deq: DEQ, dataset: Dataset, split: Split, samples: int) -> L
     parts = [first, *(found for found, _ in dealt(places[1:].split(rows) if len(places) > 1 else (), radii))]
     deq.train(was_training)
     radius = np.concatenate(parts)
+    # A sample whose products are not finite has no radius; it counts as a sample, not as a value.
     known = radius[~np.isnan(radius)]
     if not known.size:
         return LocalStability(np.nan, np.nan, np.nan, np.nan, np.nan, len(radius))

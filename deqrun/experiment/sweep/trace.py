@@ -189,6 +189,7 @@ def cells(
     # Of each part the values at the cells, (cells, n): they are few beside its iterates.
     parts = [_at_cells(part, iterations, tolerances, keep) for part in trajectory.parts()]
     at = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
+    # One column of figures for each value of a row; a cell without products or losses has NaN there.
     columns = zip(
         grid,
         at["correct"],

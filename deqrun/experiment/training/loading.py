@@ -62,6 +62,7 @@ class Loaded:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         source, self._began = iter(self._source), time.perf_counter()
         while True:
+            # Only the wait for a batch is timed: the step that works on it runs between two turns of this loop.
             asked = time.perf_counter()
             try:
                 batch = next(source, None)

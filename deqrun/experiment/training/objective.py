@@ -225,6 +225,7 @@ class _Runs:
             budget=budget,
             observe=watch if watch and watch.weights else None,
         )
+        # One loss for each sample, kept apart until here: the meter takes them, and the mean is trained.
         logits = self.deq.cell.readout(z)
         losses = self._losses(logits)
         loss = losses.mean()

@@ -70,6 +70,7 @@ class Stepping:
         if self._scaler is None:
             optimizer.step()
             return
+        # The scaler leaves the step out where the gradient overflowed, which now and then is normal.
         self._scaler.step(optimizer)
         self._scaler.update()
         self.skipped = 0 if bool(norm.isfinite()) else self.skipped + 1
