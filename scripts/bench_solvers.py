@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from bench_accuracy import slow_gradient
 from bench_cells import SIZES, Rates, State, resnet_cell, state_cell
-from bench_floor import anderson_arithmetic
+from bench_floor import anderson_arithmetic, secant_arithmetic
 from bench_report import Row, chart, table
 from bench_scipy import scipy_anderson
 from bench_timing import CLOCKS, Clock, interleaved, peak_bytes
@@ -92,6 +92,7 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
             f, z0, max_iter=STEPS, tol=0.0, stop_mode="rel", LBFGS_thres=MEMORY_BROYDEN
         )
     runs["anderson's arithmetic alone"] = anderson_arithmetic(f, z0, STEPS, MEMORY_ANDERSON)
+    runs["secant's arithmetic alone"] = secant_arithmetic(f, z0, STEPS, Secant().memory)
     if size != "large":
         runs["scipy anderson, one problem"] = scipy_anderson(f, z0, STEPS, MEMORY_ANDERSON)
     with torch.no_grad():
