@@ -23,6 +23,9 @@ from omegaconf.nodes import AnyNode, BooleanNode, EnumNode, FloatNode, IntegerNo
 
 VALUES = (AnyNode, BooleanNode, EnumNode, FloatNode, IntegerNode, StringNode)
 
+OWN_COPIES = {kind: kind.__deepcopy__ for kind in (DictConfig, ListConfig, *VALUES)}
+"""OmegaConf's own."""
+
 
 def compose_faster() -> None:
     """Replace the slow parts of OmegaConf and Hydra in this process."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Outcome
+from tests.prepared import Deqrun as Prepared
 from tests.usual import usual
 
 Deqrun = Callable[..., Outcome]
@@ -44,9 +45,10 @@ def test_the_example_is_trained_and_tested(deqrun: Deqrun, workspace: Path, kind
     tiny = ["train.epochs=1", "sweep=none", "tracker=none", "run=run", "device=cpu", "model.width=8", "model=mlp"]
     overrides = [word for word in words[1:] if not word.startswith("train.")]
     added = tiny[:-2] if kind in ("cell", "study") else tiny[:-1]
-    program = [sys.executable, "-m", "deqrun", *overrides, *added, "allow_foreign_targets=true"]
-    done = subprocess.run(program, env=_environment(workspace), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    added.append("allow_foreign_targets=true")
+    trained = Prepared(*overrides, *added, folder=workspace, environment=_environment(workspace))
+    _, err = trained.communicate(timeout=240)
+    assert trained.returncode == 0, err
     assert json.loads(Path("run/status.json").read_text())["status"] == "completed"
     if kind != "study":
         tested = subprocess.run(

@@ -297,6 +297,13 @@ AXES = [
 
 
 GRIDS = {
+    "few solvers": [
+        "sweep.solvers=[picard,anderson,newton]",
+        "sweep.starts=[zeros]",
+        "sweep.breadth=[1]",
+        "dataset.n_validation=6",
+        "dataset.n_test=6",
+    ],
     "solvers": ["sweep.starts=[zeros]", "sweep.breadth=[1]", "dataset.n_validation=6", "dataset.n_test=6"],
     "starts, breadth and noise": ["sweep.solvers=[anderson]", "sweep.noise=[0.05]", "sweep.measures=[cosine]"],
     "float64 and difficulties": [
@@ -344,6 +351,7 @@ def test_every_axis_of_a_sweep_is_the_cpus(grid: str, tmp_path: Path) -> None:
 
 def test_a_sweep_in_16_bits_is_in_16_bits(tmp_path: Path) -> None:
     overrides = ["sweep.precisions=[float32,bfloat16]", "sweep.solvers=[picard]", "sweep.starts=[zeros]"]
+    overrides += ["sweep.breadth=[1]", "dataset.n_validation=6", "dataset.n_test=6"]
     found = swept(DEVICE, tmp_path, *overrides).trajectories
     (whole, half) = (
         next(t for key, t in found.items() if key.precision == precision and key.split == "test")
@@ -354,7 +362,7 @@ def test_a_sweep_in_16_bits_is_in_16_bits(tmp_path: Path) -> None:
 
 
 def test_a_finished_sweep_is_read_and_not_solved(tmp_path: Path) -> None:
-    few = ["sweep.solvers=[anderson]", "sweep.splits=[validation,test]"]
+    few = ["sweep.solvers=[anderson]", "sweep.starts=[zeros,other]", "dataset.n_validation=6", "dataset.n_test=6"]
     first = swept(DEVICE, tmp_path, *few)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep_trace, "solve", None)

@@ -28,6 +28,7 @@ SMALL = [
     "optimizer.lr=1e-2",
     "sweep.iterations=[1,2,4,8]",
     "sweep.tolerances=[1e-1,1e-3]",
+    "sweep.spectrum=4",
 ]
 
 

@@ -27,7 +27,9 @@ SMALL = [
     "sweep.solvers=[secant]",
     "sweep.halting=[residual]",
     "sweep.breadth=[1,2]",
+    "sweep.spectrum=4",
 ]
+UNDRAWN = ["tracker.figures=false", "report=false"]
 GRID = ["train", "-m", *SMALL, "optimizer.lr=1e-2,1e25,3e-3"]
 
 Records = list[dict]
@@ -49,7 +51,10 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(GRID) == 3
         (mark,) = Path("outputs").glob("*/*/*/grid.json")
         (run,) = mark.parent.glob("000-*")
-        assert main(["sweep", f"run={run}", "sweep.iterations=[1,2]", "sweep.solvers=[picard]", "threads=1"]) == 0
+        assert (
+            main(["sweep", f"run={run}", "sweep.iterations=[1,2]", "sweep.solvers=[picard]", "threads=1", *UNDRAWN])
+            == 0
+        )
     return home / mark.parent
 
 

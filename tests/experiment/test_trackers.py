@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from wandb.util import get_core_path
 
 from deqrun.errors import Interrupted, UserError
 from deqrun.experiment import launch
@@ -55,9 +55,10 @@ def records(offline: Path) -> list[dict]:
 
 
 def logged(folder: Path) -> list[dict]:
-    """Every record of the one offline log in the folder, printed by W&B's own reader."""
-    (log,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+    """Every record of the one offline log in the folder, printed by the program behind `wandb leet inspect`."""
+    (log,) = folder.resolve().glob("wandb/offline-run-*/run-*.wandb")
+    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log)]
+    command.append(str(log.parents[1]))
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env={**os.environ})
     return [json.loads(line) for line in printed.stdout.splitlines()]
 

@@ -48,10 +48,12 @@ def test_known_ends() -> None:
         auroc([1, 2], [True])
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("shift", [0.0, 0.7, 2.0, 4.0])
-@pytest.mark.parametrize(("ones", "zeros"), [(20, 20), (10, 90), (150, 30)])
-def test_coverage(shift: float, ones: int, zeros: int) -> None:
+@pytest.mark.parametrize("sizes", [(20, 20), (10, 90), (150, 30)], ids=str)
+def test_coverage(shift: float, sizes: tuple[int, int]) -> None:
     """Of normal scores the area is Φ(shift / √2); 400 worlds, and never below 92.5 %."""
+    ones, zeros = sizes
     draw = np.random.default_rng(int(10 * shift) + ones)
     true = stats.norm.cdf(shift / np.sqrt(2))
     kind = np.arange(ones + zeros) < ones

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+import deqrun.settings
 from deqrun.errors import UserError
-from deqrun.settings import ComponentSettings, Settings, load_settings, read_settings, settings_from
+from deqrun.settings import ComponentSettings, Settings, load_settings, read_settings, schema, settings_from
 from deqrun.settings.sources import ConfigSources, open_sources, packaged_configs
 
 
@@ -334,3 +336,31 @@ def test_a_run_of_before_there_were_groups_of_decay_decays_all(default: Settings
     assert sections["train"].pop("decay") == "matrices"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
     assert read_settings(tmp_path / "config.yaml").train.decay == "all"
+
+
+def test_an_option_is_composed_once_and_handed_out_as_a_copy() -> None:
+    with (
+        open_sources() as sources,
+        patch.object(sources.loader, "load_configuration", wraps=sources.loader.load_configuration) as composing,
+    ):
+        first = sources.option("solver", "anderson")
+        first.clear()
+        again = sources.option("solver", "anderson")
+        assert again["_target_"] == "deqrun.solvers.Anderson"
+        assert sources.option("solver", "picard")["_target_"] == "deqrun.solvers.Picard"
+        assert composing.call_count == 2
+
+
+def test_every_name_of_the_package_is_there_and_no_other() -> None:
+    assert {getattr(deqrun.settings, name) for name in deqrun.settings.__all__ if name.endswith("Settings")} == {
+        schema.BaselineSettings,
+        schema.BudgetSettings,
+        schema.ComponentSettings,
+        schema.LaunchSettings,
+        schema.Settings,
+        schema.SweepSettings,
+        schema.TrackerSettings,
+        schema.TrainSettings,
+    }
+    with pytest.raises(AttributeError, match="has no attribute 'Setings'"):
+        deqrun.settings.Setings  # noqa: B018

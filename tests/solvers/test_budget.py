@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -16,6 +17,9 @@ from tests.solvers.conftest import SOLVERS, SolverCase
 EVERY_SOLVER = pytest.mark.parametrize("any_solver", SOLVERS, ids=repr)
 MAX_ITERS = (0, 1, 2, 3, 5, 12, 20)
 TOLS = (0.3, 1e-2, 1e-4, 0.0)
+BUDGETS = [*product(MAX_ITERS, TOLS)]
+USUAL = [*((steps, 0.0) for steps in MAX_ITERS), *((20, tol) for tol in TOLS[:3]), (3, 0.3), (5, 1e-2), (12, 1e-4)]
+"""Each number of steps and each tolerance by itself, and both where either may end a row."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,22 +60,34 @@ def derived(long: LongSolve, row: int, budget: Budget) -> tuple[int, int, Status
 
 @pytest.mark.pairs
 @pytest.mark.parametrize("keep", ["best", "last"])
+def test_one_trajectory_answers_each_budget(
+    problem: Problem, case: SolverCase, long_solve: LongSolve, keep: str
+) -> None:
+    for max_iter, tol in USUAL:
+        assert_answered(Budget(max_iter=max_iter, tol=tol, keep=keep), problem, case, long_solve)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("keep", ["best", "last"])
 def test_one_trajectory_answers_every_budget(
     problem: Problem, case: SolverCase, long_solve: LongSolve, keep: str
 ) -> None:
-    for max_iter in MAX_ITERS:
-        for tol in TOLS:
-            budget = Budget(max_iter=max_iter, tol=tol, keep=keep)
-            solution = solve(problem.f(3), problem.start(3, torch.float64), solver=case.solver, budget=budget)
-            for row in range(3):
-                steps, kept, status = derived(long_solve, row, budget)
-                assert (int(solution.steps[row]), int(solution.status[row])) == (steps, status), budget
-                expected = long_solve.trajectory.iterate(kept, row)
-                size = float(expected.abs().max().nan_to_num())
-                torch.testing.assert_close(solution.z[row], expected, rtol=1e-9, atol=1e-9 * size, equal_nan=True)
-                torch.testing.assert_close(
-                    solution.residual[row], long_solve.solution.residuals[kept, row], rtol=1e-6, atol=1e-12
-                )
+    for max_iter, tol in BUDGETS:
+        assert_answered(Budget(max_iter=max_iter, tol=tol, keep=keep), problem, case, long_solve)
+
+
+def assert_answered(budget: Budget, problem: Problem, case: SolverCase, long_solve: LongSolve) -> None:
+    """A solve of this budget is the part of the long one that it allows."""
+    solution = solve(problem.f(3), problem.start(3, torch.float64), solver=case.solver, budget=budget)
+    for row in range(3):
+        steps, kept, status = derived(long_solve, row, budget)
+        assert (int(solution.steps[row]), int(solution.status[row])) == (steps, status), budget
+        expected = long_solve.trajectory.iterate(kept, row)
+        size = float(expected.abs().max().nan_to_num())
+        torch.testing.assert_close(solution.z[row], expected, rtol=1e-9, atol=1e-9 * size, equal_nan=True)
+        torch.testing.assert_close(
+            solution.residual[row], long_solve.solution.residuals[kept, row], rtol=1e-6, atol=1e-12
+        )
 
 
 def test_budget_of_k_gives_iterate_k(case: SolverCase, problem: Problem, long_solve: LongSolve) -> None:
