@@ -122,21 +122,21 @@ def test_curves_and_their_axes(grid: Path, logs: dict[str, Records]) -> None:
     record = read_run(folder)
     for row in history(logs["000"], "budget/iters"):
         for tol in (0.1, 0.001):
-            (cell,) = record.cells("test", "anderson", "zeros", row["budget/iters"], tol)
-            assert row[f"accuracy/anderson/zeros/test/tol={tol:g}"] == cell.accuracy
+            (cell,) = record.cells("test", "secant", "zeros", row["budget/iters"], tol)
+            assert row[f"accuracy/secant/zeros/test/tol={tol:g}"] == cell.accuracy
     quantiles = [
-        [row[f"residual/anderson/zeros/test/{q}"] for q in ("q10", "q50", "q90")]
+        [row[f"residual/secant/zeros/test/{q}"] for q in ("q10", "q50", "q90")]
         for row in history(logs["000"], "residual/iter")
     ]
     assert len(quantiles) == 25  # z_0 and the 24 steps of the training budget
     assert all(row == sorted(row) for row in quantiles)
     frontier = [
-        row["frontier/anderson/zeros/test"]
+        row["frontier/secant/zeros/test"]
         for row in history(logs["000"], "frontier/evaluations")
-        if "frontier/anderson/zeros/test" in row
+        if "frontier/secant/zeros/test" in row
     ]
     assert frontier == sorted(set(frontier))
-    assert frontier[-1] == max(cell.accuracy for cell in record.cells("test", "anderson", "zeros"))
+    assert frontier[-1] == max(cell.accuracy for cell in record.cells("test", "secant", "zeros"))
     assert len(history(logs["000"], "halting/evaluations")) == len(record.halting)
     assert [row["breadth/starts"] for row in history(logs["000"], "breadth/starts")] == [1, 2]
 
@@ -175,7 +175,7 @@ def test_summary(grid: Path, logs: dict[str, Records]) -> None:
     record, told = read_run(folder), summary(logs["000"])
     for key in ("test_accuracy", "test_accuracy_low", "test_accuracy_high", "spectral_radius"):
         assert told[key] == getattr(record.summary, key) is not None
-    trajectory = record.trajectory("anderson")
+    trajectory = record.trajectory("secant")
     assert trajectory is not None
     needed = sorted(trajectory.nfe_to(1e-3))  # NaN, of samples that do not arrive, at the end
     assert told["evaluations_to_tolerance"] == needed[(len(needed) - 1) // 2]

@@ -30,7 +30,7 @@ def test_every_variant_is_an_ordinary_run_with_its_overrides(made: Path) -> None
     assert sorted(path.name for path in (made / "runs").iterdir()) == ["fast", "slow"]
     slow, fast = (read_run(made / "runs" / label) for label in ("slow", "fast"))
     assert slow.status.status == fast.status.status == "completed"
-    assert (slow.name, slow.config["optimizer"]["lr"], slow.choice("solver")) == ("slow", 1e-4, "anderson")
+    assert (slow.name, slow.config["optimizer"]["lr"], slow.choice("solver")) == ("slow", 1e-4, "secant")
     assert (fast.name, fast.config["optimizer"]["lr"], fast.choice("solver")) == ("fast", 1e-2, "picard")
     assert slow.config["seed"] == fast.config["seed"] == 3
     assert "question" not in slow.config
@@ -110,7 +110,7 @@ def test_a_compared_study_is_its_runs(made: Path, deqrun: Deqrun, workspace: Pat
     assert main(["compare", "here", "--output", "compared"]) == 0
     table = (workspace / "compared" / "compare.md").read_text(encoding="utf-8")
     assert "| picard | 0.01 | 1 |" in table  # by what differs, not by the variant's folder
-    assert "| anderson | 1e-4 | 1 |" in table
+    assert "| secant | 1e-4 | 1 |" in table
 
 
 def test_a_study_goes_on_with_other_jobs(made: Path, deqrun: Deqrun, counting: Counting) -> None:
