@@ -220,21 +220,21 @@ def answer_of(found: Solves, steps: int, tol: float) -> Answer:
 
 
 def conclude(found: Solves) -> Conclusion:
-    """One family, where ρ ≥ 1: Anderson's and Broyden's gains over plain iteration, and Anderson's share."""
-    gain, arrived, broyden = found.gain("anderson"), found.gain("anderson", "arrived"), found.gain("broyden")
-    if gain is None or arrived is None or broyden is None:
+    """One family, where ρ ≥ 1: Anderson's and Secant's gains over plain iteration, and Anderson's share."""
+    gain, arrived, secant = found.gain("anderson"), found.gain("anderson", "arrived"), found.gain("secant")
+    if gain is None or arrived is None or secant is None:
         nothing = claim(np.zeros(found.radius.shape[::2]), SHARE)
         none = (KeyFigure("entries with ρ ≥ 1", nothing),)
         return Conclusion("Nothing to prevent: no equilibrium has ρ ≥ 1 at these factors.", none)
     share = found.share("anderson", found.beyond)
-    sides = told([gain, arrived, broyden, share])
+    sides = told([gain, arrived, secant, share])
     key = (
         KeyFigure("Anderson over plain iteration: converge", gain, "points", told=sides[0]),
         KeyFigure("Anderson over plain iteration: arrive where followed", arrived, "points", told=sides[1]),
-        KeyFigure("Broyden over plain iteration: converge", broyden, "points", told=sides[2]),
+        KeyFigure("Secant over plain iteration: converge", secant, "points", told=sides[2]),
         KeyFigure("Anderson converges", share, told=sides[3]),
         KeyFigure("plain iteration converges", found.share("picard", found.beyond)),
-        KeyFigure("Broyden converges", found.share("broyden", found.beyond)),
+        KeyFigure("Secant converges", found.share("secant", found.beyond)),
     )
     return Conclusion(_verdict(sides[0], sides[1], sides[3]), key, len(sides))
 
