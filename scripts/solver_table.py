@@ -50,12 +50,13 @@ SOLVERS: dict[str, Solver] = {
     "Broyden, line search": Broyden(line_search=True),
     "Newton–Krylov": NewtonKrylov(),
 }
+ANDERSON = ("solver=anderson", "solver@gradient.solver=anderson")
 CELLS: dict[str, list[str]] = {
-    "mdeq": ["study=demo", "train.epochs=8"],
-    "mdeq, no penalty": ["study=demo", "train.epochs=8", "train.jacobian_weight=0"],
-    "conv": ["model=conv", "train.epochs=8", "train.jacobian_weight=0.5"],
-    "conv, no penalty": ["model=conv", "train.epochs=8", "train.jacobian_weight=0"],
-    "mlp, no penalty": ["model=mlp", "train.epochs=15", "train.jacobian_weight=0", "optimizer.lr=3e-3"],
+    "mdeq": ["study=demo", "train.epochs=8", *ANDERSON],
+    "mdeq, no penalty": ["study=demo", "train.epochs=8", "train.jacobian_weight=0", *ANDERSON],
+    "conv": ["model=conv", "train.epochs=8", "train.jacobian_weight=0.5", *ANDERSON],
+    "conv, no penalty": ["model=conv", "train.epochs=8", "train.jacobian_weight=0", *ANDERSON],
+    "mlp, no penalty": ["model=mlp", "train.epochs=15", "train.jacobian_weight=0", "optimizer.lr=3e-3", *ANDERSON],
     "recall, prefix sums": ["study=prefix_sums", "train.epochs=12"],
     "recall, mazes": ["study=mazes", "train.epochs=4"],
     "transformer, copy memory": ["study=copy_memory"],
