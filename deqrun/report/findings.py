@@ -264,23 +264,24 @@ def _fates_by_answer(record: RunRecord, solver: str | None, trajectory: AnyTraje
 
 
 def evaluations_saved(record: RunRecord) -> Iterator[Finding]:
-    """Evaluations that Anderson saves against Picard at the smallest tolerance that both reach, paired by sample.
+    """Evaluations that the run's own solver saves against Picard, paired by sample; of a run by Picard, Anderson's.
 
-    The tolerance is the smallest of the grid that at least 90 % of the samples reach with both solvers; the
-    mean is over the samples that do.
+    The tolerance is the smallest of the grid that both solvers reach on at least 90 % of the samples; the mean is over
+    the samples that do.
     """
-    picard, anderson = record.trajectory("picard"), record.trajectory("anderson")
-    if picard is None or anderson is None or picard.n != anderson.n or not record.sweep:
+    name = record.main_solver if record.main_solver not in (None, "picard") else "anderson"
+    picard, other = record.trajectory("picard"), record.trajectory(name)
+    if picard is None or other is None or picard.n != other.n or not record.sweep:
         return
-    title, what = "Acceleration", "evaluations that anderson saves"
+    title, what = "Acceleration", f"evaluations that {name} saves"
     for tol in sorted({cell.tol for cell in record.sweep}):
-        slow, fast = picard.nfe_to(tol), anderson.nfe_to(tol)
+        slow, fast = picard.nfe_to(tol), other.nfe_to(tol)
         both = ~np.isnan(slow) & ~np.isnan(fast)
         if both.mean() < SHARED_TOLERANCE:
             continue
         most = float(max(slow[both].max(), fast[both].max()))
         saved = mean_interval(slow[both] - fast[both], (-most, most))
-        how = f"picard {slow[both].mean():.1f}, anderson {fast[both].mean():.1f}, on the test samples of {picard.n:,} "
+        how = f"picard {slow[both].mean():.1f}, {name} {fast[both].mean():.1f}, on the test samples of {picard.n:,} "
         yield of_saving(title, f"{what}, to {numbers.tolerance(tol)}", saved, how + "that reach it with both")
         return
     how = f"no tolerance of the grid is reached by both on {numbers.percent(SHARED_TOLERANCE, 0)} of the samples"

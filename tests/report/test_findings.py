@@ -152,6 +152,21 @@ def test_evaluations_saved_at_the_smallest_tolerance_both_reach(tiny_record: Run
     ]
 
 
+def test_the_runs_own_solver_is_compared_whatever_its_name(tiny_record: RunRecord) -> None:
+    """The same run by another accelerated solver has the same finding with that solver's name."""
+    by_anderson = repeated(tiny_record, 10)
+    renamed = {
+        key._replace(solver="secant") if key.solver == "anderson" else key: trajectory
+        for key, trajectory in by_anderson.trajectories.items()
+    }
+    cells = [replace(c, solver="secant") if c.solver == "anderson" else c for c in by_anderson.sweep]
+    summary = replace(by_anderson.summary, solver="secant")
+    by_secant = replace(by_anderson, trajectories=renamed, sweep=tuple(cells), summary=summary)
+    ((what, *values, how),) = rows(by_anderson, "Acceleration")
+    told = (what.replace("anderson", "secant"), *values, how.replace("anderson", "secant"))
+    assert rows(by_secant, "Acceleration") == [told]
+
+
 def test_solvers_without_a_shared_tolerance_are_not_compared(tiny_record: RunRecord) -> None:
     picard = tiny_record.trajectories[TrajectoryKey("picard", "zeros", "test")]
     stuck = replace(picard, residual=np.ones_like(picard.residual))
