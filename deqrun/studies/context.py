@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.allocator import release_freed_memory
 from deqrun.experiment.trained import load_trained
 from deqrun.models import DEQ
 from deqrun.records.files import write_whole
@@ -119,6 +120,7 @@ def _keep(path: Path, measure: Callable[[], dict[str, Any]], threads: int | None
     if threads is not None:
         torch.set_num_threads(threads)
     write_whole(path, json.dumps(measure()))
+    release_freed_memory()
 
 
 def batch_of(

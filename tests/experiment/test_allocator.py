@@ -1,4 +1,4 @@
-"""Freed memory that is kept: page faults of a process that frees and asks for a large block over and over."""
+"""Freed memory that is kept, and handed back: page faults and resident memory of a process of its own."""
 
 from __future__ import annotations
 
@@ -42,6 +42,33 @@ def test_the_system_clears_no_page_anew() -> None:
     otherwise = faults("")
     assert otherwise > 10 * PAGES  # all pages of each block
     assert faults("assert keep_freed_memory()") < otherwise / 10
+
+
+HOLES = """
+import os, torch
+from deqrun.experiment.allocator import keep_freed_memory, release_freed_memory
+assert keep_freed_memory()
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+before, blocks, kept = resident(), [], []
+for _ in range(16):  # a small tensor behind each large one, so that the top of the heap stays in use
+    blocks.append(torch.zeros(2**22) + 1)
+    kept.append(torch.zeros(2**14) + 1)
+blocks.clear()
+held = resident() - before
+release_freed_memory()
+print(held, resident() - before)
+"""
+
+
+@on_glibc
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc tells of resident memory")
+def test_holes_between_tensors_are_handed_back() -> None:
+    """16 blocks of 16 MiB: held where they lie, and gone after the release."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "LD_PRELOAD"))}
+    done = subprocess.run([sys.executable, "-c", HOLES], check=True, capture_output=True, text=True, env=environment)
+    held, left = map(int, done.stdout.split())
+    assert held > 15 * 2**24
+    assert left < 2 * 2**24
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES", "LD_PRELOAD"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deqrun.analysis.signals import CORE, SignalRecorder
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.allocator import release_freed_memory
 from deqrun.experiment.evaluate import batch_at, places
 from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
@@ -101,6 +102,7 @@ def trace_parts(
         yield from dealt(places(split, batch_size), traced, between)
     finally:
         deq.train(was_training)
+        release_freed_memory()
 
 
 class _Reader:
