@@ -11,6 +11,7 @@ a single run's share of right answers has Wilson's. Every run uses one CPU threa
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -199,6 +200,7 @@ def reasoners(runs: Runs) -> None:
     trained = {size: runs.train(label, *recipe, *common, asked) for size, (label, recipe) in REASONERS.items()}
     by_budget(trained, budgets)
     depth_and_breadth(runs, "eqr_9x9")
+    noise_and_breadth(runs, "eqr_9x9")
     for size, records in trained.items():
         print(size)
         training_times(records)
@@ -220,6 +222,28 @@ def depth_and_breadth(runs: Runs, label: str) -> None:
             row.append(over_seeds([cell.accuracy for cell in cells], cells[0].n))
         rows.append(row)
     table(["iterations", *(f"{breadth} draws" if breadth > 1 else "1 draw" for breadth in breadths)], rows)
+
+
+def noise_and_breadth(runs: Runs, label: str) -> None:
+    """Draws, with noise and without, over one draw of as many iterations in all; validation chooses the cell."""
+    axes = ["sweep.iterations=[16,32,64,128]", "sweep.breadth=[1,2,4]", "sweep.noise=[0.05,0.2]"]
+    more = ["sweep.solvers=[picard]", "sweep.halting=null", "sweep.spectrum=0", "report=false"]
+    sizes = [f"dataset.holes={EMPTY}", "dataset.n_validation=300", "dataset.n_test=300"]
+    print(f"{EMPTY} empty, draws over one draw of as many iterations in all\n")
+    rows = []
+    for seed, record in zip(runs.seeds, runs.sweep(label, f"{EMPTY}-noise", *sizes, *axes, *more), strict=True):
+        for noisy in (False, True):
+            cells = [c for c in record.breadth if (c.noise > 0) == noisy and c.breadth > 1 and not math.isnan(c.gain)]
+            tried = [c for c in cells if c.split == "validation"]
+            best = max(tried, key=lambda c: c.gain)
+            key = (best.aggregation, best.breadth, best.max_iter, best.noise)
+            on_test = [c for c in cells if c.split == "test"]
+            (cell,) = (c for c in on_test if (c.aggregation, c.breadth, c.max_iter, c.noise) == key)
+            chosen = f"{cell.breadth} draws of {cell.max_iter}, noise {cell.noise:g}, by {cell.aggregation}"
+            gain, low, high = (100 * value for value in (cell.gain, cell.gain_low, cell.gain_high))
+            told = f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]"
+            rows.append([str(seed), chosen, str(len(tried)), f"{100 * cell.accuracy:.1f}", told])
+    table(["seed", "chosen on validation", "cells tried", "test accuracy, %", "gain, points"], rows)
 
 
 def copy_memory(runs: Runs) -> None:
