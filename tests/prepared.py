@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 ROOT = Path(__file__).parents[1]
+LENGTH = 8
+"""Bytes that say how long a message is; they carry the files, too."""
 _parent: list[socket.socket] = []
 
 
@@ -41,7 +43,9 @@ class Deqrun:
             "file_size": file_size,
         }
         pipes = [os.pipe() for _ in range(3)]
-        socket.send_fds(_prepared(), [json.dumps(asked).encode()], [write for _, write in pipes])
+        message, parent = json.dumps(asked).encode(), _prepared()
+        socket.send_fds(parent, [len(message).to_bytes(LENGTH, "big")], [write for _, write in pipes])
+        parent.sendall(message)
         for _, write in pipes:
             os.close(write)
         *self._told, status = (read for read, _ in pipes)
@@ -83,7 +87,7 @@ class Deqrun:
 def _prepared() -> socket.socket:
     """The socket of the process from which others are forked; it is started at the first call."""
     if not _parent:
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         code = f"from tests.prepared import serve; serve({there.fileno()})"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
@@ -114,9 +118,12 @@ def serve(number: int) -> None:
     gc.freeze()
     asking = socket.socket(fileno=number)
     while True:
-        message, files, _, _ = socket.recv_fds(asking, 1_000_000, 3)
-        if not message:
+        size, files, _, _ = socket.recv_fds(asking, LENGTH, 3)
+        if not size:
             return
+        message = b""
+        while len(message) < int.from_bytes(size, "big"):
+            message += asking.recv(int.from_bytes(size, "big") - len(message))
         waiter = os.fork()
         if waiter == 0:
             asking.close()
