@@ -25,22 +25,12 @@ from deqrun.studies.question import questions
 COMMAND = re.compile(r"^    deqrun train study=(\w+)( size=full)?$", re.MULTILINE)
 """The last line of a section."""
 
-BY_ANDERSON = (
-    *("anderson_vs_picard", "does_anderson_prevent_divergence", "does_it_converge", "infinite_depth_gain"),
-    *("is_it_a_contraction", "is_the_equilibrium_the_start", "tolerance_transfer", "memory_vs_depth"),
-    *("fixed_point_or_intermediate", "perturb_and_recover"),
-)
-"""Studies whose recipe leaves a solver to the default."""
 HEAD = """\
 # Findings
 
 The answers of the studies of [studies.md](studies.md) with `size={size}`, made by `python scripts/findings.py`. Each
 verdict is of small models, trained briefly, and says of what it is: of the recipe where five seeds were trained.
 [studies.md](studies.md#how-an-answer-is-made) says how a verdict is reached, and how often such verdicts are wrong.
-"""
-OLDER = """
-`secant` became the default solver after some answers were made: for the same numbers add `solver=anderson
-solver@gradient.solver=anderson` to the commands of {studies}.
 """
 
 
@@ -79,8 +69,7 @@ def page(folders: Mapping[str, Path], size: str, beside: Path, before: str = "")
     before  the page as it was, whose sections of other studies are kept
     """
     kept = {f"{match[1]}": f"## {text}" for text in before.split("\n## ")[1:] if (match := COMMAND.search(text))}
-    older = [f"`{name}`" for name in BY_ANDERSON if name in kept and name not in folders]
-    parts = [HEAD.format(size=size) + (OLDER.format(studies=", ".join(older)) if older else "")]
+    parts = [HEAD.format(size=size)]
     for name in questions():
         if name in folders:
             parts.append(made(folders[name], name, size, beside))

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -418,9 +418,14 @@ def ask_job(cfg: DictConfig, checked: Settings | Study | None = None) -> None:
         _made_study("sweep", cfg, checked)
 
 
+def _is_run(checked: Settings | Study | None) -> TypeGuard[Settings]:
+    """Whether a plain run was checked: by exclusion, since to ask for its class would import pydantic."""
+    return checked is not None and not isinstance(checked, Study)
+
+
 def _made_study(command: str, cfg: DictConfig, checked: Settings | Study | None) -> bool:
     """Make the study that the config describes; False where it describes a plain run."""
-    if not (checked is None or isinstance(checked, Study)):
+    if _is_run(checked):
         return False
     # The overrides of this job, as Hydra hands them on, make the study's runs.
     node = HydraConfig.get()
@@ -471,7 +476,7 @@ def _ends() -> Iterator[None]:
 
 def _settings_and_folder(command: str, cfg: DictConfig, checked: Settings | Study | None) -> tuple[Settings, Path]:
     node = HydraConfig.get()
-    if not (checked is None or isinstance(checked, Study)):
+    if _is_run(checked):
         return checked, Path(node.runtime.output_dir)
     overrides = OverridesParser.create().parse_overrides(list(node.overrides.task))
     return settings_of(command, cfg, overrides), Path(node.runtime.output_dir)

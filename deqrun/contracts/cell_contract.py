@@ -34,7 +34,7 @@ def check_cell(cell: Cell, x: Tensor, twice: str = "", *, trained: bool = True) 
     twice    the setting that needs second derivatives of f, as 'train.jacobian_weight=0.5'; '' where none does
     trained  False: it is asked alone, so it is tried in evaluation, without the checks that only training needs
     """
-    trial = _Trial(cell, _as_weights(x[:ROWS], cell), twice, trained)
+    trial = _Trial(cell, x[:ROWS].to(cell.weights_dtype) if x.is_floating_point() else x[:ROWS], twice, trained)
     checks = {name: method for name, method in CELL_CHECKS.items() if trained or name not in OF_TRAINING}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -78,7 +78,7 @@ class _Trial:
                 f"the batch, a tuple as in (64,) or (32, 8, 8) ({DOCS})."
             )
         self.cell = _called("copy.deepcopy of the cell", lambda: copy.deepcopy(self.own))
-        self.z = torch.randn(self.batch, *shape).to(_precision(self.own))
+        self.z = torch.randn(self.batch, *shape).to(self.own.weights_dtype)
 
     def check_injection(self) -> None:
         """`inject` gives tensors with the batch first."""
@@ -302,17 +302,6 @@ def _tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise Fault(f"{name} returned a {type(value).__name__}; it must return a tensor ({DOCS}).")
     return value
-
-
-def _precision(cell: Cell) -> torch.dtype:
-    """float64 where a weight is float64, else float32, as a DEQ widens its inputs."""
-    wide = any(parameter.dtype == torch.float64 for parameter in cell.parameters())
-    return torch.float64 if wide else torch.float32
-
-
-def _as_weights(x: Tensor, cell: Cell) -> Tensor:
-    """Inputs of floating point in the precision of the cell's weights."""
-    return x.to(_precision(cell)) if x.dtype in (torch.float32, torch.float64) else x
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -14,15 +14,13 @@ CHOSEN_BY = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 def release_freed_memory() -> None:
-    """Hand freed memory back to the system, where the C library is glibc: between solves, not within one.
+    """Hand freed memory back to the system, between solves; nothing where `keep_freed_memory` keeps none.
 
-    Rows that leave a batch make tensors of ever new sizes, between which the heap is torn into holes. Kept for good, a
-    study of 15 models held 13 GB where no moment of it needs 1 GB.
+    Rows that leave a batch make tensors of ever new sizes. So the heap gets holes into which the next tensors do not
+    fit, and grows with every solve.
     """
-    if platform.libc_ver()[0] == "glibc":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    if _is_ours() and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def keep_freed_memory() -> bool:
@@ -33,9 +31,14 @@ def keep_freed_memory() -> bool:
     them anew: on states of 17 MB that took a quarter of the time of an evaluation (docs/cli.md). The process then holds
     its peak until `release_freed_memory`.
     """
-    if any(name.startswith(CHOSEN_BY) for name in os.environ) or platform.libc_ver()[0] != "glibc":
+    if not _is_ours():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(
         mallopt(name, value) for name, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
     )
+
+
+def _is_ours() -> bool:
+    """Whether the allocator is glibc's, and nobody else has set it up."""
+    return not any(name.startswith(CHOSEN_BY) for name in os.environ) and platform.libc_ver()[0] == "glibc"

@@ -107,8 +107,7 @@ class AdaptedCell(Cell):
     def _zeros(self) -> Tensor:
         """One encoded sample of zeros, where the weights are, and in double precision if they are."""
         first = next(iter((*self.model.parameters(), *self.model.buffers())), torch.zeros(()))
-        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-        return torch.zeros(1, *self.input_shape, dtype=dtype, device=first.device)
+        return torch.zeros(1, *self.input_shape, dtype=self.weights_dtype, device=first.device)
 
     def _pack(self, parts: tuple[Tensor, ...]) -> Tensor:
         """(batch, *state_shape) of the parts of a state."""

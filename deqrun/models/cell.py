@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
 from typing import Any, Self
 
 import torch
@@ -56,6 +57,11 @@ class Cell(nn.Module, ABC):
     def state_size(self) -> int:
         """Numbers in one sample's state."""
         return math.prod(self.state_shape)
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """The widest dtype of the parameters, float32 at least: of states, and of inputs to double precision."""
+        return reduce(torch.promote_types, {parameter.dtype for parameter in self.parameters()}, torch.float32)
 
     @property
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:

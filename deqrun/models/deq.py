@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 from torch import Tensor, nn
 
@@ -39,7 +37,7 @@ class DEQ(nn.Module):
 
         float32 inputs are widened for a model in double precision.
         """
-        widened = x.dtype == torch.float32 and self._dtype == torch.float64
+        widened = x.dtype == torch.float32 and self.cell.weights_dtype == torch.float64
         return self.cell.bind(x.double() if widened else x)
 
     def start(self, f: BoundCell) -> Tensor:
@@ -47,12 +45,7 @@ class DEQ(nn.Module):
 
         On the injection's device, in the parameters' dtype but float32 at least.
         """
-        return self.cell.initial_state(f.injection).to(self._dtype)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        """The widest of the cell's parameters, float32 at least."""
-        return reduce(torch.promote_types, {parameter.dtype for parameter in self.cell.parameters()}, torch.float32)
+        return self.cell.initial_state(f.injection).to(self.cell.weights_dtype)
 
     def settle(
         self,

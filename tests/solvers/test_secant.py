@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -121,6 +122,19 @@ def test_products_without_a_pass_are_the_products(dtype: torch.dtype, gain: floa
             expected = torch.einsum("ird,jrd->rij", one, two)
             error = (found[:, :count, :count] - expected).abs() / torch.linalg.vector_norm(two, dim=2).T[:, None]
             assert float((error * only)[moves].max()) < 1e3 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("memory", [1, 3, 10])
+def test_the_triangle_follows_the_ages_as_slots_are_used_again(memory: int) -> None:
+    """min(1, age/8) of the column less that of the row where the row is newer: ages told one difference at a time."""
+    state = secant.SecantState(torch.zeros(1, 4), memory)
+    born: dict[int, int] = {}
+    for difference in range(3 * memory + 2):
+        born[difference % memory] = difference
+        state.pushed = difference + 2
+        found = state._newer(state.count)
+        for row, column in product(range(state.count), repeat=2):
+            assert found[row, column] == min(1.0, max(0, born[row] - born[column]) / secant.APART)
 
 
 # A step into a place where f is not defined ------------------------------------------------------------------------
