@@ -25,12 +25,18 @@ def accuracy_axis(
     close: from NEAR below the best accuracy to the top; None where all lie within 2 NEAR, and the whole view does.
     """
     best, worst = max(point.accuracy for point in points), min(point.accuracy for point in points)
-    scale = alt.Scale(zero=False, padding=EDGE)
+    ends = [end for point in points for end in (point.accuracy_low, point.accuracy_high) if math.isfinite(end)]
     if close:
         if best - worst <= 2 * NEAR:
             return None
-        highs = [point.accuracy_high for point in points if math.isfinite(point.accuracy_high)]
-        scale = alt.Scale(domain=[best - NEAR, min(max([best, *highs]) + NEAR / 25, 1.0)], nice=False, padding=EDGE)
+        domain = [best - NEAR, min(max([best, *ends]) + NEAR / 25, 1.0)]
+    else:
+        # Whole steps of NEAR around all values and intervals, and no accuracy above 100 %.
+        steps = round(1 / NEAR)
+        low, high = (round(steps * end, 9) for end in (min([worst, *ends]), max([best, *ends])))
+        top = min(max(math.ceil(high), 1), steps)
+        domain = [min(math.floor(low), top - 1) / steps, top / steps]
+    scale = alt.Scale(domain=domain, nice=False, padding=EDGE)
     return {"title": f"{split} accuracy", "scale": scale, "axis": alt.Axis(format=".3~p", tickCount=6)}
 
 
