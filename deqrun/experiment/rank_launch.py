@@ -30,7 +30,7 @@ from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line
 from deqrun.experiment.devices import count_of, find, kind_of
 from deqrun.experiment.machine_limits import THREADS_PER_CORE, cores
 from deqrun.experiment.ranks import joined
-from deqrun.records.signals import ending_as_interrupted, handled_as_interruption
+from deqrun.records.signals import ENDING, ending_as_interrupted, handled_as_interruption
 from deqrun.settings import Settings
 from deqrun.settings.place import Place, torchrun_place
 
@@ -213,28 +213,39 @@ def _leave(folder: Path, own: Place, error: BaseException) -> None:
 
 
 def _raise_reason(folder: Path, count: int, exit_codes: dict[int, int]) -> NoReturn:
-    """Raise the reason for which ranks ended: of the first rank that has one of its own, or that died silently."""
+    """Raise the reason for which ranks ended: of the first rank that has one of its own, or that died silently.
+
+    After a rank's end the agent sends SIGTERM to the others, and the others lose their group. So an interruption is the
+    reason only where no rank failed or was killed, and RankLost only where there is no other reason.
+    """
     ends = {int(path.stem): pickle.loads(path.read_bytes()) for path in folder.glob("*.end")}
-    if any(isinstance(end, KeyboardInterrupt) for end in ends.values()):
-        raise KeyboardInterrupt
-    # A rank that fails takes the others with it: their RankLost only follows from its error, which is told.
-    own = {rank: end for rank, end in sorted(ends.items()) if not isinstance(end, RankLost)}
+    own = {rank: end for rank, end in sorted(ends.items()) if not isinstance(end, (RankLost, KeyboardInterrupt))}
     for rank, end in own.items():
         if isinstance(end, (UserError, OSError, Unwritable, Interrupted)):
             raise end
         raise RankLost(_by(rank, count, end)) from end
-    # No error at all: a rank was killed, or hangs, so that the others gave up on it.
     silent = [rank for rank in range(count) if rank not in ends]
-    late = [end for end in ends.values() if end.late]
-    if late and silent:
+    killed = {rank: name for rank in silent if (name := _killed_by(exit_codes.get(rank, 0)))}
+    interrupted = any(isinstance(end, KeyboardInterrupt) for end in ends.values())
+    if interrupted and set(killed.values()) <= {*ENDING, "SIGINT"}:
+        raise KeyboardInterrupt
+    # No error at all: a rank was killed, or hangs, so that the others gave up on it.
+    lost = [end for end in ends.values() if isinstance(end, RankLost)]
+    if any(end.late for end in lost) and silent:
         raise RankLost(f"Rank {silent[0]} of {count} gave no answer within launch.timeout_minutes, and was ended.")
+    for rank, name in killed.items():
+        raise RankLost(f"Rank {rank} of {count} was ended by {name}.")
     if silent:
-        code = next((exit_codes[rank] for rank in silent if rank in exit_codes), 0)
-        with suppress(ValueError):
-            name = signal.Signals(-code).name
-            raise RankLost(f"Rank {silent[0]} of {count} was ended by {name}.")
         raise RankLost(f"Rank {silent[0]} of {count} died without a word.")
-    raise RankLost(one_line(str(next(iter(ends.values()))).capitalize()))
+    raise RankLost(one_line(str(lost[0]).capitalize()))
+
+
+def _killed_by(code: int) -> str | None:
+    """The name of the signal that ended a process; None where none did."""
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return None
 
 
 def _by(rank: int, count: int, error: BaseException) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["Stop", "ending_as_interrupted", "handled_as_interruption", "held"]
+__all__ = ["ENDING", "Stop", "ending_as_interrupted", "handled_as_interruption", "held"]
 
 ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1")
 """Signals that end a run as Ctrl-C does: of a batch system, of a closed terminal, and SLURM's warning."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from torch import nn
 
 from deqrun.cli import main
 from deqrun.errors import RankLost, UserError
-from deqrun.experiment import launch, ranks
+from deqrun.experiment import launch, rank_launch, ranks
 from deqrun.experiment.build import build_dataset, build_deq
 from deqrun.experiment.launch import recorded
 from deqrun.experiment.rank_launch import in_ranks, require_ranks
@@ -33,6 +34,7 @@ from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.shared_norms import SharedBatchNorm, with_shared_norms
 from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping
+from deqrun.models.batch_norm import BatchNorm2d
 from deqrun.models.rows import dropout_mask, part_of_batch
 from deqrun.records.reading import read_run
 from deqrun.records.writing import RunFolder
@@ -172,12 +174,18 @@ def test_a_step_in_double_precision_is_one_processs(model: list[str], tmp_path: 
                 assert np.abs(value - one[name]).max() <= 1e-8 * scale[name], name
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (7, 3, 5), (7, 3, 4, 2), (2, 3, 4, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        *((nn.BatchNorm1d, shape) for shape in [(7, 3), (7, 3, 5)]),
+        *((kind, shape) for kind in (nn.BatchNorm2d, BatchNorm2d) for shape in [(7, 3, 4, 2), (2, 3, 4, 2)]),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_a_shared_batch_norm_is_a_batch_norm_of_the_whole_batch(
-    shape: tuple[int, ...], momentum: float | None, tmp_path: Path
+    kind: type[nn.Module], shape: tuple[int, ...], momentum: float | None, tmp_path: Path
 ) -> None:
-    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
     draw = torch.Generator().manual_seed(1)
     x, weights = (torch.randn(shape, generator=draw, dtype=torch.float64) for _ in range(2))
 
@@ -402,6 +410,33 @@ def test_a_rank_that_dies_ends_the_run_with_its_reason(settings_of: SettingsOf, 
     assert (status.status, status.reason) == ("failed", "Rank 1 of 2 was ended by SIGKILL.")
     assert environment == dict(os.environ)
     assert handlers == {number: signal.getsignal(number) for number in handlers}
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_codes", "reason"),
+    [
+        # The agent has sent SIGTERM to rank 0, which had not noticed yet that rank 1 was gone.
+        ({0: KeyboardInterrupt()}, {1: -9}, RankLost("Rank 1 of 2 was ended by SIGKILL.")),
+        ({0: KeyboardInterrupt(), 1: ZeroDivisionError("by 0")}, {}, RankLost("Rank 1 of 2 ended with Zero")),
+        ({0: KeyboardInterrupt(), 1: UserError("No such thing.")}, {}, UserError("No such thing.")),
+        ({0: KeyboardInterrupt(), 1: KeyboardInterrupt()}, {}, KeyboardInterrupt()),
+        ({0: KeyboardInterrupt(), 1: RankLost("the group is gone")}, {}, KeyboardInterrupt()),
+        ({0: KeyboardInterrupt()}, {1: -15}, KeyboardInterrupt()),
+        ({0: RankLost("the group is gone")}, {0: 1, 1: -11}, RankLost("Rank 1 of 2 was ended by SIGSEGV.")),
+        ({0: RankLost("the group is gone")}, {0: 1}, RankLost("Rank 1 of 2 died without a word.")),
+        ({0: RankLost("the group", late=True)}, {1: -9}, RankLost("Rank 1 of 2 gave no answer within")),
+        ({0: RankLost("the group is gone"), 1: RankLost("it is")}, {}, RankLost("The group is gone")),
+    ],
+    ids=lambda value: "-".join(type(end).__name__ for end in value.values()) if isinstance(value, dict) else None,
+)
+def test_the_first_reason_is_told_and_not_its_consequences(
+    words: dict[int, BaseException], exit_codes: dict[int, int], reason: BaseException, tmp_path: Path
+) -> None:
+    for rank, word in words.items():
+        (tmp_path / f"{rank}.end").write_bytes(pickle.dumps(word))
+    with pytest.raises(type(reason)) as found:
+        rank_launch._raise_reason(tmp_path, 2, exit_codes)
+    assert str(found.value).startswith(str(reason))
 
 
 @pytest.mark.nightly
