@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deqrun.arguments import require_at_least, require_divisor, require_image, require_odd, require_pool
+from deqrun.models.batch_norm import BatchNorm2d
 from deqrun.models.cell import Cell
 from deqrun.models.second_derivatives import Conv2d, GroupNorm
 
@@ -63,13 +64,13 @@ class ConvCell(Cell):
         self.inner_channels = inner_channels
 
         encode = nn.Conv2d(image_channels, channels, kernel_size, stride=stride, padding=padding)
-        self.encoder = nn.Sequential(encode, nn.BatchNorm2d(channels))
+        self.encoder = nn.Sequential(encode, BatchNorm2d(channels))
         self.widen = Conv2d(channels, inner_channels, kernel_size, padding=padding, bias=False)
         self.narrow = Conv2d(inner_channels, channels, kernel_size, padding=padding, bias=False)
         self.inner_norm = GroupNorm(groups, inner_channels)
         self.sum_norm = GroupNorm(groups, channels)
         self.output_norm = GroupNorm(groups, channels)
-        self.head_norm = nn.BatchNorm2d(channels)
+        self.head_norm = BatchNorm2d(channels)
         self.classifier = nn.Linear(channels * self.pool**2, num_classes)
         for convolution in (self.widen, self.narrow):
             nn.init.normal_(convolution.weight, std=0.01)

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deqrun.models.batch_norm import BatchNorm2d
 from deqrun.models.second_derivatives import Conv2d, GroupNorm
 from deqrun.models.weight_norm import WeightNormConv2d
 
@@ -36,10 +37,10 @@ class Stem(nn.Sequential):
         for i in range(max(2, downsampling)):
             width, stride = (in_channels if i == 0 else channels), (2 if i < downsampling else 1)
             convolution = nn.Conv2d(width, channels, 3, stride=stride, padding=1, bias=False)
-            layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            layers += [convolution, BatchNorm2d(channels), nn.ReLU(inplace=True)]
         if project:
             pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-            layers += [pointwise, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+            layers += [pointwise, BatchNorm2d(channels), nn.ReLU(inplace=True)]
         super().__init__(*layers)
 
 
@@ -130,18 +131,18 @@ class Bottleneck(nn.Module):
         out_channels = BOTTLENECK_EXPANSION * inner
         self.body = nn.Sequential(
             nn.Conv2d(in_channels, inner, 1, bias=False),
-            nn.BatchNorm2d(inner, affine=False),
+            BatchNorm2d(inner, affine=False),
             nn.ReLU(inplace=True),
             nn.Conv2d(inner, inner, 3, padding=1, bias=False),
-            nn.BatchNorm2d(inner, affine=False),
+            BatchNorm2d(inner, affine=False),
             nn.ReLU(inplace=True),
             nn.Conv2d(inner, out_channels, 1, bias=False),
-            nn.BatchNorm2d(out_channels, affine=False),
+            BatchNorm2d(out_channels, affine=False),
         )
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
             projection = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+            self.shortcut = nn.Sequential(projection, BatchNorm2d(out_channels))
 
     def forward(self, z: Tensor) -> Tensor:
         """(batch, in_channels, H, W) -> (batch, 4·inner, H, W)."""
@@ -163,11 +164,11 @@ class Head(nn.Module):
         pairs = zip(channels, head_channels, strict=True)
         self.bottlenecks = nn.ModuleList(Bottleneck(width, inner) for width, inner in pairs)
         self.down = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+            nn.Sequential(nn.Conv2d(a, b, 3, stride=2, padding=1), BatchNorm2d(b), nn.ReLU(inplace=True))
             for a, b in pairwise(widths)
         )
         self.final = nn.Sequential(
-            nn.Conv2d(widths[-1], final_channels, 1), nn.BatchNorm2d(final_channels), nn.ReLU(inplace=True)
+            nn.Conv2d(widths[-1], final_channels, 1), BatchNorm2d(final_channels), nn.ReLU(inplace=True)
         )
         self.classifier = nn.Linear(final_channels, num_classes)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from deqrun.experiment.ranks import add_up
+from deqrun.models.batch_norm import BatchNorm2d, running_share
 from deqrun.models.rows import size_of_batch, weight_of_part
 
 __all__ = ["SharedBatchNorm", "with_shared_norms"]
@@ -38,9 +39,12 @@ class SharedBatchNorm(_BatchNorm):
 
         y = (x − μ) / √(σ² + ε) · γ + β,   μ and σ² over samples and places of the whole batch
 
-    Parameters, buffers and their names are `nn.BatchNorm`'s, and so are numbers in evaluation. `nn.SyncBatchNorm` is
-    for GPUs alone. A rank whose rows belong to another rank, too (`weight_of_part`), adds nothing to μ and σ².
+    Parameters, buffers and their names are `nn.BatchNorm`'s, and so are numbers in evaluation. With `unbiased` the
+    running statistics are `deqrun.models.batch_norm`'s. `nn.SyncBatchNorm` is for GPUs alone. A rank whose rows belong
+    to another rank, too (`weight_of_part`), adds nothing to μ and σ².
     """
+
+    unbiased = False
 
     def _check_input_dim(self, x: Tensor) -> None:
         """Any number of places."""
@@ -69,7 +73,13 @@ class SharedBatchNorm(_BatchNorm):
             return
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        share: float | Tensor
+        if self.momentum is None:
+            share = 1.0 / float(self.num_batches_tracked)
+        elif self.unbiased:
+            share = running_share(self.num_batches_tracked, self.momentum).to(self.running_mean.dtype)
+        else:
+            share = self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean), share)
         self.running_var.lerp_(variance.to(self.running_var), share)
 
@@ -82,6 +92,7 @@ def with_shared_norms(model: nn.Module) -> None:
                 shared = SharedBatchNorm(
                     part.num_features, part.eps, part.momentum, part.affine, part.track_running_stats
                 ).train(part.training)
+                shared.unbiased = isinstance(part, BatchNorm2d)
                 shared.weight, shared.bias = part.weight, part.bias
                 shared.running_mean, shared.running_var = part.running_mean, part.running_var
                 shared.num_batches_tracked = part.num_batches_tracked
