@@ -2,11 +2,13 @@
 
     python scripts/training_speed.py [--seeds 0 1 2] [--target 0.98]
 
-The demo's cell, data, optimizer and schedule, one thread, three ways to train it, one after the other for each seed:
+The demo's cell, data, optimizer and schedule, one thread, four ways to train it, one after the other for each seed:
 
-    deqrun     as study=demo has it: Secant(10), implicit gradient, starts at the last solutions, its own penalty
-    torchdeq   its Anderson and its implicit gradient, with the demo's tolerances and its own Jacobian penalty
-    bptt       twelve plain iterations from zeros, back-propagated through by PyTorch
+    deqrun            as study=demo has it: a warm-up of few iterations, Secant(10), implicit gradient, starts at the
+                      last solutions, its own penalty
+    torchdeq          its Anderson and its implicit gradient, with the demo's tolerances and its own Jacobian penalty
+    torchdeq, warmed  the same after deqrun's warm-up
+    bptt              twelve plain iterations from zeros, back-propagated through by PyTorch
 
 After each epoch, outside of the clock, the validation digits are solved as the way trains; the time is the processor
 time of the steps up to the first epoch that reaches the target. Beside it: the bytes that one step keeps for its
@@ -42,6 +44,7 @@ from deqrun.experiment.training.starts import Starts
 from deqrun.experiment.training.steps import Stepping, compiled
 from deqrun.experiment.training.train import learning_rate_factor
 from deqrun.inference import shares_of_seeds
+from deqrun.models import DEQ
 from deqrun.records.reading import read_run
 from deqrun.records.run import RunRecord
 from deqrun.settings import Settings, load_settings
@@ -174,24 +177,36 @@ class Theirs(Trainer):
             return self.deq.cell.readout(states[-1])
 
 
+def after_iterations(deq: DEQ, x: Tensor, iterations: int) -> Tensor:
+    """Answers after plain iterations from the cell's start."""
+    f = deq.bind(x)
+    z = deq.start(f)
+    for _ in range(iterations):
+        z = f(z)
+    return deq.cell.readout(z)
+
+
+class TheirsWarmed(Theirs):
+    """torchdeq's after the recipe's first steps through few iterations."""
+
+    def objective(self, batch: Batch, draws: Draws) -> Tensor:
+        if not 0 < self.count <= self.train.unrolled_warmup_steps:
+            return super().objective(batch, draws)
+        logits = after_iterations(self.deq, batch.x, self.train.unrolled_depth)
+        return self.dataset.loss(logits, batch.y).mean()
+
+
 class Unrolled(Trainer):
     """Twelve plain iterations, back-propagated through."""
 
     ITERATIONS = 12
 
     def objective(self, batch: Batch, draws: Draws) -> Tensor:
-        return self.dataset.loss(self._answers(batch.x), batch.y).mean()
-
-    def _answers(self, x: Tensor) -> Tensor:
-        f = self.deq.bind(x)
-        z = self.deq.start(f)
-        for _ in range(self.ITERATIONS):
-            z = f(z)
-        return self.deq.cell.readout(z)
+        return self.dataset.loss(after_iterations(self.deq, batch.x, self.ITERATIONS), batch.y).mean()
 
     def answers(self, x: Tensor) -> Tensor:
         with self.deq.cell.fixed_weights():
-            return self._answers(x)
+            return after_iterations(self.deq, x, self.ITERATIONS)
 
 
 def until(trainer: Trainer, target: float) -> tuple[float, int]:
@@ -210,21 +225,21 @@ def composed(*overrides: str) -> Settings:
 
 
 def race(seeds: Sequence[int], target: float) -> None:
-    """The three ways, seed by seed."""
-    ways: dict[str, type[Trainer]] = {"deqrun": Ours, "torchdeq": Theirs, "bptt": Unrolled}
-    if torchdeq is None:
-        ways.pop("torchdeq")
+    """The four ways, seed by seed."""
+    ways: dict[str, type[Trainer]] = {"deqrun": Ours, "bptt": Unrolled}
+    if torchdeq is not None:
+        ways |= {"torchdeq": Theirs, "torchdeq, warmed": TheirsWarmed}
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for seed in seeds:
         found = {name: until(way(composed("study=demo", f"seed={seed}")), target) for name, way in ways.items()}
         for name, (seconds, epochs) in found.items():
             ratios[name].append(seconds / found["deqrun"][0])
-            print(f"seed {seed}  {name:<9} {seconds:6.1f} s  {epochs:>2} epochs", flush=True)
+            print(f"seed {seed}  {name:<16} {seconds:6.1f} s  {epochs:>2} epochs", flush=True)
     for name, way in ways.items():
-        kept = way(composed("study=demo")).kept() / 1e6
+        kept = way(composed("study=demo", "train.unrolled_warmup_steps=0")).kept() / 1e6
         middle = statistics.geometric_mean(ratios[name]) if all(map(math.isfinite, ratios[name])) else math.inf
         print(
-            f"{name:<9} over deqrun {middle:.2f} [{min(ratios[name]):.2f}, {max(ratios[name]):.2f}] "
+            f"{name:<16} over deqrun {middle:.2f} [{min(ratios[name]):.2f}, {max(ratios[name]):.2f}] "
             f"({len(seeds)} seeds, least and largest)   kept for the backward pass {kept:.0f} MB"
         )
 
