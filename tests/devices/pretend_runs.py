@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -114,10 +115,11 @@ Difference = tuple[float, float]
 """Relative differences of loss and gradient."""
 
 
-def differences(there: Steps, here: Steps) -> list[Difference]:
-    """The differences of each of two training steps from the CPU's."""
+def differences(there: Steps, here: Steps, nudge: Callable[[Steps], None] = lambda steps: None) -> list[Difference]:
+    """The differences of each of two training steps from the CPU's; `nudge` changes `there` before each."""
     found = []
     for number in (1, 2):
+        nudge(there)
         (loss, gradient), (expected, other) = there.step(number), here.step(number)
         found.append((abs(loss / expected - 1), float((gradient - other).norm() / other.norm())))
         there.follow(here)
@@ -125,16 +127,20 @@ def differences(there: Steps, here: Steps) -> list[Difference]:
 
 
 def rounding(settings: Settings) -> list[Difference]:
-    """The CPU's own differences where weights change in their last digit: the largest of three draws."""
-    found = []
-    for seed in range(3):
-        nudged, here = Steps(settings, CPU), Steps(settings, CPU)
+    """The CPU's own differences, step by step, where weights change in their last digit: the largest of three draws."""
+
+    def of_draw(seed: int) -> list[Difference]:
         draw = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in nudged.deq.parameters():
-                parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape, generator=draw))
-        found.append(differences(nudged, here)[:1])
-    return [max(found)[0], max(found)[0]]
+
+        def last_digit(steps: Steps) -> None:
+            with torch.no_grad():
+                for parameter in steps.deq.parameters():
+                    parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape, generator=draw))
+
+        return differences(Steps(settings, CPU), Steps(settings, CPU), last_digit)
+
+    draws = [of_draw(seed) for seed in range(3)]
+    return [(max(loss for loss, _ in step), max(gradient for _, gradient in step)) for step in zip(*draws, strict=True)]
 
 
 def assert_same_steps(overrides: list[str]) -> None:
