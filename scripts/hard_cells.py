@@ -71,7 +71,10 @@ BUDGET = Budget(max_iter=200, tol=1e-4)
 ANDERSON = ("solver=anderson", "solver@gradient.solver=anderson")
 TRAINING: dict[str, list[str]] = {
     "mlp": ["model=mlp", "train.epochs=8", *ANDERSON],
-    "mdeq": ["study=demo", "train.epochs=4", "train.jacobian_weight=0", "model.channels=[16,16]", *ANDERSON],
+    "mdeq": [
+        *("study=demo", "train.epochs=4", "train.unrolled_warmup_steps=0", "train.jacobian_weight=0"),
+        *("model.channels=[16,16]", *ANDERSON),
+    ],
     "prefix": ["study=prefix_sums", "train.epochs=5", "model.width=32"],
     "mazes": ["study=mazes", "train.epochs=2", "model.width=24"],
     "copy": ["study=copy_memory", "train.epochs=1", "model.width=32", "model.inner=64"],

@@ -51,9 +51,11 @@ SOLVERS: dict[str, Solver] = {
     "Newton–Krylov": NewtonKrylov(),
 }
 ANDERSON = ("solver=anderson", "solver@gradient.solver=anderson")
+LONG_SOLVES = ("train.epochs=8", "train.unrolled_warmup_steps=0")
+"""Every step of the training solves for the fixed point."""
 CELLS: dict[str, list[str]] = {
-    "mdeq": ["study=demo", "train.epochs=8", *ANDERSON],
-    "mdeq, no penalty": ["study=demo", "train.epochs=8", "train.jacobian_weight=0", *ANDERSON],
+    "mdeq": ["study=demo", *LONG_SOLVES, *ANDERSON],
+    "mdeq, no penalty": ["study=demo", *LONG_SOLVES, "train.jacobian_weight=0", *ANDERSON],
     "conv": ["model=conv", "train.epochs=8", "train.jacobian_weight=0.5", *ANDERSON],
     "conv, no penalty": ["model=conv", "train.epochs=8", "train.jacobian_weight=0", *ANDERSON],
     "mlp, no penalty": ["model=mlp", "train.epochs=15", "train.jacobian_weight=0", "optimizer.lr=3e-3", *ANDERSON],

@@ -25,7 +25,7 @@ import numpy as np
 from deqrun.inference import shares_of_seeds
 
 TASKS: dict[str, list[str]] = {
-    "demo": ["study=demo"],
+    "demo": ["study=demo", "train.epochs=20", "train.unrolled_warmup_steps=0"],
     "prefix_sums": ["study=prefix_sums", "train.epochs=8", "model.width=32"],
     "mazes": ["study=mazes", "train.epochs=4", "model.width=32"],
 }

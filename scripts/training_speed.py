@@ -245,7 +245,7 @@ def race(seeds: Sequence[int], target: float) -> None:
 
 
 CASES: dict[str, list[str]] = {
-    "demo, 1x8x8": ["study=demo"],
+    "demo, 1x8x8": ["study=demo", "train.unrolled_warmup_steps=0"],
     "MDEQ, 3x32x32": ["study=mdeq_cifar10", "train.batch_size=16", "train.unrolled_warmup_steps=0"],
     "prefix sums, 16 bits": ["study=prefix_sums"],
 }
@@ -330,7 +330,7 @@ def options(repeats: int) -> None:
 
 
 TRAINED: dict[str, list[str]] = {
-    "demo": ["study=demo"],
+    "demo": ["study=demo", "train.epochs=20", "train.unrolled_warmup_steps=0"],
     "prefix sums, 32 channels, 5 epochs": ["study=prefix_sums", "train.epochs=5", "model.width=32"],
 }
 
