@@ -217,18 +217,22 @@ def main() -> None:
             " | solved by no other | mean evaluations | over the best other |\n|---|---:|---:|---:|---:|---:|",
             flush=True,
         )
+        always: dict[str, int] = {}
         for name, idea in ideas.items():
-            found = []
+            found, every = [], some.copy()
             for seed in range(arguments.starts):
                 tried = score([perturbed(problem, seed) for problem in problems], {name: idea})
                 evaluations = tried.pairs(name)
                 lost = ~np.isfinite(evaluations)
+                every &= lost
                 ratios = list(Scores({**others.of, name: tried.of[name]}).median_ratios(name).values())
                 spent = np.minimum(evaluations, BUDGET.max_iter + 1).mean()
                 found.append([lost[some].sum(), lost[plain].sum(), (~lost[~some]).sum(), spent, np.median(ratios)])
             mean, spread = np.mean(found, axis=0), np.std(found, axis=0)
             counts = " | ".join(f"{mean[i]:.1f} ± {spread[i]:.1f}" for i in range(3))
             print(f"| {name} | {counts} | {mean[3]:.1f} | {mean[4]:.2f} |", flush=True)
+            always[name] = int(every.sum())
+        print(f"\nLost with each of {arguments.starts} roundings: {always}")
 
 
 if __name__ == "__main__":
