@@ -27,6 +27,11 @@ OWN_COPIES = {kind: kind.__deepcopy__ for kind in (DictConfig, ListConfig, *VALU
 """OmegaConf's own."""
 
 
+def composes_faster() -> bool:
+    """Whether this process does."""
+    return DictConfig.__deepcopy__ is _copied
+
+
 def compose_faster() -> None:
     """Replace the slow parts of OmegaConf and Hydra in this process."""
     for kind in (DictConfig, ListConfig, *VALUES):

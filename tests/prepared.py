@@ -20,6 +20,9 @@ import time
 from pathlib import Path
 from typing import IO, NoReturn
 
+from tests.composing import compose_faster, composes_faster
+from tests.pictures import draw_small
+
 ROOT = Path(__file__).parents[1]
 LENGTH = 8
 """Bytes that say how long a message is; they carry the files, too."""
@@ -88,7 +91,7 @@ def _prepared() -> socket.socket:
     """The socket of the process from which others are forked; it is started at the first call."""
     if not _parent:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        code = f"from tests.prepared import serve; serve({there.fileno()})"
+        code = f"from tests.prepared import serve; serve({there.fileno()}, usual={composes_faster()})"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL
@@ -104,8 +107,11 @@ def _prepared() -> socket.socket:
     return _parent[0]
 
 
-def serve(number: int) -> None:
-    """Import everything, and fork a deqrun for each message, until the socket is closed."""
+def serve(number: int, usual: bool) -> None:
+    """Import everything, and fork a deqrun for each message, until the socket is closed.
+
+    usual  it composes faster and draws small, as `make test` does
+    """
     import gc
 
     import deqrun.cli.hydra_bridge
@@ -114,6 +120,9 @@ def serve(number: int) -> None:
     import deqrun.experiment.own_parts
     import deqrun.studies.make  # noqa: F401
 
+    if usual:
+        compose_faster()
+        draw_small()
     gc.collect()
     gc.freeze()
     asking = socket.socket(fileno=number)
