@@ -17,8 +17,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
 
 from tests.composing import compose_faster, composes_faster
 from tests.pictures import draw_small
@@ -33,14 +34,21 @@ class Deqrun:
     """`deqrun ARGUMENTS` in a folder, begun at once.
 
     file_size  the largest file that it may write, in bytes; None: any
+    program  pytest instead of deqrun, as `python -m pytest ARGUMENTS`
     """
 
     def __init__(
-        self, *arguments: str, folder: Path, environment: dict[str, str] | None = None, file_size: int | None = None
+        self,
+        *arguments: str,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        file_size: int | None = None,
+        program: Literal["deqrun", "pytest"] = "deqrun",
     ) -> None:
         self.returncode: int | None = None
         asked = {
             "arguments": arguments,
+            "program": program,
             "folder": str(folder),
             "environment": {**os.environ, **(environment or {})},
             "file_size": file_size,
@@ -129,7 +137,7 @@ def serve(number: int, usual: bool) -> None:
     while True:
         size, files, _, _ = socket.recv_fds(asking, LENGTH, 3)
         if not size:
-            return
+            break
         message = b""
         while len(message) < int.from_bytes(size, "big"):
             message += asking.recv(int.from_bytes(size, "big") - len(message))
@@ -139,16 +147,15 @@ def serve(number: int, usual: bool) -> None:
             _wait_for(json.loads(message), files)
         for file in files:
             os.close(file)
-        # Waiters that have ended are put away at the next message.
-        while _ended():
+        _reap()
+    _reap()
+
+
+def _reap() -> None:
+    """Put waiters away that have ended; the time that they took is then counted as this process's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def _ended() -> int:
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0]
-    except ChildProcessError:
-        return 0
 
 
 def _wait_for(asked: dict, files: list[int]) -> NoReturn:
@@ -177,8 +184,11 @@ def _become(asked: dict, out: int, err: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if asked["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_size"],) * 2)
-    sys.argv = ["deqrun", *asked["arguments"]]
-    from deqrun.cli import main
+    sys.argv = [asked["program"], *asked["arguments"]]
+    if asked["program"] == "deqrun":
+        from deqrun.cli import main
+    else:
+        from pytest import main  # type: ignore[assignment]
 
     # Up through the loop to the interpreter's own end, with all that it does there.
     raise SystemExit(main())

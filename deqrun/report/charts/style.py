@@ -144,7 +144,7 @@ def _assigned(names: Sequence[str], known: dict[str, Any], others: Sequence[Any]
 
 
 class Rows(alt.InlineData):
-    """A chart's rows, which nothing changes: Altair copies a chart with each part that it is put into, rows excepted."""
+    """A chart's rows, which nothing changes: where Altair copies a chart, they are not copied."""
 
     def __deepcopy__(self, memo: object) -> "Rows":
         return self
