@@ -188,7 +188,9 @@ def _become(asked: dict, out: int, err: int) -> NoReturn:
     if asked["program"] == "deqrun":
         from deqrun.cli import main
     else:
-        from pytest import main  # type: ignore[assignment]
+        import pytest
+
+        main = pytest.main  # type: ignore[assignment]
 
     # Up through the loop to the interpreter's own end, with all that it does there.
     raise SystemExit(main())
