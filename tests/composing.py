@@ -1,6 +1,6 @@
 """Hydra's composing in half the time, for the usual tests, which compose thousands of configs from the same few files.
 
-Texts, interpolations and overrides are parsed once, and configs are copied node by node without `copy.deepcopy`'s
+Texts, interpolations, overrides and versions are parsed once, and configs are copied node by node without `copy.deepcopy`'s
 bookkeeping. `make test-all` leaves the libraries as they are, so that all composing is also tested with their own code.
 """
 
@@ -11,6 +11,7 @@ import functools
 from collections import defaultdict
 from typing import Any
 
+import hydra.version
 import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
@@ -42,6 +43,7 @@ def compose_faster() -> None:
     yaml.load = functools.partial(_parsed, yaml.load)
     parse = functools.lru_cache(4096)(omegaconf.grammar_parser.parse)
     omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
+    hydra.version._get_version = functools.cache(hydra.version._get_version)
     OverridesParser.parse_rule = functools.partialmethod(_parse_rule, OverridesParser.parse_rule)  # type: ignore[assignment,method-assign]
 
 
