@@ -1,7 +1,8 @@
 """Hydra's composing in half the time, for the usual tests, which compose thousands of configs from the same few files.
 
-Texts, interpolations, overrides and versions are parsed once, and configs are copied node by node without `copy.deepcopy`'s
-bookkeeping. `make test-all` leaves the libraries as they are, so that all composing is also tested with their own code.
+Texts, interpolations, overrides and versions are parsed once, and configs are copied node by node without
+`copy.deepcopy`'s bookkeeping. `make test-all` leaves the libraries as they are, so that all composing is also tested
+with their own code.
 """
 
 from __future__ import annotations
