@@ -1,7 +1,8 @@
 """Hydra's composing in half the time, for the usual tests, which compose thousands of configs from the same few files.
 
-Texts, interpolations and overrides are parsed once, and configs are copied node by node without `copy.deepcopy`'s
-bookkeeping. `make test-all` leaves the libraries as they are, so that all composing is also tested with their own code.
+Texts, interpolations, overrides and versions are parsed once, and configs are copied node by node without
+`copy.deepcopy`'s bookkeeping. `make test-all` leaves the libraries as they are, so that all composing is also tested
+with their own code.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 from collections import defaultdict
 from typing import Any
 
+import hydra.version
 import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
@@ -27,6 +29,11 @@ OWN_COPIES = {kind: kind.__deepcopy__ for kind in (DictConfig, ListConfig, *VALU
 """OmegaConf's own."""
 
 
+def composes_faster() -> bool:
+    """Whether this process does."""
+    return DictConfig.__deepcopy__ is _copied
+
+
 def compose_faster() -> None:
     """Replace the slow parts of OmegaConf and Hydra in this process."""
     for kind in (DictConfig, ListConfig, *VALUES):
@@ -37,6 +44,7 @@ def compose_faster() -> None:
     yaml.load = functools.partial(_parsed, yaml.load)
     parse = functools.lru_cache(4096)(omegaconf.grammar_parser.parse)
     omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
+    hydra.version._get_version = functools.cache(hydra.version._get_version)
     OverridesParser.parse_rule = functools.partialmethod(_parse_rule, OverridesParser.parse_rule)  # type: ignore[assignment,method-assign]
 
 

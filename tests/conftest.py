@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 
 from tests.composing import compose_faster
+from tests.pictures import draw_small
 from tests.usual import thin
 
 settings.register_profile("nightly", deadline=None, derandomize=True)
@@ -23,7 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`make test` draws few examples of each property and composes faster; with the nightly tests nothing is spared."""
+    """`make test` takes few examples of each property, composes faster and draws small; nightly nothing is spared."""
     usual = config.option.markexpr == "not nightly"
     settings.load_profile("usual" if usual else "nightly")
     if usual:
@@ -36,14 +37,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     thin(items)
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """Torch and the tests stay to the end: the garbage collector need not walk through them again and again."""
+    if session.config.option.markexpr == "not nightly":
+        draw_small()
     gc.collect()
     gc.freeze()
     gc.enable()
 
 
+# Without an accelerator `torch.manual_seed` notes for later who called it, which takes longer than many a test.
+seed = torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed
+
+
 @pytest.fixture(autouse=True)
 def _same_draws() -> None:
     """Each test finds PyTorch's generator as every other does, whichever ran before it."""
-    torch.manual_seed(0)
+    seed(0)

@@ -17,8 +17,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Literal, NoReturn
+
+from tests.composing import compose_faster, composes_faster
+from tests.pictures import draw_small
 
 ROOT = Path(__file__).parents[1]
 LENGTH = 8
@@ -30,14 +34,21 @@ class Deqrun:
     """`deqrun ARGUMENTS` in a folder, begun at once.
 
     file_size  the largest file that it may write, in bytes; None: any
+    program  pytest instead of deqrun, as `python -m pytest ARGUMENTS`
     """
 
     def __init__(
-        self, *arguments: str, folder: Path, environment: dict[str, str] | None = None, file_size: int | None = None
+        self,
+        *arguments: str,
+        folder: Path,
+        environment: dict[str, str] | None = None,
+        file_size: int | None = None,
+        program: Literal["deqrun", "pytest"] = "deqrun",
     ) -> None:
         self.returncode: int | None = None
         asked = {
             "arguments": arguments,
+            "program": program,
             "folder": str(folder),
             "environment": {**os.environ, **(environment or {})},
             "file_size": file_size,
@@ -88,7 +99,7 @@ def _prepared() -> socket.socket:
     """The socket of the process from which others are forked; it is started at the first call."""
     if not _parent:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        code = f"from tests.prepared import serve; serve({there.fileno()})"
+        code = f"from tests.prepared import serve; serve({there.fileno()}, usual={composes_faster()})"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, pass_fds=[there.fileno()], stdin=subprocess.DEVNULL
@@ -104,8 +115,11 @@ def _prepared() -> socket.socket:
     return _parent[0]
 
 
-def serve(number: int) -> None:
-    """Import everything, and fork a deqrun for each message, until the socket is closed."""
+def serve(number: int, usual: bool) -> None:
+    """Import everything, and fork a deqrun for each message, until the socket is closed.
+
+    usual  it composes faster and draws small, as `make test` does
+    """
     import gc
 
     import deqrun.cli.hydra_bridge
@@ -114,13 +128,16 @@ def serve(number: int) -> None:
     import deqrun.experiment.own_parts
     import deqrun.studies.make  # noqa: F401
 
+    if usual:
+        compose_faster()
+        draw_small()
     gc.collect()
     gc.freeze()
     asking = socket.socket(fileno=number)
     while True:
         size, files, _, _ = socket.recv_fds(asking, LENGTH, 3)
         if not size:
-            return
+            break
         message = b""
         while len(message) < int.from_bytes(size, "big"):
             message += asking.recv(int.from_bytes(size, "big") - len(message))
@@ -130,16 +147,15 @@ def serve(number: int) -> None:
             _wait_for(json.loads(message), files)
         for file in files:
             os.close(file)
-        # Waiters that have ended are put away at the next message.
-        while _ended():
+        _reap()
+    _reap()
+
+
+def _reap() -> None:
+    """Put waiters away that have ended; the time that they took is then counted as this process's."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def _ended() -> int:
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0]
-    except ChildProcessError:
-        return 0
 
 
 def _wait_for(asked: dict, files: list[int]) -> NoReturn:
@@ -168,8 +184,13 @@ def _become(asked: dict, out: int, err: int) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if asked["file_size"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_size"],) * 2)
-    sys.argv = ["deqrun", *asked["arguments"]]
-    from deqrun.cli import main
+    sys.argv = [asked["program"], *asked["arguments"]]
+    if asked["program"] == "deqrun":
+        from deqrun.cli import main
+    else:
+        import pytest
+
+        main = pytest.main  # type: ignore[assignment]
 
     # Up through the loop to the interpreter's own end, with all that it does there.
     raise SystemExit(main())

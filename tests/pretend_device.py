@@ -23,9 +23,9 @@ from __future__ import annotations
 import collections
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._mode_utils import no_dispatch
@@ -63,6 +63,11 @@ _state = {"float64": True}
 _libraries: list[torch.library.Library] = []
 
 
+@functools.cache
+def _here() -> torch.device:
+    return torch.device(NAME, 0)
+
+
 class PretendTensor(torch.Tensor):
     """A tensor that says it is on `pretend:0`; `host` holds its numbers."""
 
@@ -78,7 +83,7 @@ class PretendTensor(torch.Tensor):
             strides=host.stride(),
             storage_offset=host.storage_offset(),
             dtype=host.dtype,
-            device=torch.device(NAME, 0),
+            device=_here(),
             storage_size=NOMINAL_STORAGE,
         )
         made.host = host
@@ -125,69 +130,89 @@ def _is_parameter(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, torch.nn.Parameter)
 
 
-def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
-    """Run one operator on the host, in the manner of a device."""
-    name, writes = _described(operator)
-    leaves = [*_leaves(arguments), *_leaves(keywords.values())]
-    here = [leaf for leaf in leaves if isinstance(leaf, PretendTensor)]
-    target = _target(name, arguments, keywords)
-    _refuse_mixed(name, leaves, here, arguments)
-    _count(name, arguments, keywords, here, target)
+class _Facts(NamedTuple):
+    """Facts of an operator by its name and schema, found once."""
 
-    # The same call with host tensors, and with the host where the device is named.
-    found = LAZY.get(name, operator)(
-        *(_mapped(given, _on_host) for given in arguments),
-        **{key: _mapped(given, _on_host) for key, given in keywords.items()},
-    )
-
-    # Results go to the device that is named, or stay where the arguments are.
-    stays = target.type == NAME if target is not None else bool(here)
-    if name in SCALARS or not stays:
-        return found
-    changed = [keywords["out"]] if isinstance(keywords.get("out"), PretendTensor) else []
-    if name.endswith("_") and arguments and isinstance(arguments[0], PretendTensor):
-        changed.append(arguments[0])
-    for tensor in [*changed, *_written(writes, arguments, keywords)]:
-        _follow(tensor)
-    if changed:
-        return changed[0]
-    written = {id(tensor.host): tensor for tensor in here}
-    return _mapped(found, lambda leaf: _on_device(leaf, written))
-
-
-def _leaves(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            yield from _leaves(value)
-        else:
-            yield value
-
-
-def _mapped(value: Any, of: Callable[[Any], Any]) -> Any:
-    """of(leaf) for each leaf of lists and tuples."""
-    if isinstance(value, (list, tuple)):
-        return type(value)([_mapped(part, of) for part in value]) if len(value) else value
-    return of(value)
-
-
-def _on_host(leaf: Any) -> Any:
-    if isinstance(leaf, PretendTensor):
-        return leaf.host
-    return torch.device("cpu") if isinstance(leaf, torch.device) and leaf.type == NAME else leaf
-
-
-def _on_device(leaf: Any, written: dict[int, PretendTensor]) -> Any:
-    if not isinstance(leaf, torch.Tensor) or isinstance(leaf, PretendTensor):
-        return leaf
-    return written.get(id(leaf)) if id(leaf) in written else PretendTensor(leaf)
+    name: str
+    call: Any
+    """Its call with host tensors."""
+    writes: tuple[tuple[int, str], ...]
+    """Place and name of each argument that it writes to."""
+    in_place: bool
+    waits: bool
+    """Whether a call of it may wait: `_count` has each case."""
 
 
 @functools.cache
-def _described(operator: Any) -> tuple[str, tuple[tuple[int, str], ...]]:
-    """An operator's name, and the place and name of each argument that it writes to, as its schema says."""
+def _facts(operator: Any) -> _Facts:
+    name = operator._schema.name
     places = enumerate(operator._schema.arguments)
     writes = ((place, each.name) for place, each in places if each.alias_info is not None and each.alias_info.is_write)
-    return operator._schema.name, tuple(writes)
+    may_wait = any(name in names for names in (SCALARS, CHECKED, SIZES, COPIES, INDEXED))
+    return _Facts(name, LAZY.get(name, operator), tuple(writes), name.endswith("_"), may_wait)
+
+
+def run(operator: Any, arguments: tuple, keywords: dict) -> Any:
+    """Run one operator on the host, in the manner of a device."""
+    facts = _facts(operator)
+    # The same call with host tensors, and with the host where the device is named.
+    here: list[PretendTensor] = []
+    elsewhere: list[torch.Tensor] = []
+    given = [_taken(value, here, elsewhere) for value in arguments]
+    named = {key: _taken(value, here, elsewhere) for key, value in keywords.items()}
+    target = _target(facts.name, arguments, keywords)
+    if here and elsewhere:
+        _refuse_mixed(facts.name, elsewhere, arguments)
+    if facts.waits:
+        _count(facts.name, arguments, keywords, here, target)
+    found = facts.call(*given, **named)
+
+    # Results go to the device that is named, or stay where the arguments are.
+    stays = target.type == NAME if target is not None else bool(here)
+    if facts.name in SCALARS or not stays:
+        return found
+    if facts.writes or facts.in_place:
+        changed = [keywords["out"]] if isinstance(keywords.get("out"), PretendTensor) else []
+        if facts.in_place and arguments and isinstance(arguments[0], PretendTensor):
+            changed.append(arguments[0])
+        for tensor in [*changed, *_written(facts.writes, arguments, keywords)]:
+            _follow(tensor)
+        if changed:
+            return changed[0]
+    return _given_back(found, here)
+
+
+PLAIN = frozenset({int, float, bool, type(None), torch.dtype, torch.layout, torch.memory_format, str})
+"""Types of arguments that are the same on every device."""
+
+
+def _taken(value: Any, here: list[PretendTensor], elsewhere: list[torch.Tensor]) -> Any:
+    """An argument as the host takes it; tensors in it are noted by their device."""
+    kind = type(value)
+    if kind is PretendTensor:
+        here.append(value)
+        return value.host
+    if kind in PLAIN:
+        return value
+    if kind is list or kind is tuple:
+        return kind([_taken(part, here, elsewhere) for part in value]) if value else value
+    if isinstance(value, torch.Tensor):
+        elsewhere.append(value)
+    elif kind is torch.device and value.type == NAME:
+        return torch.device("cpu")
+    return value
+
+
+def _given_back(value: Any, here: list[PretendTensor]) -> Any:
+    """A result on the device: the argument itself where the operator gave back its numbers."""
+    if isinstance(value, torch.Tensor) and not isinstance(value, PretendTensor):
+        for tensor in here:
+            if tensor.host is value:
+                return tensor
+        return PretendTensor(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)([_given_back(part, here) for part in value]) if value else value
+    return value
 
 
 def _written(writes: tuple[tuple[int, str], ...], arguments: tuple, keywords: dict) -> Iterator[PretendTensor]:
@@ -222,10 +247,11 @@ def _target(name: str, arguments: tuple, keywords: dict) -> torch.device | None:
     return None
 
 
-def _refuse_mixed(name: str, leaves: list, here: list, arguments: tuple) -> None:
-    if not here or name in COPIES:
+def _refuse_mixed(name: str, elsewhere: list[torch.Tensor], arguments: tuple) -> None:
+    """Refuse host tensors beside the device's, except for numbers, copies, and indices of a device tensor."""
+    if name in COPIES:
         return
-    elsewhere = [t for t in leaves if isinstance(t, torch.Tensor) and not isinstance(t, PretendTensor) and t.dim()]
+    elsewhere = [tensor for tensor in elsewhere if tensor.dim()]
     if name in INDEXED and isinstance(arguments[0], PretendTensor):
         indices = {id(index) for index in arguments[1] if index is not None}
         elsewhere = [tensor for tensor in elsewhere if id(tensor) not in indices]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,15 +50,11 @@ def test_the_example_is_trained_and_tested(deqrun: Deqrun, workspace: Path, kind
     assert trained.returncode == 0, err
     assert json.loads(Path("run/status.json").read_text())["status"] == "completed"
     if kind != "study":
-        tested = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "parts/test_mine.py"],
-            env=_environment(workspace),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert tested.returncode == 0, tested.stdout
-        assert "1 passed" in tested.stdout
+        command = ["-q", "-p", "no:cacheprovider", "parts/test_mine.py"]
+        tested = Prepared(*command, folder=workspace, environment=_environment(workspace), program="pytest")
+        out, _ = tested.communicate(timeout=240)
+        assert tested.returncode == 0, out
+        assert "1 passed" in out
 
 
 def _environment(workspace: Path) -> dict[str, str]:

@@ -228,8 +228,10 @@ RUN = [
     *CASES["mlp"],
     "model.width=24",
     "train.epochs=2",
-    "train.batch_size=256",
-    "sweep.iterations=[1,4,16]",
+    "train.batch_size=540",
+    "budget.max_iter=12",
+    "gradient.budget.max_iter=12",
+    "sweep.iterations=[1,4,12]",
     "sweep.tolerances=[1e-2]",
     "report=false",
 ]
@@ -291,7 +293,7 @@ AXES = [
     "dataset.length=8",
     "model=recall",
     "model.width=16",
-    "sweep.iterations=[1,4,12]",
+    "sweep.iterations=[1,4,9]",
     "sweep.tolerances=[1e-2,1e-4]",
     "sweep.solvers=[picard,anderson,broyden,secant,damped,newton]",
     "sweep.starts=[zeros,normal,other]",
@@ -420,8 +422,8 @@ def test_a_precision_that_the_device_lacks_is_refused(asked: str) -> None:
 def test_without_float64_a_run_trains_and_sweeps(model: str, tmp_path: Path) -> None:
     overrides = [*CASES[model], *SLIM[model], *SMALL_DATA.get(model, []), "sweep.iterations=[1,8]"]
     with without_float64():
-        deq, dataset, done = train_small(settings_of(*overrides), DEVICE, 64, tmp_path)
+        deq, dataset, done = train_small(settings_of(*overrides), DEVICE, 32, tmp_path)
         found = evaluate(deq, dataset, dataset.load("test"), 32, DEVICE)
-    expected = train_small(settings_of(*overrides), DEVICE, 64)[2]
+    expected = train_small(settings_of(*overrides), DEVICE, 32)[2]
     assert done.epochs[-1]["loss"] == pytest.approx(expected.epochs[-1]["loss"], rel=1e-3)
     assert found.loss.isfinite().all()

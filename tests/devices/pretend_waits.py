@@ -1,4 +1,4 @@
-"""How often the host waits in real training steps and sweeps, for each model's default config."""
+"""How often the host waits in real training steps and sweeps, for each model's default config and short budgets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from tests.pretend_device import counted, install
 from tests.usual import usual
 
 DEVICE = install()
+SHORT = ["budget.max_iter=12", "gradient.budget.max_iter=12"]
+"""Of a solve that takes them all the host looks at the end and once before."""
 
 
 BESIDE = 3
@@ -28,7 +30,7 @@ def assert_bounded(step: StepWaits) -> None:
 
 @pytest.mark.parametrize("model", usual(CASES, ["mdeq_large", "eqr_small", "fprm_small", "looped_lm"]))
 def test_a_training_step(model: str) -> None:
-    for step in training_waits(CASES[model], steps=2):
+    for step in training_waits([*CASES[model], *SHORT], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
         assert_bounded(step)
 
@@ -77,7 +79,7 @@ SWEPT_AT_NIGHT += ["eqr_small", "fprm_small", "looped_lm"]
 
 @pytest.mark.parametrize("model", usual(CASES, SWEPT_AT_NIGHT))
 def test_a_sweep(model: str, tmp_path: Path) -> None:
-    found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,24]"], tmp_path, samples=16)
+    found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,16]"], tmp_path, samples=16)
     assert found.steps > 0
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
@@ -92,7 +94,7 @@ AXES = [
 
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_of_a_sweep(axis: str, tmp_path: Path) -> None:
-    found = sweep_waits([*CASES["mlp"], "sweep.iterations=[1,4,16,40]", axis], tmp_path, samples=16)
+    found = sweep_waits([*CASES["mlp"], "sweep.iterations=[1,4,16,24]", axis], tmp_path, samples=16)
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
 
@@ -100,13 +102,12 @@ def test_the_longer_an_epoch_the_fewer_waits_a_step() -> None:
     """Figures of steps are read together: a further step adds its looks, and no read of a figure."""
     overrides = [*CASES["mlp"], "budget.tol=0", "gradient.budget.tol=0", "train.jacobian_weight=0"]
     totals = []
-    for samples in (16 * 4, 16 * 8):
+    for samples in (16 * 2, 16 * 4):
         with counted() as found:
             train_small(settings_of(*overrides), DEVICE, samples)
         totals.append(found["value read"])
-    assert totals[1] - totals[0] == 4 * (
-        2 + 2 + 1
-    )  # 24 steps each of two solves with two looks, and one for finiteness
+    # Two solves of 24 steps with two looks each, and one look for finiteness.
+    assert totals[1] - totals[0] == 2 * (2 + 2 + 1)
 
 
 def test_a_loss_that_is_lost_is_told() -> None:

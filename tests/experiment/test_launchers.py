@@ -25,6 +25,7 @@ from deqrun.studies.side_by_side import cores
 from tests.experiment.test_grid import SMALL, numbers
 from tests.experiment.test_resume import Stop
 from tests.experiment.test_trackers import history, logged
+from tests.prepared import Deqrun
 
 TRACKED = [text for text in SMALL if text != "tracker=none"]
 GRID = ["train", "-m", *TRACKED, "tracker.figures=false", "optimizer.lr=1e-2,1e30,1e-3"]
@@ -79,10 +80,10 @@ def test_a_failing_job_costs_no_other(
     launcher: str, more: list[str], basic: dict[str, list[object]], tmp_path: Path
 ) -> None:
     """In a process of its own, as a user has it: some launchers leave servers or workers behind."""
-    command = [sys.executable, "-m", "deqrun", *GRID, f"hydra/launcher={launcher}", *more, "hydra.sweep.dir=grid"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path)
-    assert ended.returncode == 3, ended.stderr[-3000:]
-    table = ended.stdout[ended.stdout.rindex("differs in") :]
+    grid = Deqrun(*GRID, f"hydra/launcher={launcher}", *more, "hydra.sweep.dir=grid", folder=tmp_path)
+    out, err = grid.communicate(timeout=600)
+    assert grid.returncode == 3, err[-3000:]
+    table = out[out.rindex("differs in") :]
     assert (table.count("completed"), table.count("failed")) == (2, 1)
     assert "job 1: The loss is not finite" in table
     assert completed(tmp_path / "grid") == basic

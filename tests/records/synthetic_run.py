@@ -7,7 +7,8 @@ residual.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ class Iterates:
     correct: np.ndarray
     seconds: np.ndarray
     status: np.ndarray
+
+    @cached_property
+    def paths(self) -> list[list[float]]:
+        """Residuals of each sample, up to the iterate at which it stopped."""
+        return [[value for value in column if value == value] for column in self.residual.T.tolist()]
 
 
 def write_synthetic_run(
@@ -52,7 +58,11 @@ def write_synthetic_run(
     _write_config(folder, name, seed, solver, max_iter)
     _write_lines(folder / "train.jsonl", synthetic_epochs(generator))
     _write_lines(folder / "sweep.jsonl", cells)
-    arrays = {"/".join(key) + f"/{part}": array for key, it in trajectories.items() for part, array in vars(it).items()}
+    arrays = {
+        "/".join(key) + f"/{part.name}": getattr(iterates, part.name)
+        for key, iterates in trajectories.items()
+        for part in fields(iterates)
+    }
     np.savez_compressed(folder / "trajectories.npz", **arrays)
     (folder / "status.json").write_text(json.dumps({"status": "completed", "reason": "", "epoch": EPOCHS}))
     chosen = {c["split"]: c for c in cells if (c["solver"], c["max_iter"], c["tol"]) == (solver, max_iter, 1e-3)}
@@ -93,11 +103,10 @@ def synthetic_cell(iterates: Iterates, key: tuple[str, str, str], max_iter: int,
     """One row of sweep.jsonl, sample by sample in plain Python: another way than the package's arrays."""
     right, spent, residuals, converged, diverged = [], [], [], 0, 0
     n = iterates.residual.shape[1]
-    for column in range(n):
-        path = [float(value) for value in iterates.residual[:, column] if not np.isnan(value)]
-        path = path[: max_iter + 1]
+    for column, whole in enumerate(iterates.paths):
+        path = whole[: max_iter + 1]
         stop = next((k for k, value in enumerate(path) if value <= tol), len(path) - 1)
-        kept = min(range(stop + 1), key=lambda k: path[k])
+        kept = path.index(min(path[: stop + 1]))
         right.append(bool(iterates.correct[kept, column]))
         spent.append(stop + 1)
         residuals.append(path[kept])

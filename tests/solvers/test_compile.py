@@ -29,16 +29,21 @@ class Cell(nn.Module):
         return torch.tanh(nn.functional.linear(z, self.weight, self.bias))
 
 
-@needs_compiler
+@pytest.mark.parametrize(
+    "backend", ["aot_eager", pytest.param("inductor", marks=[needs_compiler, pytest.mark.nightly])]
+)
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own, when its compiler is loaded,
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # and when it looks at f's input
-def test_a_compiled_cell_is_solved_and_differentiated_as_the_plain_one() -> None:
-    """It is evaluated without a graph by the solver, and with one for the implicit gradient."""
+def test_a_compiled_cell_is_solved_and_differentiated_as_the_plain_one(backend: str) -> None:
+    """It is evaluated without a graph by the solver, and with one for the implicit gradient.
+
+    `aot_eager` captures the graphs of both as the default backend does, and writes no machine code for them.
+    """
     found = []
     for compiled in (False, True):
         torch.compiler.reset()
         cell, budget = Cell(), Budget(max_iter=60, tol=1e-5)
-        f = torch.compile(cell) if compiled else cell
+        f = torch.compile(cell, backend=backend) if compiled else cell
         z, solution = equilibrium(
             f, torch.zeros(3, 8), solver=Anderson(), budget=budget, gradient=Implicit(Anderson(), budget)
         )

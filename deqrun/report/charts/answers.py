@@ -99,10 +99,10 @@ def curves(
     chart = alt.Chart(data(points))
     opacity = BAND if len(look.series) <= FEW_BANDS else BAND / 2.5
     band = chart.mark_area(opacity=opacity, clip=True).encode(
-        x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour(), detail="series:N"
+        x=look.x, y=look.y_of("low"), y2=alt.Y2("high:Q"), color=look.colour(), detail=alt.Detail("series:N")
     )
     line = chart.mark_line(strokeWidth=2, clip=True).encode(
-        x=look.x, y=look.y, color=look.colour(), strokeDash=look.dash(), order="x:Q"
+        x=look.x, y=look.y, color=look.colour(), strokeDash=look.dash(), order=alt.Order("x:Q")
     )
     dots = chart.mark_point(filled=True, size=50, clip=True).encode(
         x=look.x, y=look.y, color=look.colour(), shape=look.shape(), tooltip=look.tooltip
@@ -113,7 +113,7 @@ def curves(
     counts = Counter(point.series for point in points)
     if alone := [point for point in points if counts[point.series] == 1 and math.isfinite(point.low)]:
         bar = alt.Chart(data(alone)).mark_rule(strokeWidth=2, clip=True)
-        layers.append(bar.encode(x=look.x, y=look.y_of("low"), y2="high:Q", color=look.colour()))
+        layers.append(bar.encode(x=look.x, y=look.y_of("low"), y2=alt.Y2("high:Q"), color=look.colour()))
     return _figure(name, title, caption, [*_rules(rules, look), *layers])
 
 
@@ -178,10 +178,10 @@ def values(
     y = alt.Y("label:N", title=None, sort=labels, axis=wide)
     chart = alt.Chart(data(rows))
     offset: Any = alt.YOffset("series:N", sort=series) if len(series) > 1 else alt.Undefined
-    colour = look.colour() if len(series) > 1 else alt.value(INK)
+    colour = look.colour() if len(series) > 1 else alt.ColorValue(INK)
     shape: Any = look.shape() if len(series) > 1 else alt.Undefined
     line = chart.mark_rule(strokeWidth=2, clip=True).encode(
-        x=axis.encoding("low", ends, alt.X), x2="high:Q", y=y, yOffset=offset, color=colour
+        x=axis.encoding("low", ends, alt.X), x2=alt.X2("high:Q"), y=y, yOffset=offset, color=colour
     )
     tooltip = [alt.Tooltip("label:N", title=" "), *_tooltips(axis, "value", axis.title), *look.series_tooltip]
     dots = chart.mark_point(filled=True, size=70, clip=True).encode(
@@ -256,7 +256,7 @@ def _vertical(rule: Rule, x: Any) -> AnyChart:
     encoding.shorthand = "at:Q"
     base = alt.Chart(data([{"at": rule.x, "text": rule.text}])).encode(x=encoding)
     text = base.mark_text(align="left", dx=5, baseline="top", fontSize=12, color=MUTED).encode(
-        text="text:N", y=alt.value(4)
+        text=alt.Text("text:N"), y=alt.YValue(4)
     )
     return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), text)
 
@@ -266,7 +266,7 @@ def _horizontal(rule: Rule, y: Any) -> AnyChart:
     encoding.shorthand = "at:Q"
     base = alt.Chart(data([{"at": rule.y, "text": rule.text}])).encode(y=encoding)
     text = base.mark_text(align="right", dy=-5, baseline="bottom", fontSize=12, color=MUTED).encode(
-        text="text:N", x=alt.value(WIDTH - 4)
+        text=alt.Text("text:N"), x=alt.XValue(WIDTH - 4)
     )
     return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), text)
 

@@ -58,7 +58,7 @@ def _by_noise(record: RunRecord, split: str, about: str) -> list[Figure]:
     colour = alt.Color("breadth:O", scale=shades, legend=alt.Legend(title="draws"))
     base = alt.Chart(data(of))
     low = alt.Y("accuracy_low:Q", title=f"{split} accuracy", scale=alt.Scale(zero=False))
-    band = base.mark_area(opacity=BAND).encode(x=x, y=low, y2="accuracy_high:Q", color=colour)
+    band = base.mark_area(opacity=BAND).encode(x=x, y=low, y2=alt.Y2("accuracy_high:Q"), color=colour)
     line = base.mark_line(strokeWidth=1.8, point={"size": 30, "filled": True})
     line = line.encode(x=x, y=y, color=colour, tooltip=[*_tooltip(), alt.Tooltip("noise:Q", title="noise")])
     caption = f"{about}; {depth:,} iterations each, by {AGGREGATIONS[way]}. Bands: 95 % intervals over samples."
@@ -81,7 +81,7 @@ def _heat_map(rows: list[BreadthRow], aggregation: str, split: str, about: str) 
     lines = _equal_compute(of)
     if lines:
         drawn = alt.Chart(data(lines)).mark_line(strokeWidth=1, strokeDash=[3, 3], color=MUTED, opacity=0.7)
-        layers.append(drawn.encode(x=x, y=y, detail="compute:N"))
+        layers.append(drawn.encode(x=x, y=y, detail=alt.Detail("compute:N")))
     if len(depths) <= MANY:
         bright = f"datum.accuracy > {least + 0.6 * (most - least)}"
         text = base.mark_text(fontSize=12).encode(
@@ -123,7 +123,7 @@ def _spread(rows: list[BreadthRow], split: str, about: str) -> Figure:
         "axis": alt.Axis(format=".3~p", tickCount=6),
     }
     band = alt.Chart(data(one)).mark_area(color=MUTED, opacity=BAND)
-    band = band.encode(x=x, y=alt.Y("starts_least:Q", **accuracies), y2="starts_most:Q")
+    band = band.encode(x=x, y=alt.Y("starts_least:Q", **accuracies), y2=alt.Y2("starts_most:Q"))
     curves = [{"what": row.aggregation, "max_iter": row.max_iter, "value": row.accuracy} for row in of]
     for name, field in (("one start", "starts_mean"), ("some start", "some_right"), ("every start", "all_right")):
         curves += [{"what": name, "max_iter": row.max_iter, "value": getattr(row, field)} for row in one]

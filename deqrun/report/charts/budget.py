@@ -86,7 +86,7 @@ def _layers(
     band = base.mark_area(clip=True).encode(
         x=x,
         y=alt.Y(f"{name}_low:Q", **axis),
-        y2=f"{name}_high:Q",
+        y2=alt.Y2(f"{name}_high:Q"),
         color=keys.colour,
         detail=keys.detail,
         opacity=keys.picked(BAND, 0.01),
@@ -115,12 +115,12 @@ def cell_tooltip() -> list[alt.Tooltip]:
 def _training_budget(budget: int, extent: tuple[int, int], top: bool) -> AnyChart:
     """A dashed vertical rule at the training budget; its label, below or at the top, is on the side that has room."""
     late = (budget + 1) ** 2 > (extent[0] + 1) * (extent[1] + 1)
-    base = alt.Chart(data([{"max_iter": budget, "text": f"training budget {budget:,}"}])).encode(x="max_iter:Q")
+    base = alt.Chart(data([{"max_iter": budget, "text": f"training budget {budget:,}"}])).encode(x=alt.X("max_iter:Q"))
     label = base.mark_text(
         align="right" if late else "left",
         dx=-6 if late else 6,
         baseline="top" if top else "bottom",
         fontSize=12,
         color=MUTED,
-    ).encode(text="text:N", y=alt.value(6 if top else HEIGHT - 6))
+    ).encode(text=alt.Text("text:N"), y=alt.YValue(6 if top else HEIGHT - 6))
     return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), label)

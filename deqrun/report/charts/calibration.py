@@ -26,7 +26,9 @@ def calibration_of_the_head(record: RunRecord, split: str = "test") -> Figure | 
     base = alt.Chart(data(bins))
     chart = alt.layer(
         ideal.mark_line(color=MUTED, strokeDash=[4, 3], strokeWidth=1).encode(x=x, y=y),
-        base.mark_rule(color=RUN_COLOURS[0]).encode(x=x, y=alt.Y("right_low:Q", title=share), y2="right_high:Q"),
+        base.mark_rule(color=RUN_COLOURS[0]).encode(
+            x=x, y=alt.Y("right_low:Q", title=share), y2=alt.Y2("right_high:Q")
+        ),
         base.mark_line(color=RUN_COLOURS[0], point={"size": 45, "filled": True}).encode(x=x, y=y, tooltip=_tooltip()),
     ).properties(width=WIDTH, height=HEIGHT)
     samples = SimpleNamespace(n=len(found[0]))

@@ -61,7 +61,7 @@ def _layers(rows: list[HaltingRow], present: list[str], x: alt.X, y: alt.Y) -> l
     oracle = alt.Chart(data([_row(row) for row in rows if row.rule == "oracle"]))
     # Not clipped: it lies at the upper edge, above all that is drawn by thresholds.
     star = oracle.mark_point(shape="cross", size=130, filled=True, opacity=1, color=INK)
-    label = oracle.mark_text(align="left", dx=10, fontSize=12, color=MUTED).encode(text="rule:N", x=x, y=y)
+    label = oracle.mark_text(align="left", dx=10, fontSize=12, color=MUTED).encode(text=alt.Text("rule:N"), x=x, y=y)
     return [line, hover, marks, star.encode(x=x, y=y, tooltip=_tooltip()), label]
 
 

@@ -20,7 +20,7 @@ class Keys:
     def __init__(self, points: Sequence[Any]) -> None:
         self.solvers = sorted({point.solver for point in points})
         self.starts = sorted({point.start for point in points}, key=lambda start: (start != "zeros", start))
-        self.detail = ["solver:N", "start:N"]
+        self.detail = [alt.Detail("solver:N"), alt.Detail("start:N")]
         self.banded = len({(point.solver, point.start) for point in points}) <= FEW_LINES
         self.pick = alt.selection_point(name="picked", fields=["solver"], bind="legend")
 
@@ -47,7 +47,7 @@ class Keys:
 
     def picked(self, opacity: float = 1.0, otherwise: float = 0.12) -> Any:
         """Full opacity for the series picked in the legend, or for everything while nothing is picked."""
-        return alt.condition(self.pick, alt.value(opacity), alt.value(min(opacity, otherwise)))
+        return alt.OpacityValue(**alt.condition(self.pick, alt.value(opacity), alt.value(min(opacity, otherwise))))
 
     @property
     def tooltip(self) -> list[alt.Tooltip]:

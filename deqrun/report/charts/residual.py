@@ -47,7 +47,7 @@ def _residual_layers(keys: Keys, points: list[CurveRow], log: LogAxis, title: st
     band = base.mark_area(clip=True).encode(
         x=x,
         y=alt.Y("band_low:Q", title=title, scale=log.scale, axis=log.axis()),
-        y2="band_high:Q",
+        y2=alt.Y2("band_high:Q"),
         color=keys.colour,
         detail=keys.detail,
         opacity=keys.picked(BAND, 0.01),
@@ -92,9 +92,13 @@ def _tooltip() -> list[alt.Tooltip]:
 
 def _training_tolerance(tol: float) -> AnyChart:
     """A dashed horizontal rule at the training tolerance, its label at the right where curves have come down."""
-    base = alt.Chart(data([{"tol": tol, "text": f"training tolerance {numbers.tolerance(tol)}"}])).encode(y="tol:Q")
+    base = alt.Chart(data([{"tol": tol, "text": f"training tolerance {numbers.tolerance(tol)}"}])).encode(
+        y=alt.Y("tol:Q")
+    )
     label = base.mark_text(align="right", dx=-4, dy=-4, baseline="bottom", fontSize=12, color=MUTED)
-    return alt.layer(base.mark_rule(strokeDash=[4, 4], color=MUTED), label.encode(text="text:N", x=alt.value("width")))
+    return alt.layer(
+        base.mark_rule(strokeDash=[4, 4], color=MUTED), label.encode(text=alt.Text("text:N"), x=alt.XValue("width"))
+    )
 
 
 def _title(record: RunRecord) -> str:

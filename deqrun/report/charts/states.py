@@ -46,7 +46,9 @@ def state_trajectories(kept: KeptStates | None) -> Figure | None:
         alt.Tooltip("iterate:Q", title="iterate", format="d"),
         alt.Tooltip("now:N", title="its answer"),
     ]
-    path = base.mark_line(strokeWidth=1.5, opacity=0.6).encode(detail="sample:N", order="iterate:Q")
+    path = base.mark_line(strokeWidth=1.5, opacity=0.6).encode(
+        detail=alt.Detail("sample:N"), order=alt.Order("iterate:Q")
+    )
     dots = base.mark_point(filled=True, size=12, opacity=0.6).encode(tooltip=tooltip)
     start = base.transform_filter("datum.place == 'start'").mark_point(size=70, shape="circle", filled=False)
     end = (

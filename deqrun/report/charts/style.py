@@ -143,10 +143,17 @@ def _assigned(names: Sequence[str], known: dict[str, Any], others: Sequence[Any]
     return [known[name] if name in known else others[taken[name]] for name in names]
 
 
-def data(rows: Sequence[Any]) -> alt.InlineData:
+class Rows(alt.InlineData):
+    """A chart's rows, which nothing changes: where Altair copies a chart, they are not copied."""
+
+    def __deepcopy__(self, memo: object) -> "Rows":
+        return self
+
+
+def data(rows: Sequence[Any]) -> Rows:
     """Rows (dataclasses or mappings) as a chart's data. JSON knows neither NaN nor inf: both become null."""
     values = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else dict(row) for row in rows]
-    return alt.InlineData(values=[{key: _plain(value) for key, value in row.items()} for row in values])
+    return Rows(values=[{key: _plain(value) for key, value in row.items()} for row in values])
 
 
 def _plain(value: Any) -> Any:

@@ -81,7 +81,7 @@ def _budgets(record: RunRecord) -> list[Figure]:
         alt.Tooltip("n:Q", title="samples", format=","),
     ]
     dots = base.mark_point(filled=True, size=22 if len(set(steps)) <= FEW_EPOCHS else 60)
-    dots = dots.encode(opacity=alt.value(1 if len(set(steps)) <= FEW_EPOCHS else 0), tooltip=tip)
+    dots = dots.encode(opacity=alt.OpacityValue(1 if len(set(steps)) <= FEW_EPOCHS else 0), tooltip=tip)
     chart = alt.layer(base.mark_line(strokeWidth=1.8), dots).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
     caption = "validation, a line for each number of solver steps"
     return [Figure("training_budgets", "Accuracy by budget, while training", caption, chart)]
@@ -103,7 +103,7 @@ def _panel(record: RunRecord, points: list[TrainingPoint], unit: str) -> AnyChar
     layers: list[alt.Chart] = [base.mark_line(strokeWidth=1.8).encode(color=colour, strokeDash=dash)]
     many = max(point.epoch for point in points) > FEW_EPOCHS
     dots = base.mark_point(filled=True, size=60 if many else 22, opacity=0 if many else 1)
-    layers.append(dots.encode(color=colour, detail="series:N", tooltip=_tooltip(points)))
+    layers.append(dots.encode(color=colour, detail=alt.Detail("series:N"), tooltip=_tooltip(points)))
     best = record.summary.best_epoch
     if best is not None:
         rule = alt.Chart(data([{"epoch": best}])).mark_rule(strokeDash=[2, 3], color=MUTED)

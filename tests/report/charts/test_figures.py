@@ -18,13 +18,14 @@ from deqrun.report.charts import (
     accuracy_against_budget,
     accuracy_against_evaluations,
     png,
+    pngs,
     residual_against_evaluations,
     specification,
     sweep_figures,
     training_figures,
     training_overview,
 )
-from deqrun.report.charts.style import SOLVER_COLOURS
+from deqrun.report.charts.style import SCALE, SOLVER_COLOURS
 
 
 def rows(spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,6 +146,12 @@ def test_what_is_missing_is_not_drawn(tiny_record: RunRecord) -> None:
         "accuracy_evaluations",
         "accuracy_evaluations_close",
     ]
+
+
+@pytest.fixture(autouse=True)
+def all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures as a user has them; most usual tests draw small."""
+    monkeypatch.setattr(pngs, "SCALE", SCALE)
 
 
 def test_png_is_twice_the_charts_size_and_the_page_has_the_same_chart(record: RunRecord) -> None:
