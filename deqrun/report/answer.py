@@ -81,11 +81,13 @@ class Conclusion:
     verdict  one sentence of at most 25 words without parentheses: Yes, No, It depends or Not shown, and of what
     key      at most six figures, those that carry the verdict first
     family   number of comparisons that the verdict was corrected for (Holm); 0 where it makes none
+    recipes  number of recipes that were asked: with one seed each, as many models
     """
 
     verdict: str
     key: tuple[KeyFigure, ...]
     family: int = 0
+    recipes: int = 1
 
     @property
     def scope(self) -> str:
@@ -98,7 +100,9 @@ class Conclusion:
             return f"Of recipes like these, {seeds} of them."
         if unit is Unit.ROUNDS:
             return "Of this model on this machine."
-        return "Of this model." if seeds == 1 else f"Of these {seeds} models."
+        if seeds > 1:
+            return f"Of these {seeds} models."
+        return "Of this model." if self.recipes == 1 else f"Of these {self.recipes} models, one seed of each recipe."
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
             context = Context(folder, study.size, found, device, lost, jobs, threads)
             seeds = sorted({run.settings.seed for run in found})
             answer = replace(question.answer(context, **study.ask), seeds=seeds, lost=lost)
+            answer = replace(answer, conclusion=replace(answer.conclusion, recipes=len(context.kinds)))
             page = write_answer(folder, answer, _origin(study, question.asks, folder, context, command))
             status.write_status("completed")
     print(f"\n{question.asks}\n\n{answer_text(answer)}")

@@ -85,6 +85,11 @@ def test_of_what_a_verdict_is(unit: Unit, count: int, scope: str) -> None:
     assert Conclusion("Yes.", (key,)).scope == scope
 
 
+def test_one_seed_of_several_recipes_is_several_models() -> None:
+    key = KeyFigure("it", Estimate(0.5, 0.4, 0.6, 10, Unit.SAMPLES, 1))
+    assert Conclusion("Yes.", (key,), recipes=4).scope == "Of these 4 models, one seed of each recipe."
+
+
 def answer(seeds: tuple[int, ...] = (3, 7), family: int = 3) -> Answer:
     key = (
         figure("share", 0.97, 0.95, 0.98, Told.ABOVE, 0.9, own=(0.96, 0.98)),

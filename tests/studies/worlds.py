@@ -613,7 +613,7 @@ WORLDS: dict[str, tuple[World, str]] = {
     "perturb_and_recover, nine in ten": (lambda seeds: disturbance_world(seeds, 0.9, 0.9, 0.9, 0.9), "Not shown: "),
     "is_the_equilibrium_the_start, better": (
         lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.6, 0.8)),
-        "No: ",
+        "Yes: ",
     ),
     "is_the_equilibrium_the_start, the same": (
         lambda seeds: start_world(seeds, (0.1, 0.8, 0.8), (0.1, 0.7, 0.7)),
@@ -629,7 +629,7 @@ WORLDS: dict[str, tuple[World, str]] = {
     ),
     "is_the_equilibrium_the_start, worse": (
         lambda seeds: start_world(seeds, (0.1, 0.9, 0.5), (0.1, 0.7, 0.7)),
-        "Worse: ",
+        "No: ",
     ),
     "is_the_equilibrium_the_start, perhaps": (
         lambda seeds: start_world(seeds, (0.1, 0.8, 0.81), (0.1, 0.7, 0.7)),

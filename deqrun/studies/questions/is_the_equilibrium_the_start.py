@@ -110,9 +110,9 @@ def _verdict(gains: dict[str, tuple[Estimate, Told]]) -> str:
     falls = [words(kind) for kind, (_, side) in gains.items() if side is Told.BELOW]
     everywhere = "every variant" if len(gains) > 1 else "this model"
     if len(grows) == len(gains):
-        return f"No: the equilibrium is right more often than one iteration in {everywhere}."
+        return f"Yes: the equilibrium is right more often than one iteration in {everywhere}."
     if falls and not grows:
-        return f"Worse: the equilibrium is right less often than one iteration in {enumeration(falls)}."
+        return f"No: the equilibrium is right less often than one iteration in {enumeration(falls)}."
     if grows:
         loses = f", and to lose in {len(falls)}" if falls else ""
         among = f"{len(grows)} of {len(gains)} variants"
