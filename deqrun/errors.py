@@ -72,9 +72,10 @@ def unknown(given: str, what: str, allowed: Iterable[str], name: str | None = No
 
 
 def one_line(text: object) -> str:
-    """Any message as a single line that ends like a sentence."""
+    """Any message as a single line that ends like a sentence, or in a command that can be pasted."""
     line = " ".join(str(text).split())
-    return line if line.endswith((".", "?", "!")) else f"{line}."
+    ends_in_command = ": deqrun " in line.rsplit(". ", 1)[-1]
+    return line if ends_in_command or line.endswith((".", "?", "!")) else f"{line}."
 
 
 _REFUSALS = {

@@ -46,6 +46,16 @@ def test_the_sentence_has_all_three_parts() -> None:
     assert sentence == "model=mdqe is not an option of model; allowed: conv, mdeq; the nearest is mdeq."
 
 
-@pytest.mark.parametrize(("text", "line"), [("a\n  b", "a b."), ("a.", "a."), ("a?", "a?")])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\n  b", "a b."),
+        ("a.", "a."),
+        ("a?", "a?"),
+        # A full stop behind a command would be pasted with it.
+        ("Stopped. Go on with: deqrun train run=a resume=true", "Stopped. Go on with: deqrun train run=a resume=true"),
+        ("Go on with: deqrun train run=a. It is kept", "Go on with: deqrun train run=a. It is kept."),
+    ],
+)
 def test_one_line(text: str, line: str) -> None:
     assert one_line(text) == line

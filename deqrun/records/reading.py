@@ -26,19 +26,25 @@ def read_run(folder: Path | str) -> RunRecord:
 
     Only config.yaml must be there: a run writes it first. Each other file may be missing. When a run went on
     after an interruption, the last row for an epoch, or for a sweep cell, counts.
-    Raises ValueError, one sentence, where the folder is no run or a file in it cannot be understood.
+    Raises ValueError, one sentence, where the folder is no run, a file in it cannot be understood, or a completed run
+    lacks rows of its sweep or the end of a file.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(_no_run(folder))
-    return RunRecord(
+    status, summary = read_status(folder), read_summary(folder)
+    complete = status.status == "completed"
+    record = RunRecord(
         folder=folder,
         config=_read_config(folder / "config.yaml"),
-        status=_read_object(folder / "status.json", RunStatus),
-        summary=_read_object(folder / "summary.json", Summary),
+        status=status,
+        summary=summary,
         trajectories=read_trajectories(folder / "trajectories.npz"),
-        **{name: _rows_of(folder, kind) for name, kind in ROW_KINDS.items()},
+        **{name: _rows_of(folder, kind, complete) for name, kind in ROW_KINDS.items()},
     )
+    if complete and summary.sweep_seconds and not record.sweep:
+        raise ValueError(f"'{folder / 'sweep.jsonl'}' is missing or empty, though the run's sweep was completed.")
+    return record
 
 
 def read_status(folder: Path) -> RunStatus:
@@ -51,8 +57,8 @@ def read_summary(folder: Path) -> Summary:
     return _read_object(folder / "summary.json", Summary)
 
 
-def _rows_of(folder: Path, kind: RowKind) -> tuple[Any, ...]:
-    rows: list[Any] = list(read_rows(folder / kind.file, kind.row))
+def _rows_of(folder: Path, kind: RowKind, complete: bool) -> tuple[Any, ...]:
+    rows: list[Any] = list(read_rows(folder / kind.file, kind.row, complete))
     if kind.once is None:
         return tuple(rows)
     last = {kind.once(row): row for row in rows}
@@ -88,8 +94,10 @@ def _read_object(path: Path, kind: type[Row]) -> Row:
     return _from_mapping(kind, content, f"'{path}'")
 
 
-def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
-    """Rows of a JSON-lines file. A last line without its newline was cut short by a kill, and is left out."""
+def read_rows(path: Path, kind: type[Row], complete: bool = False) -> Iterator[Row]:
+    """Rows of a JSON-lines file. A last line that was cut short by a kill is left out; in a file that was completed it
+    is damage.
+    """
     if not is_there(path):
         return
     lines = read_text(path).split("\n")
@@ -99,7 +107,10 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
         try:
             content = parse_json(line)
         except ValueError as error:
-            if number == len(lines) and line.startswith("{"):
+            cut = number == len(lines) and line.startswith("{")
+            if cut and complete:
+                raise ValueError(f"'{path}' is cut short in line {number}, though the run was completed.") from error
+            if cut:
                 return
             raise ValueError(f"'{path}' line {number} is not JSON: {error}.") from error
         yield _from_mapping(kind, content, f"'{path}' line {number}")

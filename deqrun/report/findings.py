@@ -238,7 +238,11 @@ def settled_and_right(record: RunRecord) -> Iterator[Finding]:
     residual, answers = np.maximum(trajectory.at("residual", at), least), trajectory.at("correct", at)
     if 2 <= answers.sum() <= len(answers) - 2 and (residual > least).mean() > 0.5:
         area = auroc_interval(-residual, answers)
-        how = "pairs of a right and a wrong answer in which the right one has the lower residual; 0.5 tells nothing"
+        wrong = int((~answers.astype(bool)).sum())
+        how = (
+            f"{area.n - wrong:,} right and {wrong:,} wrong answers; in this share of their pairs the right one has the "
+        )
+        how += "lower residual; 0.5 tells nothing"
         what = f"AUROC of a low residual for right answers, {numbers.iterations(budget)} of {solver}"
         yield Finding(title, what, f"{area.mean:.2f}", f"{area.low:.2f} to {area.high:.2f}", area.n, how)
     yield from _fates_by_answer(record, solver, trajectory)
@@ -257,10 +261,13 @@ def _fates_by_answer(record: RunRecord, solver: str | None, trajectory: AnyTraje
         return
     for name, group in (("right", right), ("wrong", ~right)):
         if group.any():
-            value = ", ".join(f"{numbers.percent(float(of[group].mean()))} {fate}" for fate, of in fates)
-            how = f"after {numbers.iterations(budget)}{_at(tol)}; n = {int(group.sum()):,} of {trajectory.n:,} samples"
-            what = f"fates of test samples answered {name}, {solver}"
-            yield Finding("Settled and right", what, value, n=int(group.sum()), how=how)
+            n = int(group.sum())
+            shares = {fate: float(of[group].mean()) for fate, of in fates}
+            others = ", ".join(f"{numbers.percent(shares[fate])} {fate}" for fate in ("still moving", "diverged"))
+            how = f"after {numbers.iterations(budget)}{_at(tol)}; {others}; n = {n:,} of {trajectory.n:,} samples"
+            yield _share(
+                "Settled and right", f"test samples answered {name} that settle, {solver}", shares["settled"], n, how
+            )
 
 
 def evaluations_saved(record: RunRecord) -> Iterator[Finding]:

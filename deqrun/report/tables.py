@@ -33,6 +33,7 @@ def end_of_run_table(record: RunRecord) -> Table:
     n = cells[0].n if cells else record.summary.n_test
     title = f"{record.name}: test" + ("" if n is None else f", n = {n:,}")
     title += "" if tol is None else f", tolerance {numbers.tolerance(tol)}"
+    title += "" if record.main_difficulty is None else f", difficulty {record.main_difficulty:,}"
     notes = ["* training budget and solver"] if _has_training_row(record, cells) else []
     notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
     table = _table(title, caption="; ".join(notes) or None)
@@ -61,6 +62,39 @@ def end_of_run_table(record: RunRecord) -> Table:
         table.add_row(
             record.choice("solver") or numbers.UNKNOWN, numbers.count(record.train_max_iter), accuracy, *["–"] * 3
         )
+    return table
+
+
+def difficulty_table(record: RunRecord) -> Table | None:
+    """The terminal's table of accuracies by difficulty, of the main solver; None where only one was asked.
+
+    At the training tolerance where the sweep has it, else at its smallest; at the ends of the grid and the training
+    budget.
+    """
+    solver = record.main_solver
+    grid = {of: record.cells("test", solver, record.main_start, difficulty=of) for of in record.difficulties}
+    cells = [cell for of in grid.values() for cell in of]
+    if len(grid) < 2 or not cells:
+        return None
+    tol = _training_tol(record, {cell.tol for cell in cells})
+    budgets = sorted({cell.max_iter for cell in cells})
+    trained = budgets[0] if record.train_max_iter is None else record.train_max_iter
+    shown = sorted({budgets[0], min(budgets, key=partial(_distance, trained)), budgets[-1]})
+    table = _table(
+        f"{record.name}: test accuracy by difficulty, {solver}, tolerance {numbers.tolerance(tol)}",
+        caption="in percent [95 %]; each difficulty has samples of its own",
+    )
+    table.add_column("difficulty", justify="right")
+    table.add_column("n", justify="right")
+    for budget in shown:
+        table.add_column(f"budget {budget:,}", justify="right", no_wrap=True)
+    for of, its in grid.items():
+        at = {cell.max_iter: cell for cell in its if cell.tol == tol}
+        texts = [
+            interval_text(at[k].accuracy, at[k].accuracy_low, at[k].accuracy_high) if k in at else numbers.UNKNOWN
+            for k in shown
+        ]
+        table.add_row("as trained" if of is None else f"{of:,}", f"{its[0].n:,}" if its else numbers.UNKNOWN, *texts)
     return table
 
 

@@ -43,9 +43,29 @@ def test_a_run_in_training_shows_what_it_has(folder: Path) -> None:
 
 
 def test_a_line_cut_by_a_kill_is_left_out(folder: Path) -> None:
+    (folder / "status.json").write_text('{"status": "running", "reason": "", "epoch": 8}')
     whole = (folder / "train.jsonl").read_text()
     (folder / "train.jsonl").write_text(whole[: whole.index('{"epoch": 8') + 25])
     assert [epoch.epoch for epoch in read_run(folder).epochs] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "sweep.jsonl"])
+def test_in_a_complete_run_a_line_cut_short_is_damage(name: str, folder: Path) -> None:
+    (folder / name).write_text((folder / name).read_text()[:-20])
+    with pytest.raises(ValueError, match=f"{name}' is cut short in line [0-9]+, though the run was completed"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("lost", ["missing", "empty"])
+def test_a_complete_run_has_its_sweep(lost: str, folder: Path) -> None:
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "sweep_seconds": 3.5}))
+    if lost == "missing":
+        (folder / "sweep.jsonl").unlink()
+    else:
+        (folder / "sweep.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"sweep.jsonl' is missing or empty, though the run's sweep was completed"):
+        read_run(folder)
 
 
 def test_the_last_row_of_an_epoch_counts(folder: Path) -> None:

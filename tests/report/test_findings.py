@@ -283,9 +283,11 @@ def test_settled_and_right_of_a_run_reckoned_by_hand(tiny_record: RunRecord) -> 
     # At the largest budget, three, 0, 1 and 3 are right, of which 3 still moves; 2 is settled and wrong.
     fates = [(one.what, one.value, one.n) for one in found[6:]]
     assert fates == [
-        ("fates of test samples answered right, anderson", "66.7 % settled, 33.3 % still moving, 0.0 % diverged", 3),
-        ("fates of test samples answered wrong, anderson", "100.0 % settled, 0.0 % still moving, 0.0 % diverged", 1),
+        ("test samples answered right that settle, anderson", "66.7 %", 3),
+        ("test samples answered wrong that settle, anderson", "100.0 %", 1),
     ]
+    assert "; 33.3 % still moving, 0.0 % diverged; n = 3 of 4 samples" in found[6].how
+    assert found[6].interval == "20.8 to 93.9 %"  # Wilson's of 2 in 3
     # Three of the four residuals are below the sweep's smallest tolerance, which stopped them: no AUROC is told.
     assert len(found) == 8
     # Of a sweep to 1e-3: 0.005, 0.005, 0.005 and 0.04, the first two right: two pairs tie, two are in order.
@@ -293,3 +295,4 @@ def test_settled_and_right_of_a_run_reckoned_by_hand(tiny_record: RunRecord) -> 
     found = [one for one in findings(replace(longer, sweep=further)) if one.title == "Settled and right"]
     (area,) = (one for one in found if one.what.startswith("AUROC"))
     assert area.value == "0.75"
+    assert area.how.startswith("2 right and 2 wrong answers;")
