@@ -34,7 +34,8 @@ def end_of_run_table(record: RunRecord) -> Table:
     title = f"{record.name}: test" + ("" if n is None else f", n = {n:,}")
     title += "" if tol is None else f", tolerance {numbers.tolerance(tol)}"
     title += "" if record.main_difficulty is None else f", difficulty {record.main_difficulty:,}"
-    notes = ["* training budget and solver"] if _has_training_row(record, cells) else []
+    solver = "the sweep's own solver" if record.config.get("run") else "solver"
+    notes = [f"* training budget and {solver}"] if _has_training_row(record, cells) else []
     notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
     table = _table(title, caption="; ".join(notes) or None)
     table.add_column("solver")
@@ -175,8 +176,11 @@ def _has_training_row(record: RunRecord, cells: Sequence[SweepCell]) -> bool:
 def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None, float | None]:
     """Mean evaluations and median residual of the training solver at the training budget and tolerance.
 
-    From the sweep's cell, else from the trajectory where that goes as far; (None, None) where neither does.
+    From the sweep's cell, else from the trajectory where that goes as far; (None, None) where neither does, or where
+    the sweep asked other solvers alone.
     """
+    if record.main_solver != record.choice("solver"):
+        return None, None
     cell = record.training_cell(split)
     if cell is not None:
         return cell.nfe_mean, cell.residual_median

@@ -11,6 +11,7 @@ from deqrun.models import MLPCell, UntiedCell, describe, describe_baseline
 from deqrun.records.run import RunRecord
 from deqrun.report.tables import (
     description_table,
+    difficulty_table,
     end_of_run_table,
     few_budgets,
     interval_text,
@@ -40,6 +41,43 @@ def test_end_of_run_says_the_training_cell(record: RunRecord) -> None:
         *f"{100 * cell.converged:.1f} %".split(),
     ]
     assert "digits_mdeq: test, n = 360, tolerance 1e-3" in text
+
+
+def at_difficulties(record: RunRecord) -> RunRecord:
+    """The record, and the same cells at difficulty 64, all wrong there."""
+    wrong = {"accuracy": 0.0, "accuracy_low": 0.0, "accuracy_high": 0.0105, "difficulty": 64}
+    return replace(record, sweep=(*record.sweep, *(replace(cell, **wrong) for cell in record.sweep)))
+
+
+def test_every_difficulty_has_its_line(record: RunRecord) -> None:
+    assert difficulty_table(record) is None
+    table = difficulty_table(at_difficulties(record))
+    assert table is not None
+    text = plain_text(table)
+    assert max(map(len, text.splitlines())) <= 80
+    cell = record.training_cell()
+    assert cell is not None
+    headings, own, harder = (line for line in text.splitlines() if re.match(r" *(difficulty|as trained|64) ", line))
+    assert headings.split() == ["difficulty", "n", *["budget", "1", "budget", "12", "budget", "64"]]
+    assert interval_text(cell.accuracy, cell.accuracy_low, cell.accuracy_high) in own
+    assert re.findall(r"\[.*?\]", harder) == ["[0.0, 1.1]"] * 3
+
+
+def test_the_table_of_a_run_asked_at_one_other_difficulty_names_it(record: RunRecord) -> None:
+    other = replace(record, sweep=tuple(replace(cell, difficulty=64) for cell in record.sweep), trajectories={})
+    assert "tolerance 1e-3, difficulty 64" in " ".join(plain_text(end_of_run_table(other)).split())
+
+
+def test_a_sweep_marks_its_own_solver_and_not_the_one_of_training(record: RunRecord) -> None:
+    swept = replace(record, config={**record.config, "run": "outputs/a"})
+    assert "* training budget and the sweep's own solver" in plain_text(end_of_run_table(swept))
+    assert "* training budget and solver" in plain_text(end_of_run_table(record))
+
+
+def test_the_cost_of_another_solver_is_not_told_beside_the_accuracy_of_the_own(record: RunRecord) -> None:
+    """Of a sweep that asked other solvers alone."""
+    assert training_cost(record) != (None, None)
+    assert training_cost(replace(record, summary=replace(record.summary, solver="newton"))) == (None, None)
 
 
 def test_end_of_run_without_a_sweep_says_the_summary(tiny_record: RunRecord) -> None:

@@ -627,10 +627,7 @@ WORLDS: dict[str, tuple[World, str]] = {
         lambda seeds: start_world(seeds, (0.1, 0.5, 0.9), (0.1, 0.7, 0.7)),
         "It depends: ",
     ),
-    "is_the_equilibrium_the_start, worse": (
-        lambda seeds: start_world(seeds, (0.1, 0.9, 0.5), (0.1, 0.7, 0.7)),
-        "No: ",
-    ),
+    "is_the_equilibrium_the_start, worse": (lambda seeds: start_world(seeds, (0.1, 0.9, 0.5), (0.1, 0.7, 0.7)), "No: "),
     "is_the_equilibrium_the_start, perhaps": (
         lambda seeds: start_world(seeds, (0.1, 0.8, 0.81), (0.1, 0.7, 0.7)),
         "Not shown: ",
