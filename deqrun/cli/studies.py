@@ -73,10 +73,17 @@ def _require_no_study_keys(settings: StudySettings, cfg: DictConfig, typed: Sequ
         raise UserError("size=full has no effect without a study; choose one, as in study=is_it_a_contraction.")
     for override in typed:
         key = override.key_or_group.split(".")[0]
-        if key in ("seeds", "jobs", "variants", "ask") and "study" not in choices(cfg):
+        if key not in ("seeds", "jobs", "variants", "ask"):
+            continue
+        if "study" not in choices(cfg):
             raise UserError(
                 f"{override.input_line} has no effect without a study; choose one, as in study=is_it_a_contraction."
             )
+        recipe = choices(cfg)["study"]
+        raise UserError(
+            f"{override.input_line} has no effect with study={recipe}, which is one run without a question; several "
+            "runs are a grid, as in -m seed=0,1,2."
+        )
 
 
 def require_free_for_study(folder: Path, resume: bool) -> None:

@@ -107,7 +107,10 @@ def savings_table(record: RunRecord) -> Table | None:
     rows = list(cells.values())
     if not rows:
         return None
-    caption = "saved: over depth alone, paired over samples; chosen on validation"
+    caption = (
+        "saved: over the cheapest depth alone with this accuracy on validation, paired over\ntest samples; each draw "
+    )
+    caption += "answers with its last iterate"
     table = _table(f"{record.name}: the same accuracy for how many evaluations", caption=caption)
     table.add_column("draws")
     for heading in ("steps", "accuracy [95 %]", "evaluations", "saved [95 %]"):
@@ -122,7 +125,7 @@ def savings_table(record: RunRecord) -> Table | None:
         what += f", noise {row.noise:g}" if row.noise else ""
         what = "depth alone" if (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start) else what
         saved = "–"
-        if row.deep_iter:
+        if row.deep_iter and what != "depth alone":
             low, high = (round(end, 1) + 0.0 for end in (row.saved_low, row.saved_high))  # no negative zero
             saved = f"{row.saved:.1f} [{low:.1f}, {high:.1f}]".replace("-", "\N{MINUS SIGN}")
         table.add_row(

@@ -178,6 +178,12 @@ def test_savings_are_differences_of_the_familys_and_tell_what_depth_does_not_rea
     twice = savings_table(replace(record, savings=(*record.savings, saving("all", saved_low=-0.01))))
     assert twice is not None
     assert plain_text(twice).count("4 by vote") == 1
+    # Depth alone saves nothing over itself: no number is told.
+    itself = saving("depth", breadth=1, noise=0.0, start="zeros", deep_start="zeros", aggregation="mean")
+    alone = savings_table(replace(tiny_record, savings=(itself,)))
+    assert alone is not None
+    (line,) = (line for line in plain_text(alone).splitlines() if "depth alone  " in line)
+    assert line.split()[-1] == "–"
 
 
 def test_a_cell_that_serves_both_goals_is_told_once_and_views_by_themselves(tiny_record: RunRecord) -> None:

@@ -48,6 +48,13 @@ def test_a_size_without_a_study_is_refused(refused: Refused) -> None:
     assert "size=full has no effect without a study" in refused("train", "model=mlp", "size=full")
 
 
+@pytest.mark.parametrize("word", ["seeds=3", "jobs=2", "variants={}", "ask={}"])
+def test_a_recipe_of_one_run_refuses_the_keys_of_a_study(refused: Refused, word: str) -> None:
+    sentence = refused("train", "study=demo", word)
+    assert f"{word} has no effect with study=demo, which is one run" in sentence
+    assert "-m seed=0,1,2" in sentence
+
+
 @pytest.mark.usefixtures("counting")
 def test_what_a_trained_run_cannot_be_asked(refused: Refused, workspace: Path) -> None:
     assert "needs run=DIR" in refused("sweep", "study=tiny")
