@@ -60,9 +60,10 @@ def require_run(folder: Path, where: str) -> Path:
     if is_run(folder):
         return folder
     runs = (find_runs(folder) if folder.is_dir() else []) or find_runs()
-    # The nearest by name, else the newest.
-    alike = difflib.get_close_matches(str(folder), map(str, runs), n=1, cutoff=0.5)
-    near = next(iter(alike), runs[-1] if runs else None)
+    # The nearest by name, of the runs beside it first; else the newest.
+    beside = sorted(path for path in folder.parent.glob("*") if is_run(path)) if folder.parent.is_dir() else []
+    matches = (difflib.get_close_matches(str(folder), map(str, of), n=1, cutoff=0.5) for of in (beside, runs))
+    near = next((match[0] for match in matches if match), runs[-1] if runs else None)
     if holds_only_traces(folder):
         raise UserError(f"{where}{folder} was stopped before it began; give its command again, without resume=true.")
     hint = f"the nearest is {near}" if near else "there is none under outputs yet: deqrun train makes one"

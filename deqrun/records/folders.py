@@ -114,11 +114,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _nearest(path: Path) -> str:
-    """'; the nearest is PATH.', of the folders beside a missing one; '.' where none is alike."""
+    """'; the nearest is PATH.', of the folders beside a missing one; what may be given where none is alike."""
     parent = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
     try:
         beside = [str(parent / name) for name in os.listdir(parent) if (parent / name).is_dir()]
     except OSError:
         beside = []
     alike = difflib.get_close_matches(str(path), beside, n=1, cutoff=0.5)
-    return f"; the nearest is {alike[0]}." if alike else "."
+    return f"; the nearest is {alike[0]}." if alike else "; give a run's folder, or one that holds runs."

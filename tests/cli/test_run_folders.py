@@ -26,6 +26,14 @@ def test_a_folder_that_holds_a_run_is_not_written_over(refused: Refused, made_ru
     assert "resume=true" in sentence
 
 
+def test_a_misspelled_run_is_looked_for_beside_itself_first(
+    refused: Refused, made_run: MadeRun, workspace: Path
+) -> None:
+    made_run("model=mlp").rename(workspace / "mine")
+    made_run("model=mlp")
+    assert "run=mien does not exist; the nearest is mine." in refused("sweep", "run=mien")
+
+
 def test_a_file_is_no_run_folder(refused: Refused, workspace: Path) -> None:
     (workspace / "taken").write_text("")
     assert "run=taken is a file" in refused("train", "model=mlp", "run=taken")
