@@ -42,7 +42,7 @@ def read_run(folder: Path | str) -> RunRecord:
         trajectories=read_trajectories(folder / "trajectories.npz"),
         **{name: _rows_of(folder, kind, complete) for name, kind in ROW_KINDS.items()},
     )
-    if complete and summary.sweep_seconds and not record.sweep:
+    if complete and record.setting("sweep", "solvers") and not record.sweep:
         raise ValueError(f"'{folder / 'sweep.jsonl'}' is missing or empty, though the run's sweep was completed.")
     return record
 

@@ -95,7 +95,7 @@ def test_resume_of_a_misspelt_run_names_the_nearest(refused: Refused, made_run: 
 
 
 def test_a_complete_run_says_so(deqrun: Deqrun, launches: Launches, made_run: MadeRun) -> None:
-    run = made_run("model=mlp", status="completed")
+    run = made_run("model=mlp", "sweep=none", status="completed")
     outcome = deqrun("train", f"run={run}", "resume=true")
     assert (outcome.code, outcome.err) == (0, "")
     assert f"{run} is complete" in outcome.out
@@ -309,7 +309,7 @@ def test_a_run_with_links_within_goes_on(deqrun: Deqrun, made_run: MadeRun) -> N
 
 
 def test_a_complete_run_without_its_page_gets_it(deqrun: Deqrun, made_run: MadeRun) -> None:
-    run = made_run("model=mlp", status="completed")
+    run = made_run("model=mlp", "sweep=none", status="completed")
     assert deqrun("train", f"run={run}", "resume=true").code == 0
     assert "<html" in (run / "report.html").read_text()
 

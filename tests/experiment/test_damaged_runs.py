@@ -253,7 +253,7 @@ def begun(run: Path) -> Path:
 
 def test_training_does_not_go_on_in_a_sweeps_folder(begun: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert sentence_of(capsys, "train", f"run={begun}", "resume=true") == (
-        "deqrun: run=swept holds a sweep of run, and no training; go on with: deqrun sweep run=swept.\n"
+        "deqrun: run=swept holds a sweep of run, and no training; go on with: deqrun sweep run=swept\n"
     )
 
 
