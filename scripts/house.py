@@ -34,7 +34,8 @@ COMMANDS = {
 def docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
     """Docstrings, and texts below a name that document it."""
     for node in ast.walk(tree):
-        for statement in getattr(node, "body", None) or ():
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
             value = statement.value if isinstance(statement, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 yield value
