@@ -114,7 +114,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _nearest(path: Path) -> str:
-    """'; the nearest is PATH.', of the folders beside a missing one; what may be given where none is alike."""
+    """'; the nearest is PATH.', of the folders beside a missing one; else the kinds of folder to give."""
     parent = next((parent for parent in path.parents if os.path.isdir(parent)), Path())
     try:
         beside = [str(parent / name) for name in os.listdir(parent) if (parent / name).is_dir()]

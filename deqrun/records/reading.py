@@ -19,6 +19,8 @@ from deqrun.records.trajectory import MEASURES, PER_ITERATE, SIGNALS, Trajectory
 from deqrun.records.yaml_text import read_yaml
 
 Row = TypeVar("Row")
+AXES = ("solvers", "starts", "iterations", "tolerances", "precisions", "splits")
+"""Keys of a sweep's lists, of which one that is empty leaves no row."""
 
 
 def read_run(folder: Path | str) -> RunRecord:
@@ -42,7 +44,8 @@ def read_run(folder: Path | str) -> RunRecord:
         trajectories=read_trajectories(folder / "trajectories.npz"),
         **{name: _rows_of(folder, kind, complete) for name, kind in ROW_KINDS.items()},
     )
-    if complete and record.setting("sweep", "solvers") and not record.sweep:
+    empty = any(record.setting("sweep", axis) == [] for axis in AXES)  # sweep=none, or a list left empty
+    if complete and record.setting("sweep", "solvers") and not empty and not record.sweep:
         raise ValueError(f"'{folder / 'sweep.jsonl'}' is missing or empty, though the run's sweep was completed.")
     return record
 

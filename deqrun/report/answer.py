@@ -81,7 +81,7 @@ class Conclusion:
     verdict  one sentence of at most 25 words without parentheses: Yes, No, It depends or Not shown, and of what
     key      at most six figures, those that carry the verdict first
     family   number of comparisons that the verdict was corrected for (Holm); 0 where it makes none
-    recipes  number of recipes that were asked: with one seed each, as many models
+    recipes  number of recipes that were asked, each with the seeds of its figures
     """
 
     verdict: str
@@ -100,9 +100,11 @@ class Conclusion:
             return f"Of recipes like these, {seeds} of them."
         if unit is Unit.ROUNDS:
             return "Of this model on this machine."
-        if seeds > 1:
-            return f"Of these {seeds} models."
-        return "Of this model." if self.recipes == 1 else f"Of these {self.recipes} models, one seed of each recipe."
+        models = self.recipes * seeds
+        if models == 1:
+            return "Of this model."
+        each = "" if self.recipes == 1 else f", {'one seed' if seeds == 1 else f'{seeds} seeds'} of each recipe"
+        return f"Of these {models} models{each}."
 
 
 @dataclass(frozen=True)

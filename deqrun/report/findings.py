@@ -238,11 +238,11 @@ def settled_and_right(record: RunRecord) -> Iterator[Finding]:
     residual, answers = np.maximum(trajectory.at("residual", at), least), trajectory.at("correct", at)
     if 2 <= answers.sum() <= len(answers) - 2 and (residual > least).mean() > 0.5:
         area = auroc_interval(-residual, answers)
-        wrong = int((~answers.astype(bool)).sum())
+        right_answers = int(answers.sum())
         how = (
-            f"{area.n - wrong:,} right and {wrong:,} wrong answers; in this share of their pairs the right one has the "
+            f"{right_answers:,} right and {area.n - right_answers:,} wrong answers; the share of their pairs in which "
         )
-        how += "lower residual; 0.5 tells nothing"
+        how += "the right one has the lower residual; 0.5 tells nothing"
         what = f"AUROC of a low residual for right answers, {numbers.iterations(budget)} of {solver}"
         yield Finding(title, what, f"{area.mean:.2f}", f"{area.low:.2f} to {area.high:.2f}", area.n, how)
     yield from _fates_by_answer(record, solver, trajectory)
@@ -261,13 +261,11 @@ def _fates_by_answer(record: RunRecord, solver: str | None, trajectory: AnyTraje
         return
     for name, group in (("right", right), ("wrong", ~right)):
         if group.any():
-            n = int(group.sum())
-            shares = {fate: float(of[group].mean()) for fate, of in fates}
+            n, shares = int(group.sum()), {fate: float(of[group].mean()) for fate, of in fates}
             others = ", ".join(f"{numbers.percent(shares[fate])} {fate}" for fate in ("still moving", "diverged"))
             how = f"after {numbers.iterations(budget)}{_at(tol)}; {others}; n = {n:,} of {trajectory.n:,} samples"
-            yield _share(
-                "Settled and right", f"test samples answered {name} that settle, {solver}", shares["settled"], n, how
-            )
+            what = f"test samples answered {name} that settle, {solver}"
+            yield _share("Settled and right", what, shares["settled"], n, how)
 
 
 def evaluations_saved(record: RunRecord) -> Iterator[Finding]:

@@ -107,10 +107,8 @@ def savings_table(record: RunRecord) -> Table | None:
     rows = list(cells.values())
     if not rows:
         return None
-    caption = (
-        "saved: over the cheapest depth alone with this accuracy on validation, paired over\ntest samples; each draw "
-    )
-    caption += "answers with its last iterate"
+    caption = "saved: over the cheapest depth alone that reaches this accuracy on validation,\n"
+    caption += "paired over test samples; each draw answers with its last iterate"
     table = _table(f"{record.name}: the same accuracy for how many evaluations", caption=caption)
     table.add_column("draws")
     for heading in ("steps", "accuracy [95 %]", "evaluations", "saved [95 %]"):
@@ -123,9 +121,9 @@ def savings_table(record: RunRecord) -> Table | None:
         what = f"{row.breadth}{' views' if row.start == 'symmetries' else ''}"
         what += f" by {row.aggregation}" if row.breadth > 1 else ""
         what += f", noise {row.noise:g}" if row.noise else ""
-        what = "depth alone" if (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start) else what
-        saved = "–"
-        if row.deep_iter and what != "depth alone":
+        alone, saved = (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start), "–"
+        what = "depth alone" if alone else what
+        if row.deep_iter and not alone:
             low, high = (round(end, 1) + 0.0 for end in (row.saved_low, row.saved_high))  # no negative zero
             saved = f"{row.saved:.1f} [{low:.1f}, {high:.1f}]".replace("-", "\N{MINUS SIGN}")
         table.add_row(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from deqrun.records.reading import read_run
 from deqrun.records.run import RunRecord
@@ -54,6 +55,15 @@ def test_in_a_complete_run_a_line_cut_short_is_damage(name: str, folder: Path) -
     (folder / name).write_text((folder / name).read_text()[:-20])
     with pytest.raises(ValueError, match=f"{name}' is cut short in line [0-9]+, though the run was completed"):
         read_run(folder)
+
+
+@pytest.mark.parametrize("none", ["solvers", "starts", "iterations", "tolerances", "splits"])
+def test_a_complete_run_that_asked_for_no_sweep_lacks_none(none: str, folder: Path) -> None:
+    (folder / "sweep.jsonl").unlink()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["sweep"][none] = []
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert read_run(folder).sweep == ()
 
 
 @pytest.mark.parametrize("lost", ["missing", "empty"])

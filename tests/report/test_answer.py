@@ -85,9 +85,10 @@ def test_of_what_a_verdict_is(unit: Unit, count: int, scope: str) -> None:
     assert Conclusion("Yes.", (key,)).scope == scope
 
 
-def test_one_seed_of_several_recipes_is_several_models() -> None:
-    key = KeyFigure("it", Estimate(0.5, 0.4, 0.6, 10, Unit.SAMPLES, 1))
-    assert Conclusion("Yes.", (key,), recipes=4).scope == "Of these 4 models, one seed of each recipe."
+@pytest.mark.parametrize(("seeds", "each"), [(1, "4 models, one seed"), (2, "8 models, 2 seeds")])
+def test_few_seeds_of_several_recipes_are_so_many_models(seeds: int, each: str) -> None:
+    key = KeyFigure("it", Estimate(0.5, 0.4, 0.6, 10, Unit.SAMPLES, seeds))
+    assert Conclusion("Yes.", (key,), recipes=4).scope == f"Of these {each} of each recipe."
 
 
 def answer(seeds: tuple[int, ...] = (3, 7), family: int = 3) -> Answer:
