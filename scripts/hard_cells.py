@@ -59,8 +59,8 @@ SOLVERS: dict[str, Solver] = {
     "Anderson(10)": Anderson(memory=10),
     "Broyden(8)": Broyden(),
     "Broyden(20)": Broyden(memory=20),
-    "Secant(10)": Secant(),
-    "Secant(20)": Secant(memory=20),
+    "Secant(10)": Secant(memory=10),
+    "Secant(20)": Secant(),
 }
 PROFILED = (
     *("Picard", "Anderson(5)", "Anderson(5), cap 3, ridge 0.1", "Broyden(8)", "Broyden(20)"),

@@ -145,7 +145,7 @@ class Guarded(Tuned):
 
 
 IDEAS: dict[str, Solver] = {
-    "Secant(20)": Tuned(),
+    "Secant(20), the default": Tuned(),
     "as it was: Broyden's triangle in full, Anderson while ρ does not rise": Tuned(apart=1.0, fell=1.0),
     "Broyden's triangle in full": Tuned(apart=1.0),
     "no triangle (type I)": Tuned(apart=1e9),
@@ -158,7 +158,7 @@ IDEAS: dict[str, Solver] = {
     "Broyden(20), restarted when full": Broyden(memory=20),
     "memory 5": Tuned(memory=5),
     "memory 8": Tuned(memory=8),
-    "memory 10, the default": Tuned(memory=10),
+    "memory 10": Tuned(memory=10),
     "memory 30": Tuned(memory=30),
     "Broyden steps of at most 3 plain steps": Tuned(cap=3.0),
     "not bounded": Tuned(cap=1e9),

@@ -44,7 +44,7 @@ SOLVERS: dict[str, Solver] = {
     "Anderson(5), mixing 0.5": Anderson(mixing=0.5),
     "Anderson(10)": Anderson(memory=10),
     "Anderson(20)": Anderson(memory=20),
-    "Secant(10)": Secant(),
+    "Secant(10)": Secant(memory=10),
     "Secant(20)": Secant(memory=20),
     "Broyden": Broyden(),
     "Broyden, line search": Broyden(line_search=True),

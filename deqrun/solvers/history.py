@@ -22,6 +22,7 @@ class History:
 
     def __init__(self, slots: int, z: Tensor) -> None:
         rows, width = z.shape
+        self.slots = slots
         enough = -(-NAIVE_BELOW // max(width, 1))
         self.on_host = at_hand(z)
         self.padded = self.on_host and slots < enough <= 2 * slots
@@ -75,6 +76,13 @@ class History:
         column, weights = onto[:, None], weights.contiguous()[:, None]
         found = column.baddbmm_(weights, vectors) if in_place else torch.baddbmm(column, weights, vectors)
         return found[:, 0]
+
+    def inserted(self, at: int, more: int) -> History:
+        """A History with `more` slots, of any content, before slot `at`."""
+        wider = History(self.slots + more, self[0])
+        wider.vectors[:at] = self.vectors[:at]
+        wider.vectors[at + more : wider.slots] = self.vectors[at : self.slots]
+        return wider
 
     def take(self, rows: Tensor) -> None:
         """Keep only these rows."""

@@ -14,6 +14,9 @@ from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.history import History
 from deqrun.solvers.solver import Point, Solver, SolverState
 
+ROOM = 10
+"""Differences that there is room for at first. Most solves need no more, and each takes two states of memory."""
+
 TRUST = 1.2
 """By how much ‖g_{k+1}‖ may exceed Anderson's forecast before the row is Broyden's for good."""
 
@@ -52,12 +55,13 @@ class Secant(Solver["SecantState", FlatMap]):
     ‖g‖ > 0.01 ‖f(z)‖. After an accelerated step at whose end f is not finite, or beyond all scale, the row goes back
     and takes the plain step.
 
-    memory   differences kept, >= 0, two states in memory each; 0 is Picard iteration.
+    memory   differences kept, >= 0, two states in memory each; 0 is Picard iteration. Room for more than ten is
+             taken only in solves of more than ten steps.
 
     Raises ValueError on anything else.
     """
 
-    memory: int = 10
+    memory: int = 20
 
     def __post_init__(self) -> None:
         require_count("Secant memory", self.memory, 0)
@@ -114,7 +118,8 @@ class SecantState(SolverState):
         self.memory, self.on_host = memory, at_hand(z)
         self.epsilon = torch.finfo(z.dtype).eps
         self.ridge = 10 * self.epsilon
-        self.ring = History(2 * memory + 3, z)
+        self.room_for = min(memory, ROOM)
+        self.ring = History(2 * self.room_for + 3, z)
         self.su = torch.zeros(rows, memory, memory, dtype=wide(device), device=device)
         self.sy, self.yy = torch.zeros_like(self.su), torch.zeros_like(self.su)
         self.of_s = torch.zeros(rows, memory, dtype=wide(device), device=device)
@@ -138,7 +143,7 @@ class SecantState(SolverState):
 
     def _slot(self, k: int) -> int:
         """The slot of g_k."""
-        return 2 * self.memory + 2 * (k % 2)
+        return 2 * self.room_for + 2 * (k % 2)
 
     def room(self) -> Tensor | None:
         return self.ring[self._slot(self.pushed)] if self.memory else None
@@ -157,6 +162,10 @@ class SecantState(SolverState):
     def push(self, z: Tensor, g: Tensor, fz: Tensor) -> None:
         """Take in z_k and f(z_k), whose memory nobody writes to any more, and g_k."""
         k, last_z, last_fz = self.pushed, self.z, self.fz
+        if k > self.room_for < self.memory:
+            more = min(self.room_for, self.memory - self.room_for)
+            self.ring = self.ring.inserted(2 * self.room_for, 2 * more)
+            self.room_for += more
         now, self.z, self.fz = self._slot(k), z, fz
         self.pushed += 1
         if g is not self.ring[now]:
@@ -164,7 +173,7 @@ class SecantState(SolverState):
         if not k:
             return
         # Write the newest differences over the oldest.
-        newest, count, step = (k - 1) % self.memory, self.count, 2 * self.memory + 1
+        newest, count, step = (k - 1) % self.memory, self.count, 2 * self.room_for + 1
         torch.sub(z, last_z, out=self.ring[step])
         torch.sub(fz, last_fz, out=self.ring[2 * newest])
         dg = torch.sub(g, self.ring[self._slot(k - 1)], out=self.ring[2 * newest + 1])

@@ -203,3 +203,53 @@ def test_kin_analytic(solver: Solver) -> None:
     solution = solve(f, start, solver=solver, budget=Budget(max_iter=50, tol=1e-10))
     expected = torch.tensor([[0.5, 1.0, -math.pi / 6]], dtype=torch.float64)
     torch.testing.assert_close(solution.z, expected, rtol=0, atol=1e-8)
+
+
+# Room for more differences is taken when they come ----------------------------------------------------------------
+
+
+class Contraction:
+    """tanh(W z + b) of rows of its own, with `take`, so that rows that have stopped leave the batch."""
+
+    def __init__(self, W: Tensor, b: Tensor) -> None:
+        self.W, self.b = W, b
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return torch.tanh(torch.einsum("bij,bj->bi", self.W, z) + self.b)
+
+    def take(self, rows: Tensor) -> Contraction:
+        return Contraction(self.W[rows], self.b[rows])
+
+
+@pytest.mark.parametrize("room", [1, 2, 3, 10])
+@pytest.mark.parametrize("size", [2, 12, 70])
+def test_room_that_is_taken_late_changes_no_step(monkeypatch: pytest.MonkeyPatch, room: int, size: int) -> None:
+    """Rows stop on the way, and the window wraps after 14 steps: the same steps with room for all from the start."""
+    generator = torch.Generator().manual_seed(0)
+    gain = torch.linspace(0.2, 1.5, 8, dtype=torch.float64)[:, None, None]
+    W = gain * torch.randn(8, size, size, generator=generator, dtype=torch.float64) / size**0.5
+    f = Contraction(W, torch.randn(8, size, generator=generator, dtype=torch.float64))
+    start = torch.zeros(8, size, dtype=torch.float64)
+    solutions = []
+    for first in (room, 14):
+        monkeypatch.setattr(secant, "ROOM", first)
+        solutions.append(solve(f, start, solver=Secant(memory=14), budget=Budget(max_iter=25, tol=1e-7)))
+    late, full = solutions
+    assert torch.equal(late.steps, full.steps)
+    torch.testing.assert_close(late.residuals, full.residuals, rtol=1e-5, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(late.z, full.z, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("memory", "steps", "differences"), [(20, 10, 10), (20, 11, 20), (20, 30, 20), (13, 11, 13)])
+def test_room_is_for_the_differences_that_there_are(memory: int, steps: int, differences: int) -> None:
+    states: list[secant.SecantState] = []
+
+    class Seen(Secant):
+        def init(self, z: Tensor) -> secant.SecantState:
+            states.append(super().init(z))
+            return states[-1]
+
+    f, start = bent(size=500)
+    # The last iterate asks for no step, so its difference is not taken.
+    solve(f, start, solver=Seen(memory=memory), budget=Budget(max_iter=steps + 1, tol=0.0))
+    assert len(states[-1].ring.vectors) == 2 * differences + 3
