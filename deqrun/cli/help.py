@@ -123,7 +123,7 @@ usage: deqrun compare [DIR ...] [--sort COLUMN] [--export FILE] [--output DIR]
 
 Compares runs: a table in the terminal, and one offline page with charts and a
 table to search and sort. Runs that differ in their seed alone are one row, with
-Student's 95 % interval over the seeds. A DIR is a run, a folder of runs (a
+a 95 % interval of their mean. A DIR is a run, a folder of runs (a
 multirun, a study), or a pattern; without a DIR, all of outputs/. Runs that
 cannot be compared are listed with the reason. Nothing is trained.
 

@@ -46,7 +46,7 @@ def test_nothing_named_is_all_of_outputs_and_seeds_are_folded(deqrun: Deqrun, ru
     outcome = deqrun("compare")
     assert (outcome.code, outcome.err) == (0, "")
     assert max(map(len, outcome.out.splitlines()[:-1])) <= 80
-    lines = [line for line in outcome.out.splitlines() if "±" in line and "e-4" in line]
+    lines = [line for line in outcome.out.splitlines() if "]" in line and "e-4" in line]
     assert len(lines) == 2
     assert all(line.split()[1] == "5" for line in lines)  # lr, seeds
     (page,) = Path("outputs/compare").rglob("compare.html")
@@ -95,7 +95,7 @@ def test_what_cannot_be_compared_is_listed_and_the_rest_is_compared(deqrun: Deqr
     assert "no \\x1b[31mmemory" in text
     assert "\x1b[31m" not in outcome.out
     assert "foreign" in text  # it has no status: it is unknown, and in no row of the table
-    assert len([line for line in outcome.out.splitlines() if " ± " in line and "e-4" in line]) == 2
+    assert len([line for line in outcome.out.splitlines() if "] " in line and "e-4" in line]) == 2
 
 
 def test_a_name_of_a_stranger_never_becomes_html(deqrun: Deqrun, runs: Path) -> None:

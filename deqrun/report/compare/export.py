@@ -12,7 +12,7 @@ from deqrun.errors import UserError, nearest
 from deqrun.records.files import write_whole
 from deqrun.report.compare.recipes import Comparison, Recipe
 from deqrun.report.compare.runs import METRICS
-from deqrun.report.compare.table import markdown_table, printed
+from deqrun.report.compare.table import OF_MODELS, markdown_table, printed
 
 __all__ = ["FORMATS", "export", "require_exportable", "rows_apart", "rows_folded"]
 
@@ -33,6 +33,8 @@ def rows_folded(comparison: Comparison, recipes: Sequence[Recipe]) -> list[Row]:
             if metric.unit != "residual":
                 row[f"{metric.name}_low"] = value.low if value else None
                 row[f"{metric.name}_high"] = value.high if value else None
+            if metric.unit == "share":
+                row[f"{metric.name}_over"] = value.over if value and value.low is not None else None
         rows.append(row)
     return rows
 
@@ -46,7 +48,7 @@ def rows_apart(comparison: Comparison, recipes: Sequence[Recipe]) -> list[Row]:
             "seed": run.seed,
             "state": str(run.state),
             **{metric.name: run.values[metric.name] for metric in METRICS},
-            "n_test": run.n_test,
+            "n_test": run.samples.get("test_accuracy"),
             "folder": str(run.folder),
         }
         for run in runs
@@ -133,6 +135,7 @@ _LATEX = {character: f"\\{character}" for character in "&%$#_{}"} | {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    OF_MODELS: r"$^\dagger$",
     "–": "--",
     "<": r"\textless{}",
     ">": r"\textgreater{}",

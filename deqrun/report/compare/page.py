@@ -21,7 +21,7 @@ from deqrun.inference.estimate import LEVEL
 from deqrun.inference.samples import student
 from deqrun.report.charts.style import CONFIG
 from deqrun.report.compare.curves import TRAINING, short
-from deqrun.report.compare.recipes import Comparison, Folded, Recipe, label_of, ordered
+from deqrun.report.compare.recipes import Comparison, Recipe, folded, label_of, ordered
 from deqrun.report.compare.runs import METRICS, ComparedRun
 from deqrun.report.compare.table import metric_text, plural, sentences
 from deqrun.report.html import embedded_json, vega_bundle
@@ -126,7 +126,7 @@ def _run(
 ) -> dict[str, Any]:
     texts = comparison.texts_of(run)
     values = {metric.name: short(run.values[metric.name]) for metric in METRICS}
-    single = {m.name: None if (v := run.values[m.name]) is None else Folded(v, None, None, 1) for m in METRICS}
+    single = {m.name: folded([run.values[m.name]], m, run.samples.get(m.name)) for m in METRICS}
     return {
         "id": run_id(run.folder),
         "texts": texts,
@@ -163,14 +163,12 @@ def _report(run: ComparedRun, home: Path | None) -> str | None:
 
 def _recipe(recipe: Recipe, runs: Sequence[ComparedRun]) -> dict[str, Any]:
     places = {id(run): place for place, run in enumerate(runs)}
-    folded = recipe.values.items()
     return {
         "id": sha256("\0".join(recipe.texts).encode()).hexdigest()[:8],
         "texts": recipe.texts,
         "label": recipe.label,
         "runs": [places[id(run)] for run in recipe.runs],
-        "values": {name: short(value.mean) if value else None for name, value in folded},
-        "halves": {name: short(value.half) if value else None for name, value in folded},
+        "values": {name: short(value.mean) if value else None for name, value in recipe.values.items()},
         "shown": {metric.name: metric_text(metric, recipe.values[metric.name]) for metric in METRICS},
         "best": recipe.best,
     }

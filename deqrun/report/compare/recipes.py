@@ -1,4 +1,4 @@
-"""Runs folded into recipes: runs that differ in their seed alone are one row, with Student's interval over them."""
+"""Runs folded into recipes: runs that differ in their seed alone are one row, with an interval of their mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from deqrun.errors import UserError, unknown
-from deqrun.inference import mean_interval
+from deqrun.inference import LEAST_SEEDS, mean_interval, shares_of_seeds, wilson
 from deqrun.records.folders import LeftOut
 from deqrun.report import numbers
 from deqrun.report.compare.keys import Key, differing_keys, frozen, value_text
@@ -26,19 +26,16 @@ class Folded:
     """A metric over the seeds of a recipe.
 
     mean       of the seeds' values; of residuals their median, whose scale a single seed can't move
-    low, high  ends of Student's 95 % interval of the mean; None of one seed, of equal seeds, and of residuals
+    low, high  ends of the 95 % interval of the mean; None where nothing tells one
     n          seeds
+    over       unit of the interval: "seeds" of the recipe, or "samples" that these very models might have been asked
     """
 
     mean: float
     low: float | None
     high: float | None
     n: int
-
-    @property
-    def half(self) -> float | None:
-        """Half the width of the interval."""
-        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+    over: str = "seeds"
 
 
 @dataclass(frozen=True)
@@ -131,19 +128,35 @@ def label_of(texts: Sequence[str], keys: Sequence[Key], title: str) -> str:
 
 def _recipe(runs: Sequence[ComparedRun], keys: Sequence[Key]) -> Recipe:
     texts = texts_of(runs[0], keys)
-    values = {metric.name: folded([run.values[metric.name] for run in runs], metric) for metric in METRICS}
+    values = {
+        metric.name: folded([run.values[metric.name] for run in runs], metric, runs[0].samples.get(metric.name))
+        for metric in METRICS
+    }
     return Recipe(texts, label_of(texts, keys, runs[0].title), tuple(runs), values)
 
 
-def folded(values: Sequence[float | None], metric: Metric) -> Folded | None:
-    """A metric over seeds; None where one of them lacks it, since the others alone would be another selection."""
+def folded(values: Sequence[float | None], metric: Metric, samples: int | None = None) -> Folded | None:
+    """A metric over seeds; None where one of them lacks it, since the others alone would be another selection.
+
+    samples  on which each seed's share was counted; None: not known
+
+    A share of LEAST_SEEDS seeds or more has the recipe's interval (`of_the_recipe`). A share of fewer seeds has Wilson's
+    interval over samples, of these models: rather too wide for two models. Evaluations have Student's interval over
+    seeds, and none if there is one seed, or if all are equal: they tell no spread. Residuals have none.
+    """
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
     if metric.unit == "residual":
         return Folded(float(np.median(known)), None, None, len(known))
-    if len(set(known)) == 1:  # equal values say nothing of how far other seeds lie
-        return Folded(known[0], None, None, len(known))
+    if metric.unit == "share" and samples:
+        if len(known) >= LEAST_SEEDS:
+            claim = shares_of_seeds(known, samples)
+            return Folded(claim.mean, claim.low, claim.high, len(known))
+        mean = float(np.mean(known))
+        return Folded(mean, *wilson(mean, samples), len(known), over="samples")
+    if metric.unit == "share" or len(set(known)) == 1:  # equal values say nothing of how far other seeds lie
+        return Folded(float(np.mean(known)), None, None, len(known))
     interval = mean_interval(known)
     return Folded(interval.mean, interval.low, interval.high, len(known))
 

@@ -17,7 +17,7 @@ from deqrun.records.claims import CLAIM
 from deqrun.records.folders import LeftOut
 from deqrun.records.reading import read_run
 from deqrun.records.rows import ROW_KINDS
-from deqrun.records.run import RunRecord
+from deqrun.records.run import RunRecord, Summary
 from deqrun.records.states import RunState, state_of
 from deqrun.report.compare.curves import curves_of
 from deqrun.report.compare.keys import printable, settings_of
@@ -68,7 +68,7 @@ class ComparedRun:
     title     model and data set, for runs that differ in nothing
     command   as it was typed, where that is recorded
     values    by metric; None where the run has no such number
-    n_test    samples of the test split
+    samples   of the split that a share was counted on, by metric; without those that are not known
     trained   the solver of training
     curves    for the page, see `curves_of`
     changed   time of the newest file that says how the run goes, in seconds since 1970
@@ -84,7 +84,7 @@ class ComparedRun:
     title: str
     command: str
     values: dict[str, float | None]
-    n_test: int | None
+    samples: dict[str, int]
     trained: str | None
     curves: dict[str, Any] = field(repr=False)
     changed: float = 0.0
@@ -161,11 +161,16 @@ def _compared(record: RunRecord) -> ComparedRun:
         title=printable(" on ".join(name for name in (model, dataset) if name) or record.name),
         command=printable(summary.command or ""),
         values=_values(record, state),
-        n_test=summary.n_test,
+        samples=_samples(summary),
         trained=record.main_solver,
         curves=curves_of(record),
         changed=_changed(record.folder),
     )
+
+
+def _samples(summary: Summary) -> dict[str, int]:
+    counts = {"val_accuracy": summary.n_validation, "test_accuracy": summary.n_test}
+    return {name: count for name, count in counts.items() if isinstance(count, int) and count > 0}
 
 
 def _changed(folder: Path) -> float:

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from deqrun.inference import LEAST_SEEDS
 from deqrun.report import numbers
 from deqrun.report.compare.keys import Key, short_texts
 from deqrun.report.compare.recipes import Comparison, Folded, Recipe, label_of
@@ -22,18 +23,25 @@ WIDTH = 80
 GIVEN_UP = ("train_seconds", "parameters", "residual", "evaluations", "val_accuracy")
 """Columns that give way, in this order, where the table would be wider than the terminal."""
 
+OF_MODELS = "†"
+"""Marks an interval over samples, of these models alone."""
+
 LISTED = 8
 """Folders that the terminal names one by one."""
 
 
 def metric_text(metric: Metric, value: Folded | None) -> str:
-    """A metric as the table has it: '97.2 ± 0.8' in percent, '6.1 ± 0.2', '1.2e-4', '49.5k', '43s'."""
+    """A metric as the table has it: '97.2 [95.1, 98.4]' in percent, '6.1 ± 0.2', '1.2e-4', '49.5k', '43s'."""
     if value is None:
         return numbers.UNKNOWN
-    if metric.unit in ("share", "evaluations"):
-        scale = 100 if metric.unit == "share" else 1
-        half = "" if value.half is None else f" ± {scale * value.half:.1f}"
-        return f"{scale * value.mean:.1f}{half}"
+    if metric.unit == "share":
+        if value.low is None or value.high is None:
+            return f"{100 * value.mean:.1f}"
+        mark = OF_MODELS if value.over == "samples" else ""
+        return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]{mark}"
+    if metric.unit == "evaluations":
+        half = "" if value.low is None or value.high is None else f" ± {(value.high - value.low) / 2:.1f}"
+        return f"{value.mean:.1f}{half}"
     written = {"residual": numbers.residual, "count": numbers.short_count, "seconds": numbers.short_duration}
     return written[metric.unit](value.mean)
 
@@ -92,11 +100,18 @@ def _heading(text: str) -> str:
 
 def sentences(recipes: Sequence[Recipe], gone: Sequence[str] = ()) -> list[str]:
     """What the table's numbers and marks mean."""
-    most = max(len(recipe.runs) for recipe in recipes)
+    seeds = [len(recipe.runs) for recipe in recipes]
+    least, most = min(seeds), max(seeds)
     found = ["Accuracies, evaluations and residuals are at the training budget; evaluations and residuals on test."]
+    if most >= LEAST_SEEDS:
+        found.append("[ ] is the 95 % interval over other seeds of the recipe.")
+    if least < LEAST_SEEDS:
+        found.append(
+            f"{OF_MODELS} of these models alone: 95 % over other samples, since fewer than {LEAST_SEEDS} seeds tell "
+            "nothing of the recipe."
+        )
     if most > 1:
-        found.append("Mean ± half of Student's 95 % interval over the seeds; of residuals the median.")
-        found.append("A single seed has no ±, nor have seeds of one value: they tell no spread.")
+        found.append("± is half of Student's 95 % interval over seeds; residuals are medians.")
     if any(recipe.best for recipe in recipes):
         found.append(
             "* highest mean validation accuracy on its data. It is no test: where intervals overlap, the order is open."

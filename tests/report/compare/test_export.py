@@ -70,7 +70,7 @@ def test_markdown_keeps_its_cells(tmp_path: Path) -> None:
     assert "<b>" not in text.replace("\\<b\\>", "")
     assert "\\<b\\>" in text
     assert "0.9" not in lines[2]
-    assert "90.5 ± 6.4" in lines[2]  # Student: 0.905 ± 12.706 · 0.005 √2 / √2 = 6.35 points
+    assert "90.5 \\[83.2, 94.8\\]†" in lines[2]  # Wilson of 0.905 among 100
 
 
 def test_latex_escapes_its_text(tmp_path: Path) -> None:

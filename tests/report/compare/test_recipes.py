@@ -1,4 +1,4 @@
-"""Seeds folded into recipes: SciPy's interval, the number of seeds, the mark, the order, and what is left out."""
+"""Seeds folded into recipes: intervals by SciPy, the number of seeds, the mark, the order, and what is left out."""
 
 import numpy as np
 import pytest
@@ -7,17 +7,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from deqrun.errors import UserError
+from deqrun.inference import shares_of_seeds
 from deqrun.records.states import RunState
 from deqrun.report.compare.recipes import compared, folded, ordered
 from deqrun.report.compare.runs import METRICS
 from tests.report.compare.runs import made_run
 
-VALIDATION = METRICS[0]
+VALIDATION, EVALUATIONS = METRICS[0], METRICS[2]
 
 
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=12))
-def test_folding_is_scipys_student_interval(values: list[float]) -> None:
-    found = folded(list(values), VALIDATION)
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=12))
+def test_folding_evaluations_is_scipys_student_interval(values: list[float]) -> None:
+    found = folded(list(values), EVALUATIONS)
     assert found is not None
     assert (found.mean, found.n) == (pytest.approx(np.mean(values), abs=1e-12), len(values))
     if len(set(values)) == 1:
@@ -27,20 +28,46 @@ def test_folding_is_scipys_student_interval(values: list[float]) -> None:
     assert (found.low, found.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
 
 
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
+def test_an_accuracy_is_of_the_recipe_from_three_seeds_on_and_of_its_models_before(right: list[int]) -> None:
+    """Below three seeds Wilson's interval of the mean (SciPy's), above at least Student's; never beyond 0 and 1."""
+    values = [count / 50 for count in right]
+    found = folded(list(values), VALIDATION, 50)
+    assert found is not None
+    assert found.low is not None
+    assert found.high is not None
+    assert 0 <= found.low <= found.mean <= found.high <= 1
+    if len(values) < 3:
+        assert found.over == "samples"
+        if len(values) == 1:
+            wilson = stats.binomtest(right[0], 50).proportion_ci(0.95, "wilson")
+            assert (found.low, found.high) == (pytest.approx(wilson.low), pytest.approx(wilson.high))
+        return
+    assert found.over == "seeds"
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values) + 1e-12)
+    assert found.low <= max(low, 0) + 1e-9
+    assert found.high >= min(high, 1) - 1e-9
+    assert found.high - found.low > 0.01  # equal seeds leave room for others
+
+
 def test_the_interval_of_a_recipe_is_over_its_seeds() -> None:
     values = [0.91, 0.95, 0.93, 0.96]
     comparison = compared([made_run({"lr": 1}, seed, val_accuracy=value) for seed, value in enumerate(values)])
     (recipe,) = comparison.recipes
     found = recipe.values["val_accuracy"]
     assert found is not None
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 3, np.mean(values), stats.sem(values)))
-    assert (found.n, len(recipe.runs), comparison.keys) == (4, 4, ())
+    assert (found.low, found.high) == pytest.approx(
+        (shares_of_seeds(values, 100).low, shares_of_seeds(values, 100).high), abs=0
+    )
+    assert (found.n, found.over, len(recipe.runs), comparison.keys) == (4, "seeds", 4, ())
 
 
-def test_one_seed_has_no_interval_and_a_missing_value_makes_no_mean() -> None:
-    (alone,) = compared([made_run({"lr": 1}, val_accuracy=0.9)]).recipes
-    assert alone.values["val_accuracy"] is not None
-    assert alone.values["val_accuracy"].half is None
+def test_one_seed_tells_nothing_of_other_seeds_and_a_missing_value_makes_no_mean() -> None:
+    (alone,) = compared([made_run({"lr": 1}, val_accuracy=0.9, evaluations=7.0)]).recipes
+    for name, interval in (("val_accuracy", "samples"), ("evaluations", None)):
+        value = alone.values[name]
+        assert value is not None
+        assert (None if value.low is None else value.over) == interval
     assert alone.values["test_accuracy"] is None
     (pair,) = compared([made_run({}, 0, val_accuracy=0.9), made_run({}, 1)]).recipes
     assert pair.values["val_accuracy"] is None  # the mean of those that have one is another selection

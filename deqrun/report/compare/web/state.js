@@ -62,7 +62,7 @@ function makeRows() {
   for (const run of data.runs) {
     if (!apart && (run.recipe !== null || run.repeat)) continue;
     const seed = run.seed === null ? "" : `, seed ${run.seed}`;
-    rows.push({ ...run, label: run.label + seed, members: [run], halves: {}, seeds: 1, best: false });
+    rows.push({ ...run, label: run.label + seed, members: [run], seeds: 1, best: false });
   }
   for (const row of rows) {
     row.search = [row.label, row.state, ...row.texts, ...row.members.map((run) => `${run.reason} ${run.folder}`)].join(" ").toLowerCase();
