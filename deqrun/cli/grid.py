@@ -182,23 +182,29 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     """A row for each job, then a line for each that failed; `reasons` are by number."""
     from rich.console import Console
 
-    from deqrun.report.tables import grid_table
+    from deqrun.report.tables import grid_table, interval_text
 
     # Jobs of earlier calls are in the table as well.
     states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
+    tests = {job.number: _test(job) for job in jobs}
+    rows = [(job.number, job.differs, states[job.number], interval_text(*tests[job.number][:3])) for job in jobs]
+    counts = sorted({n for *_, n in tests.values() if n})
+    caption = f"test: n = {' or '.join(f'{n:,}' for n in counts)}, 95 % over samples, of each job's model"
     console = Console()
-    console.print(grid_table([(job.number, job.differs, states[job.number], _accuracy(job)) for job in jobs]))
+    console.print(grid_table(rows, "test % [95 %]", caption if counts else None))
     for number, reason in reasons.items():
         console.print(f"job {number}: {reason}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"grid    {jobs[0].folder.parent}", soft_wrap=True, highlight=False)
 
 
-def _accuracy(job: GridJob) -> float | None:
+def _test(job: GridJob) -> tuple[float | None, float | None, float | None, int | None]:
+    """The job's test accuracy, the ends of its interval, and the number of samples; None each where it has none."""
     if not job.done or isinstance(job.task, Study):
-        return None
+        return None, None, None, None
     from deqrun.records.reading import read_run
 
-    return read_run(job.folder).summary.test_accuracy
+    summary = read_run(job.folder).summary
+    return summary.test_accuracy, summary.test_accuracy_low, summary.test_accuracy_high, summary.n_test
 
 
 @contextmanager

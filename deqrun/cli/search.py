@@ -51,6 +51,7 @@ def _tell(folder: Path) -> int:
     """
     from rich.console import Console
 
+    from deqrun.report import numbers
     from deqrun.report.tables import grid_table
 
     records = _records(folder)
@@ -58,7 +59,10 @@ def _tell(folder: Path) -> int:
     console = Console()
     console.print(
         grid_table(
-            [(number, _differs(record), _state(record), record.summary.val_accuracy) for number, record in records],
+            [
+                (number, _differs(record), _state(record), numbers.percent(record.summary.val_accuracy))
+                for number, record in records
+            ],
             "validation",  # trials are compared: by test accuracies nobody is to choose
         )
     )

@@ -273,15 +273,15 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def grid_table(jobs: Sequence[tuple[int, str, str, float | None]], heading: str = "accuracy") -> Table:
-    """The jobs of a multirun: number, the values that differ, state, and an accuracy: the test's, or as the heading."""
-    table = _table(None)
+def grid_table(jobs: Sequence[tuple[int, str, str, str]], heading: str, caption: str | None = None) -> Table:
+    """The jobs of a multirun: number, the values that differ, state, and the accuracy that the heading names."""
+    table = _table(None, caption)
     table.add_column("job", justify="right")
     table.add_column("differs in", overflow="fold")
     table.add_column("state")
     table.add_column(heading, justify="right", no_wrap=True)
     for number, differs, state, accuracy in jobs:
-        table.add_row(str(number), differs or numbers.UNKNOWN, state, numbers.percent(accuracy))
+        table.add_row(str(number), differs or numbers.UNKNOWN, state, accuracy)
     return table
 
 

@@ -140,7 +140,7 @@ def folded(values: Sequence[float | None], metric: Metric, samples: int | None =
 
     samples  on which each seed's share was counted; None: not known
 
-    A share of LEAST_SEEDS seeds or more has the recipe's interval (`of_the_recipe`). A share of fewer seeds has Wilson's
+    A share of LEAST_SEEDS seeds or more has the recipe's interval (`of_the_recipe`). A share of fewer has Wilson's
     interval over samples, of these models: rather too wide for two models. Evaluations have Student's interval over
     seeds, and none if there is one seed, or if all are equal: they tell no spread. Residuals have none.
     """
