@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -192,6 +192,7 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
     With `train.decay=matrices` the parameters that weight decay is not for are a second group, whose decay is 0; an
     optimizer without weight decay has one group.
     """
+    _require_numbers_of_optimizer(settings.optimizer.parameters)
     # Two groups where decay is for matrices alone, one otherwise.
     params: list[Any] = list(model.parameters())
     if settings.train.decay == "matrices" and _has_weight_decay(settings):
@@ -201,6 +202,20 @@ def build_optimizer(settings: Settings, model: nn.Module) -> Optimizer:
         elif others:
             params = [{"params": list(others.values()), "weight_decay": 0.0}]
     return construct(settings.optimizer, Optimizer, "optimizer", settings, params=params)
+
+
+NEVER_NEGATIVE = ("lr", "weight_decay", "eps", "momentum", "dampening", "lr_decay")
+"""Parameters of torch's optimizers that are refused below 0, by a message that names no range."""
+
+
+def _require_numbers_of_optimizer(parameters: Mapping[str, Any]) -> None:
+    for name in NEVER_NEGATIVE:
+        value = parameters.get(name)
+        if isinstance(value, int | float) and value < 0:
+            raise UserError(f"optimizer.{name}={value:g} is not allowed; it must be at least 0.")
+    betas = parameters.get("betas")
+    if isinstance(betas, list | tuple) and not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
+        raise UserError(f"optimizer.betas={list(betas)} is not allowed; each must be a number from 0 up to below 1.")
 
 
 def _has_weight_decay(settings: Settings) -> bool:

@@ -74,7 +74,9 @@ def test_a_misspelling_is_told_with_what_is_nearest(refused: Refused, override: 
         ("solver.memory=-1", ">= 0"),
         ("gradient.budget.tol=-1", ">= 0"),
         ("solver=anderson solver.mixing=3", "(0, 2]"),
-        ("optimizer.lr=-1", "learning rate"),
+        ("optimizer.lr=-1", "must be at least 0"),
+        ("optimizer.weight_decay=-2", "must be at least 0"),
+        ("optimizer.betas=[0.9,1.5]", "from 0 up to below 1"),
     ],
 )
 def test_a_value_out_of_range_is_told_with_the_range(refused: Refused, override: str, allowed: str) -> None:
