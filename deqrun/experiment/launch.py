@@ -48,7 +48,8 @@ from deqrun.records.signals import ending_as_interrupted
 from deqrun.records.writing import RunFolder
 from deqrun.report import write_report
 from deqrun.report.findings import HALF_A_POINT, gain_over_one
-from deqrun.report.tables import decay_table, description_table, difficulty_table, end_of_run_table, savings_table
+from deqrun.report.sweep_tables import axis_tables
+from deqrun.report.tables import decay_table, description_table, end_of_run_table
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings, read_settings
 from deqrun.settings.sources import quoted
 from deqrun.solvers.device import traits
@@ -341,9 +342,8 @@ def _finish(
     # Show the table, the place of the page, and warnings that a person should see last.
     console = Console()
     console.print(end_of_run_table(record))
-    for more in (difficulty_table(record), savings_table(record)):
-        if more is not None:
-            console.print(more)
+    for more in axis_tables(record):
+        console.print(more)
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
     _warn_if_unsettled(settings, done)

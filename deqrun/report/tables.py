@@ -37,7 +37,7 @@ def end_of_run_table(record: RunRecord) -> Table:
     solver = "the sweep's own solver" if record.config.get("run") else "solver"
     notes = [f"* training budget and {solver}"] if _has_training_row(record, cells) else []
     notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
-    table = _table(title, caption="; ".join(notes) or None)
+    table = plain_table(title, caption="; ".join(notes) or None)
     table.add_column("solver")
     for heading in ("budget", "accuracy [95 %]", "evaluations", "residual", "converged"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -66,76 +66,6 @@ def end_of_run_table(record: RunRecord) -> Table:
     return table
 
 
-def difficulty_table(record: RunRecord) -> Table | None:
-    """The terminal's table of accuracies by difficulty, of the main solver; None where only one was asked.
-
-    At the training tolerance where the sweep has it, else at its smallest; at the ends of the grid and the training
-    budget.
-    """
-    solver = record.main_solver
-    grid = {of: record.cells("test", solver, record.main_start, difficulty=of) for of in record.difficulties}
-    cells = [cell for of in grid.values() for cell in of]
-    if len(grid) < 2 or not cells:
-        return None
-    tol = _training_tol(record, {cell.tol for cell in cells})
-    budgets = sorted({cell.max_iter for cell in cells})
-    trained = budgets[0] if record.train_max_iter is None else record.train_max_iter
-    shown = sorted({budgets[0], min(budgets, key=partial(_distance, trained)), budgets[-1]})
-    table = _table(
-        f"{record.name}: test accuracy by difficulty, {solver}, tolerance {numbers.tolerance(tol)}",
-        caption="in percent [95 %]; each difficulty has samples of its own",
-    )
-    table.add_column("difficulty", justify="right")
-    table.add_column("n", justify="right")
-    for budget in shown:
-        table.add_column(f"budget {budget:,}", justify="right", no_wrap=True)
-    for of, its in grid.items():
-        at = {cell.max_iter: cell for cell in its if cell.tol == tol}
-        texts = [
-            interval_text(at[k].accuracy, at[k].accuracy_low, at[k].accuracy_high) if k in at else numbers.UNKNOWN
-            for k in shown
-        ]
-        table.add_row("as trained" if of is None else f"{of:,}", f"{its[0].n:,}" if its else numbers.UNKNOWN, *texts)
-    return table
-
-
-def savings_table(record: RunRecord) -> Table | None:
-    """The terminal's table of evaluations at equal accuracy; None where nothing was drawn several times."""
-    # A cell that serves both goals is told once.
-    found = [row for solver in record.solvers for row in record.saving_rows(solver)]
-    cells = {(row.solver, row.start, row.aggregation, row.breadth, row.max_iter, row.noise): row for row in found}
-    rows = list(cells.values())
-    if not rows:
-        return None
-    caption = "saved: over the cheapest depth alone that reaches this accuracy on validation,\n"
-    caption += "paired over test samples; each draw answers with its last iterate"
-    table = _table(f"{record.name}: the same accuracy for how many evaluations", caption=caption)
-    table.add_column("draws")
-    for heading in ("steps", "accuracy [95 %]", "evaluations", "saved [95 %]"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    several, previous = len({row.solver for row in rows}) > 1, None
-    for row in rows:
-        if previous not in (None, (row.solver, row.start)):
-            table.add_section()
-        previous = row.solver, row.start
-        what = f"{row.breadth}{' views' if row.start == 'symmetries' else ''}"
-        what += f" by {row.aggregation}" if row.breadth > 1 else ""
-        what += f", noise {row.noise:g}" if row.noise else ""
-        alone, saved = (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start), "–"
-        what = "depth alone" if alone else what
-        if row.deep_iter and not alone:
-            low, high = (round(end, 1) + 0.0 for end in (row.saved_low, row.saved_high))  # no negative zero
-            saved = f"{row.saved:.1f} [{low:.1f}, {high:.1f}]".replace("-", "\N{MINUS SIGN}")
-        table.add_row(
-            f"{row.solver}: {what}" if several else what,
-            f"{row.max_iter:,}",
-            interval_text(row.accuracy, row.accuracy_low, row.accuracy_high),
-            numbers.mean(row.nfe_mean),
-            saved,
-        )
-    return table
-
-
 def _shown_cells(record: RunRecord) -> list[SweepCell]:
     """Test cells at one tolerance and at most five budgets: the ends of the grid, and around the training budget."""
     grid = record.cells("test", start=record.main_start)
@@ -143,11 +73,11 @@ def _shown_cells(record: RunRecord) -> list[SweepCell]:
     if not tolerances:
         return []
     budgets = few_budgets(sorted({cell.max_iter for cell in grid}), record.train_max_iter)
-    tol = _training_tol(record, tolerances)
+    tol = training_tol(record, tolerances)
     return [cell for cell in grid if cell.tol == tol and cell.max_iter in budgets]
 
 
-def _training_tol(record: RunRecord, tolerances: set[float]) -> float:
+def training_tol(record: RunRecord, tolerances: set[float]) -> float:
     """The tolerance of training where it is among these, else the smallest of them."""
     near = [tol for tol in tolerances if record.train_tol and math.isclose(tol, record.train_tol, rel_tol=1e-6)]
     return near[0] if near else min(tolerances)
@@ -158,11 +88,11 @@ def few_budgets(budgets: Sequence[int], trained: int | None) -> list[int]:
     if trained is None or len(budgets) <= 5:
         return list(budgets)[:: max(1, math.ceil(len(budgets) / 5))]
     targets = (trained / 2, trained, 2 * trained)
-    nearest = {min(budgets, key=partial(_distance, target)) for target in targets}
+    nearest = {min(budgets, key=partial(distance, target)) for target in targets}
     return sorted({budgets[0], budgets[-1], *nearest})
 
 
-def _distance(target: float, budget: int) -> float:
+def distance(target: float, budget: int) -> float:
     return abs(budget - target)
 
 
@@ -200,7 +130,7 @@ def description_table(
     description: "CellDescription", dataset: str, baseline: "BaselineDescription | None" = None
 ) -> Table:
     """A model's size and cost before training; a baseline also beside the DEQ."""
-    table = _table(f"{description.name} on {dataset}, input {' × '.join(map(str, description.input_shape))}")
+    table = plain_table(f"{description.name} on {dataset}, input {' × '.join(map(str, description.input_shape))}")
     table.add_column("")
     table.add_column("", justify="right")
     table.show_header = False
@@ -227,7 +157,7 @@ def decay_table(groups: Sequence[tuple[float, Sequence[tuple[str, int]]]]) -> Ta
 
     Names are shortened: numbers of layers become *, and equal names stand once.
     """
-    table = _table("weight decay")
+    table = plain_table("weight decay")
     for heading in ("decay", "parameters", "numbers"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("names", overflow="fold")
@@ -275,7 +205,7 @@ def plain_text(table: RenderableType, width: int = WIDTH) -> str:
 
 def grid_table(jobs: Sequence[tuple[int, str, str, str]], heading: str, caption: str | None = None) -> Table:
     """The jobs of a multirun: number, the values that differ, state, and the accuracy that the heading names."""
-    table = _table(None, caption)
+    table = plain_table(None, caption)
     table.add_column("job", justify="right")
     table.add_column("differs in", overflow="fold")
     table.add_column("state")
@@ -285,7 +215,7 @@ def grid_table(jobs: Sequence[tuple[int, str, str, str]], heading: str, caption:
     return table
 
 
-def _table(title: str | None, caption: str | None = None) -> Table:
+def plain_table(title: str | None, caption: str | None = None) -> Table:
     return Table(
         title=title,
         caption=caption,

@@ -22,7 +22,8 @@ from deqrun.report.charts import (
 )
 from deqrun.report.findings import findings
 from deqrun.report.page_parts import sweep_columns
-from deqrun.report.tables import plain_text, savings_table
+from deqrun.report.sweep_tables import axis_tables, savings_table
+from deqrun.report.tables import plain_text
 from tests.records.conftest import repeated
 
 
@@ -321,3 +322,35 @@ def test_every_halting_rule_has_a_colour_of_its_own(tiny_record: RunRecord) -> N
     scale = specification(figure.chart)["layer"][0]["encoding"]["color"]["scale"]
     assert set(scale["domain"]) == {*RULES, "budget"}
     assert len(set(scale["range"])) == len(scale["domain"])
+
+
+def told(record: RunRecord) -> str:
+    return "".join(plain_text(each) for each in axis_tables(record))
+
+
+def test_the_terminal_has_each_rule_at_its_chosen_threshold(tiny_record: RunRecord) -> None:
+    """The rows of test that validation chose, and the bound; the saving with its interval."""
+    record = replace(tiny_record, halting=HALTING)
+    chosen = [row for row in HALTING if row.split == "test" and (row.chosen or row.rule == "oracle")]
+    lines = [line.split() for line in told(record).splitlines()]
+    assert [line[0] for line in lines if line and line[0] in {row.rule for row in HALTING}] == [r.rule for r in chosen]
+    for row in chosen:
+        (line,) = (line for line in lines if line and line[0] == row.rule)
+        assert f"{100 * row.accuracy:.1f}" in line
+        assert f"{row.nfe_mean:.1f}" in line
+        assert (line[-1] == "–") == np.isnan(row.saved)
+    assert "add budget" not in told(record)
+    alone = replace(record, halting=tuple(row for row in HALTING if row.rule not in ("budget", "oracle")))
+    assert "add budget to sweep.halting" in told(alone)
+
+
+@pytest.mark.parametrize("axis", ["halting", "breadth"])
+def test_an_axis_without_validation_says_why_it_has_no_table(tiny_record: RunRecord, axis: str) -> None:
+    assert told(tiny_record) == ""
+    if axis == "halting":
+        config = {**tiny_record.config, "sweep": {"halting": ["residual"]}}
+        text = told(replace(tiny_record, config=config))
+    else:
+        text = told(replace(tiny_record, breadth=tuple(row for row in BREADTH if row.split == "test")))
+    assert text.startswith(f"{axis}: no ")
+    assert "sweep.splits=[validation,test]" in " ".join(text.split())
