@@ -49,11 +49,6 @@ class Estimate:
     own: tuple[float, ...] = ()
 
     @property
-    def includes_zero(self) -> bool:
-        """Whether 0 lies in [low, high]: then no difference is detected."""
-        return self.low <= 0 <= self.high
-
-    @property
     def decides(self) -> bool:
         """Whether there are enough units for a Yes or a No."""
         return self.unit is not Unit.SEEDS or self.seeds >= SEEDS_TO_DECIDE

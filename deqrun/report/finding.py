@@ -39,12 +39,9 @@ class Finding:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row as text, in the order of `HEADINGS`."""
+        """The row as text: title, quantity, value, interval, n, side that is shown, and how it was chosen."""
         n = "" if self.n is None else f"{self.n:,}"
         return self.title, self.what, self.value, self.interval, n, self.shown, self.how
-
-
-HEADINGS = ("", "quantity", "value", "95 % interval", "n", "shown", "chosen or measured")
 
 
 def judged(found: Sequence[Finding]) -> list[Finding]:

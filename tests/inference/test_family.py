@@ -89,7 +89,3 @@ def test_a_claim_that_is_told_alone_may_be_lost_in_company() -> None:
 def test_names_keep_their_claims() -> None:
     family = {"gain": estimate(2), "loss": estimate(-2), "nothing": estimate(0.1, p=0.9)}
     assert told_by_name(family) == {"gain": Told.ABOVE, "loss": Told.BELOW, "nothing": Told.NOT}
-
-
-def test_what_includes_zero() -> None:
-    assert [estimate(mean).includes_zero for mean in (-2.0, -1.0, 0.5, 1.0, 2.0)] == [False, True, True, True, False]
