@@ -80,6 +80,7 @@ def per_step(size: str, repeats: int, clock: Clock) -> list[Row]:
         "broyden": Broyden(memory=MEMORY_BROYDEN),
         "secant": Secant(),
         "secant, memory 10": Secant(memory=10),
+        "secant, memory 20": Secant(memory=20),
     }
     for name, solver in ours.items():
         runs[name] = lambda solver=solver: solve(f, z0, solver=solver, budget=budget)  # type: ignore[misc]

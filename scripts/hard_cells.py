@@ -60,11 +60,12 @@ SOLVERS: dict[str, Solver] = {
     "Broyden(8)": Broyden(),
     "Broyden(20)": Broyden(memory=20),
     "Secant(10)": Secant(memory=10),
-    "Secant(20)": Secant(),
+    "Secant(16)": Secant(),
+    "Secant(20)": Secant(memory=20),
 }
 PROFILED = (
     *("Picard", "Anderson(5)", "Anderson(5), cap 3, ridge 0.1", "Broyden(8)", "Broyden(20)"),
-    *("Secant(10)", "Secant(20)"),
+    *("Secant(10)", "Secant(16)"),
 )
 """Solvers of the figure: a colour each."""
 BUDGET = Budget(max_iter=200, tol=1e-4)

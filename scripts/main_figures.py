@@ -5,7 +5,7 @@
 1. bytes saved for backward by a training step, at 10 and at 100 solver iterations;
 2. the whole sweep's time over one evaluation at the largest budget and smallest tolerance;
 3. one evaluation per cell, the usual way, over the sweep;
-4. a step of Anderson(5) and of Secant(20) over one bare evaluation of a conv cell (32x16x16, batch 128, 1 thread).
+4. a step of Anderson(5) and of Secant(16) over one bare evaluation of a conv cell (32x16x16, batch 128, 1 thread).
 
 2 and 3 use the demo's MDEQ after a short training (--epochs), per solver; medians of --repeats interleaved runs.
 """

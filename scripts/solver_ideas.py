@@ -145,7 +145,7 @@ class Guarded(Tuned):
 
 
 IDEAS: dict[str, Solver] = {
-    "Secant(20), the default": Tuned(),
+    "Secant(20)": Tuned(),
     "as it was: Broyden's triangle in full, Anderson while ρ does not rise": Tuned(apart=1.0, fell=1.0),
     "Broyden's triangle in full": Tuned(apart=1.0),
     "no triangle (type I)": Tuned(apart=1e9),
@@ -159,6 +159,7 @@ IDEAS: dict[str, Solver] = {
     "memory 5": Tuned(memory=5),
     "memory 8": Tuned(memory=8),
     "memory 10": Tuned(memory=10),
+    "memory 16, the default": Tuned(memory=16),
     "memory 30": Tuned(memory=30),
     "Broyden steps of at most 3 plain steps": Tuned(cap=3.0),
     "not bounded": Tuned(cap=1e9),

@@ -45,6 +45,7 @@ SOLVERS: dict[str, Solver] = {
     "Anderson(10)": Anderson(memory=10),
     "Anderson(20)": Anderson(memory=20),
     "Secant(10)": Secant(memory=10),
+    "Secant(16)": Secant(),
     "Secant(20)": Secant(memory=20),
     "Broyden": Broyden(),
     "Broyden, line search": Broyden(line_search=True),

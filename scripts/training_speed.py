@@ -4,7 +4,7 @@
 
 The demo's cell, data, optimizer and schedule, one thread, four ways to train it, one after the other for each seed:
 
-    deqrun            as study=demo has it: a warm-up of few iterations, Secant(20), implicit gradient, starts at the
+    deqrun            as study=demo has it: a warm-up of few iterations, Secant(16), implicit gradient, starts at the
                       last solutions, its own penalty
     torchdeq          its Anderson and its implicit gradient, with the demo's tolerances and its own Jacobian penalty
     torchdeq, warmed  the same after deqrun's warm-up

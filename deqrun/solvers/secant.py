@@ -56,12 +56,13 @@ class Secant(Solver["SecantState", FlatMap]):
     and takes the plain step.
 
     memory   differences kept, >= 0, two states in memory each; 0 is Picard iteration. Room for more than ten is
-             taken only in solves of more than ten steps.
+             taken only in solves of more than ten steps. Beyond 16 a step is dearer by far: LAPACK takes another way
+             for its systems, two to three times as long.
 
     Raises ValueError on anything else.
     """
 
-    memory: int = 20
+    memory: int = 16
 
     def __post_init__(self) -> None:
         require_count("Secant memory", self.memory, 0)
