@@ -24,11 +24,25 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """`make test` takes few examples of each property, composes faster and draws small; nightly nothing is spared."""
+    """`make test` takes few examples of each property, one thread, composes faster and draws small.
+
+    Nightly nothing is spared.
+    """
     usual = config.option.markexpr == "not nightly"
     settings.load_profile("usual" if usual else "nightly")
     if usual:
         compose_faster()
+        one_thread()
+
+
+def one_thread() -> None:
+    """PyTorch takes one thread here, and in the processes that tests start.
+
+    The tensors are small, and each worker's threads wait for one another by spinning: where others want the cores too,
+    as the other workers do, that takes twenty times as long as the work.
+    """
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -7,6 +7,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -80,8 +81,15 @@ def _is_taken(kind: str, name: str) -> bool:
     """Whether Python or deqrun has a word, a module or an option of this name, which would be found in its place."""
     # Options, modules and words: each would be found in the example's place.
     option = packaged_configs() / TEMPLATES[kind].group / f"{name}.yaml"
-    module = name in sys.stdlib_module_names or name in packages_distributions()
-    return keyword.iskeyword(name) or name in TAKEN or option.is_file() or (bool(TEMPLATES[kind].code) and module)
+    if keyword.iskeyword(name) or name in TAKEN or option.is_file():
+        return True
+    return bool(TEMPLATES[kind].code) and (name in sys.stdlib_module_names or name in _installed_modules())
+
+
+@cache
+def _installed_modules() -> frozenset[str]:
+    """Modules of all installed packages; to find them takes half a second."""
+    return frozenset(packages_distributions())
 
 
 def _files(kind: str, name: str) -> dict[str, str]:

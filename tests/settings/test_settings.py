@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_repository import ConfigRepository
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -338,17 +339,33 @@ def test_a_run_of_before_there_were_groups_of_decay_decays_all(default: Settings
     assert read_settings(tmp_path / "config.yaml").train.decay == "all"
 
 
-def test_an_option_is_composed_once_and_handed_out_as_a_copy() -> None:
+def test_an_option_is_read_once_and_handed_out_as_a_copy() -> None:
     with (
         open_sources() as sources,
-        patch.object(sources.loader, "load_configuration", wraps=sources.loader.load_configuration) as composing,
+        patch.object(ConfigRepository, "load_config", autospec=True, side_effect=ConfigRepository.load_config) as read,
     ):
         first = sources.option("solver", "anderson")
         first.clear()
         again = sources.option("solver", "anderson")
         assert again["_target_"] == "deqrun.solvers.Anderson"
         assert sources.option("solver", "picard")["_target_"] == "deqrun.solvers.Picard"
-        assert composing.call_count == 2
+        assert read.call_count == 2
+
+
+@pytest.mark.parametrize("group", ["solver", "gradient"])
+def test_an_option_read_alone_is_what_hydra_composes(sources: ConfigSources, group: str) -> None:
+    names = sources.groups[group]
+    assert [sources.option(group, name) for name in names] == [sources._option_composed(group, name) for name in names]
+
+
+@pytest.mark.parametrize("text", ["defaults: [picard]\nmemory: 3\n", "memory: 3\nwindow: ${.memory}\n"])
+def test_an_option_upon_others_or_with_interpolations_is_composed(tmp_path: Path, text: str) -> None:
+    (tmp_path / "solver").mkdir()
+    (tmp_path / "solver" / "mine.yaml").write_text(text)
+    with open_sources(tmp_path) as sources:
+        mine = sources.option("solver", "mine")
+        rest = sources.option("solver", "picard") if "picard" in text else {"window": 3}
+        assert mine == rest | {"memory": 3}
 
 
 def test_every_name_of_the_package_is_there_and_no_other() -> None:
