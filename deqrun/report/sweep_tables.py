@@ -18,12 +18,15 @@ from deqrun.report.tables import distance, interval_text, plain_table, training_
 
 
 def axis_tables(record: RunRecord) -> Iterator[RenderableType]:
-    """The tables of a run, and a line for each axis that has none because nothing chose its settings."""
-    tables = (difficulty_table(record), halting_table(record), savings_table(record))
+    """The tables of a run, and a line for each axis that has none because nothing chose its settings.
+
+    The default sweep has halting rules, for the report; here they are told where the command names them.
+    """
+    asked = "sweep.halting" in (record.summary.command or "")
+    tables = (difficulty_table(record), halting_table(record) if asked else None, savings_table(record))
     yield from (table for table in tables if table is not None)
     split = "sweep.splits=[validation,test] chooses on validation and tells test"
-    asked = record.config.get("sweep")
-    if isinstance(asked, dict) and asked.get("halting") and tables[1] is None:
+    if asked and tables[1] is None:
         yield Text(f"halting: no threshold was chosen; {split}")
     if record.breadth and tables[2] is None:
         yield Text(f"breadth: no number of draws was chosen; {split}")
@@ -45,18 +48,21 @@ def halting_table(record: RunRecord) -> Table | None:
     if not compared:
         caption = caption.partition("\n")[0] + "\nnothing to save from: add budget to sweep.halting"
     table = plain_table(f"{record.name}: test, where each sample stops by a rule", caption=caption)
+    table.add_column("solver")
     table.add_column("rule")
-    for heading in ("threshold", "accuracy [95 %]", "evaluations", "saved [95 %]"):
+    for heading in ("threshold", "accuracy [95 %]", "evals", "saved [95 %]"):
         table.add_column(heading, justify="right", no_wrap=True)
-    several, previous = len({row.solver for row in rows}) > 1, rows[0].solver
+    previous = ""
     for row in rows:
-        if row.solver != previous:
+        if previous not in ("", row.solver):
             table.add_section()
+        solver = "" if row.solver == previous else row.solver
         previous = row.solver
         rule = HALTING_RULES[row.rule]
         saved = "–" if math.isnan(row.saved) else saved_text(row.saved, row.saved_low, row.saved_high)
         table.add_row(
-            f"{row.solver}: {row.rule}" if several else row.rule,
+            solver,
+            row.rule,
             "–" if math.isnan(row.threshold) else f"{row.threshold:.0f}" if rule.counts else f"{row.threshold:.2g}",
             interval_text(row.accuracy, row.accuracy_low, row.accuracy_high),
             numbers.mean(row.nfe_mean),

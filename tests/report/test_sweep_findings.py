@@ -11,7 +11,7 @@ import pytest
 from deqrun.inference import wilson
 from deqrun.records.halting_rules import RULES
 from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
-from deqrun.records.run import RunRecord
+from deqrun.records.run import RunRecord, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.report.charts import (
     accuracy_by_difficulty,
@@ -324,22 +324,29 @@ def test_every_halting_rule_has_a_colour_of_its_own(tiny_record: RunRecord) -> N
     assert len(set(scale["range"])) == len(scale["domain"])
 
 
+def asked(record: RunRecord) -> Summary:
+    return replace(record.summary, command="deqrun sweep run=made sweep.halting=[residual]")
+
+
 def told(record: RunRecord) -> str:
     return "".join(plain_text(each) for each in axis_tables(record))
 
 
 def test_the_terminal_has_each_rule_at_its_chosen_threshold(tiny_record: RunRecord) -> None:
     """The rows of test that validation chose, and the bound; the saving with its interval."""
-    record = replace(tiny_record, halting=HALTING)
+    record = replace(tiny_record, halting=HALTING, summary=asked(tiny_record))
     chosen = [row for row in HALTING if row.split == "test" and (row.chosen or row.rule == "oracle")]
     lines = [line.split() for line in told(record).splitlines()]
-    assert [line[0] for line in lines if line and line[0] in {row.rule for row in HALTING}] == [r.rule for r in chosen]
+    assert lines[0]
+    told_rules = [word for line in lines for word in line[:2] if word in {row.rule for row in HALTING}]
+    assert told_rules == [row.rule for row in chosen]
     for row in chosen:
-        (line,) = (line for line in lines if line and line[0] == row.rule)
+        (line,) = (line for line in lines if row.rule in line[:2])
         assert f"{100 * row.accuracy:.1f}" in line
         assert f"{row.nfe_mean:.1f}" in line
         assert (line[-1] == "–") == np.isnan(row.saved)
     assert "add budget" not in told(record)
+    assert told(replace(record, summary=tiny_record.summary)) == ""  # the default's rules are for the report
     alone = replace(record, halting=tuple(row for row in HALTING if row.rule not in ("budget", "oracle")))
     assert "add budget to sweep.halting" in told(alone)
 
@@ -348,8 +355,7 @@ def test_the_terminal_has_each_rule_at_its_chosen_threshold(tiny_record: RunReco
 def test_an_axis_without_validation_says_why_it_has_no_table(tiny_record: RunRecord, axis: str) -> None:
     assert told(tiny_record) == ""
     if axis == "halting":
-        config = {**tiny_record.config, "sweep": {"halting": ["residual"]}}
-        text = told(replace(tiny_record, config=config))
+        text = told(replace(tiny_record, summary=asked(tiny_record)))
     else:
         text = told(replace(tiny_record, breadth=tuple(row for row in BREADTH if row.split == "test")))
     assert text.startswith(f"{axis}: no ")
