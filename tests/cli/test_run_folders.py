@@ -70,7 +70,7 @@ def test_the_same_command_with_resume_goes_on(deqrun: Deqrun, launches: Launches
         ("train.epochs=10", "train.epochs=9"),
         ("model=conv", "model=mlp"),
         ("solver=picard", "solver=secant"),
-        ("solver.memory=3", "solver.memory=10"),
+        ("solver.memory=3", "solver.memory=16"),
         ("solver@gradient.solver=picard", "solver@gradient.solver=secant"),
         ("study=demo", "study="),
         ("tracker=none", "tracker=wandb"),

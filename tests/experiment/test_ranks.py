@@ -158,7 +158,8 @@ def gradients(settings: Settings) -> dict[str, np.ndarray[Any, Any]]:
     [
         pytest.param(["model=mdeq", "model.channels=[8,8]"], id="mdeq"),
         pytest.param(["model=conv"], id="conv"),
-        pytest.param(["model=transformer", "model.dropout=0.3"], id="transformer"),
+        # Some rows of its adjoint do not settle within 24 steps, and each further step amplifies rounding.
+        pytest.param(["model=transformer", "model.dropout=0.3", "gradient.budget.max_iter=8"], id="transformer"),
         pytest.param(["model=mdeq", "model.channels=[8,8]", "gradient=unrolled"], id="unrolled"),
     ],
 )

@@ -9,9 +9,9 @@ import pytest
 
 from deqrun.models import MLPCell, UntiedCell, describe, describe_baseline
 from deqrun.records.run import RunRecord
+from deqrun.report.sweep_tables import difficulty_table
 from deqrun.report.tables import (
     description_table,
-    difficulty_table,
     end_of_run_table,
     few_budgets,
     interval_text,
