@@ -25,7 +25,7 @@ from deqrun.settings.sources import quoted
 from deqrun.studies.study import Study
 
 if TYPE_CHECKING:  # records need NumPy, settings pydantic; a command that only composes does without
-    from deqrun.records.run import RunStatus
+    from deqrun.records.run import RunStatus, Summary
     from deqrun.settings import Settings
 
 FILE = "grid.json"
@@ -182,13 +182,18 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     """A row for each job, then a line for each that failed; `reasons` are by number."""
     from rich.console import Console
 
+    from deqrun.report import numbers
     from deqrun.report.tables import grid_table, interval_text
 
     # Jobs of earlier calls are in the table as well.
     states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
-    tests = {job.number: _test(job) for job in jobs}
-    rows = [(job.number, job.differs, states[job.number], interval_text(*tests[job.number][:3])) for job in jobs]
-    counts = sorted({n for *_, n in tests.values() if n})
+    summaries = [_summary(job) for job in jobs]
+    tests = [
+        numbers.UNKNOWN if s is None else interval_text(s.test_accuracy, s.test_accuracy_low, s.test_accuracy_high)
+        for s in summaries
+    ]
+    rows = [(job.number, job.differs, states[job.number], test) for job, test in zip(jobs, tests, strict=True)]
+    counts = sorted({s.n_test for s in summaries if s is not None and s.n_test})
     caption = f"test: n = {' or '.join(f'{n:,}' for n in counts)}, 95 % over samples, of each job's model"
     console = Console()
     console.print(grid_table(rows, "test % [95 %]", caption if counts else None))
@@ -197,14 +202,11 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     console.print(f"grid    {jobs[0].folder.parent}", soft_wrap=True, highlight=False)
 
 
-def _test(job: GridJob) -> tuple[float | None, float | None, float | None, int | None]:
-    """The job's test accuracy, the ends of its interval, and the number of samples; None each where it has none."""
-    if not job.done or isinstance(job.task, Study):
-        return None, None, None, None
+def _summary(job: GridJob) -> Summary | None:
+    """The summary of a completed run; None of a study, and of a job that failed."""
     from deqrun.records.reading import read_run
 
-    summary = read_run(job.folder).summary
-    return summary.test_accuracy, summary.test_accuracy_low, summary.test_accuracy_high, summary.n_test
+    return None if not job.done or isinstance(job.task, Study) else read_run(job.folder).summary
 
 
 @contextmanager

@@ -5,16 +5,16 @@ As in the report, choices are made on validation, and their results are measured
 
 import math
 from collections.abc import Iterator
-from functools import partial
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from deqrun.records.halting_rules import HALTING_RULES
+from deqrun.records.rows import HaltingRow
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
-from deqrun.report.tables import distance, interval_text, plain_table, training_tol
+from deqrun.report.tables import interval_text, plain_table, training_tol
 
 
 def axis_tables(record: RunRecord) -> Iterator[RenderableType]:
@@ -34,19 +34,18 @@ def axis_tables(record: RunRecord) -> Iterator[RenderableType]:
 
 def halting_table(record: RunRecord) -> Table | None:
     """The terminal's table of halting rules on test, each at the threshold that validation chose; None without one."""
-    rows = [
-        row
-        for solver in record.solvers
-        for row in record.halting_rows("test", solver)
-        if row.chosen or (row.rule == "oracle" and any(r.chosen for r in record.halting_rows("test", solver)))
-    ]
+    rows: list[HaltingRow] = []
+    for solver in record.solvers:
+        its = record.halting_rows("test", solver)
+        if any(row.chosen for row in its):
+            rows += [row for row in its if row.chosen or row.rule == "oracle"]
     if not rows:
         return None
-    compared = any(row.rule == "budget" for row in rows)
     caption = "thresholds: the cheapest within one standard error of the best, on validation\n"
-    caption += "saved: over the fixed budget chosen there, paired over test samples"
-    if not compared:
-        caption = caption.partition("\n")[0] + "\nnothing to save from: add budget to sweep.halting"
+    if any(row.rule == "budget" for row in rows):
+        caption += "saved: over the fixed budget chosen there, paired over test samples;\neach interval by itself"
+    else:
+        caption += "nothing to save from: add budget to sweep.halting"
     table = plain_table(f"{record.name}: test, where each sample stops by a rule", caption=caption)
     table.add_column("solver")
     table.add_column("rule")
@@ -91,7 +90,7 @@ def difficulty_table(record: RunRecord) -> Table | None:
     tol = training_tol(record, {cell.tol for cell in cells})
     budgets = sorted({cell.max_iter for cell in cells})
     trained = budgets[0] if record.train_max_iter is None else record.train_max_iter
-    shown = sorted({budgets[0], min(budgets, key=partial(distance, trained)), budgets[-1]})
+    shown = sorted({budgets[0], min(budgets, key=lambda budget: abs(budget - trained)), budgets[-1]})
     table = plain_table(
         f"{record.name}: test accuracy by difficulty, {solver}, tolerance {numbers.tolerance(tol)}",
         caption="in percent [95 %]; each difficulty has samples of its own",

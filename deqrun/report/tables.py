@@ -88,11 +88,11 @@ def few_budgets(budgets: Sequence[int], trained: int | None) -> list[int]:
     if trained is None or len(budgets) <= 5:
         return list(budgets)[:: max(1, math.ceil(len(budgets) / 5))]
     targets = (trained / 2, trained, 2 * trained)
-    nearest = {min(budgets, key=partial(distance, target)) for target in targets}
+    nearest = {min(budgets, key=partial(_distance, target)) for target in targets}
     return sorted({budgets[0], budgets[-1], *nearest})
 
 
-def distance(target: float, budget: int) -> float:
+def _distance(target: float, budget: int) -> float:
     return abs(budget - target)
 
 
@@ -216,6 +216,7 @@ def grid_table(jobs: Sequence[tuple[int, str, str, str]], heading: str, caption:
 
 
 def plain_table(title: str | None, caption: str | None = None) -> Table:
+    """A table without columns yet, in the style of the terminal's tables."""
     return Table(
         title=title,
         caption=caption,

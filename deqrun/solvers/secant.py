@@ -103,6 +103,7 @@ class SecantState(SolverState):
     yy          (rows, memory, memory) products ŷ_i · ŷ_j, the diagonal 1 + ridge
     of_s, of_y  (rows, memory) 1/‖Δz_i‖, 1/‖Δg_i‖; 0 where there is no length
     right_s, right_y  (rows, count) products of Δz and of Δg with g_k
+    room_for    differences that the ring has room for; it grows when more of them come
     triangle    (memory, memory) how much of L holds, by age: row and column 0 are the oldest difference's
     forecast    (rows,) ρ of the iterate before
     last_norm   (rows,) ‖g‖ of the iterate before
@@ -163,6 +164,7 @@ class SecantState(SolverState):
     def push(self, z: Tensor, g: Tensor, fz: Tensor) -> None:
         """Take in z_k and f(z_k), whose memory nobody writes to any more, and g_k."""
         k, last_z, last_fz = self.pushed, self.z, self.fz
+        # A longer solve takes room for more differences before the first would be overwritten.
         if k > self.room_for < self.memory:
             more = min(self.room_for, self.memory - self.room_for)
             self.ring = self.ring.inserted(2 * self.room_for, 2 * more)

@@ -50,6 +50,19 @@ def test_an_accuracy_is_of_the_recipe_from_three_seeds_on_and_of_its_models_befo
     assert found.high - found.low > 0.01  # equal seeds leave room for others
 
 
+@pytest.mark.parametrize("agreement", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("models", [1, 2])
+@pytest.mark.parametrize("accuracy", [0.5, 0.9, 0.99])
+def test_the_interval_of_these_models_holds_their_accuracy(agreement: float, models: int, accuracy: float) -> None:
+    """2,000 worlds of 360 samples: models answer a sample alike with this probability, else each by itself."""
+    rng = np.random.default_rng(0)
+    alike = rng.random((2000, 1, 360)) < agreement
+    right = np.where(alike, rng.random((2000, 1, 360)), rng.random((2000, models, 360))) < accuracy
+    found = [folded(list(shares), VALIDATION, 360) for shares in right.mean(axis=2)]
+    held = [f is not None and f.low is not None and f.high is not None and f.low <= accuracy <= f.high for f in found]
+    assert np.mean(held) >= 0.93
+
+
 def test_the_interval_of_a_recipe_is_over_its_seeds() -> None:
     values = [0.91, 0.95, 0.93, 0.96]
     comparison = compared([made_run({"lr": 1}, seed, val_accuracy=value) for seed, value in enumerate(values)])
