@@ -17,7 +17,9 @@ import omegaconf._utils
 import omegaconf.base
 import omegaconf.grammar_parser
 import yaml
+from hydra._internal import defaults_list
 from hydra.core.config_store import ConfigStore
+from hydra.core.default_element import InputDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.base import Metadata
@@ -45,6 +47,10 @@ def compose_faster() -> None:
     parse = functools.lru_cache(4096)(omegaconf.grammar_parser.parse)
     omegaconf.base.parse = omegaconf._utils.parse = parse  # type: ignore[attr-defined]
     hydra.version._get_version = functools.cache(hydra.version._get_version)
+    make_choices = defaults_list._create_interpolation_map
+    defaults_list._create_interpolation_map = functools.partial(functools.partial, make_choices)
+    resolve = InputDefault._resolve_interpolation_impl
+    InputDefault._resolve_interpolation_impl = functools.partialmethod(_resolved, resolve)
     OverridesParser.parse_rule = functools.partialmethod(_parse_rule, OverridesParser.parse_rule)  # type: ignore[assignment,method-assign]
 
 
@@ -85,6 +91,11 @@ def _copied_metadata(metadata: Metadata) -> Metadata:
     new.flags = dict(metadata.flags or {})
     new.resolver_cache = copy.deepcopy(metadata.resolver_cache) if metadata.resolver_cache else defaultdict(dict)
     return new
+
+
+def _resolved(default: InputDefault, resolve: Any, choices: Any, text: str | None) -> str:
+    """An entry of a defaults list; the choices so far are made a config where the entry interpolates one of them."""
+    return resolve(default, choices(), text) if text is None or "${" in text else text
 
 
 _loaded: dict[str, Any] = {}

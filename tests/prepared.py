@@ -122,6 +122,8 @@ def serve(number: int, usual: bool) -> None:
     """
     import gc
 
+    import torch._dynamo  # noqa: F401  (the first optimizer of a process imports it)
+
     import deqrun.cli.hydra_bridge
     import deqrun.cli.search
     import deqrun.experiment.launch

@@ -30,7 +30,7 @@ def without_leftovers(sections: Mapping[str, Any], cfg: DictConfig) -> dict[str,
         others = [text for text in typed_overrides(cfg) if text.lstrip("+").split("=", 1)[0] in ("study", "baseline")]
         studys = choices(sources.compose("train", others))
         for group, name in chosen.items():
-            if name == studys.get(group) or name not in sources.groups.get(group, []):
+            if name == studys.get(group) or name not in sources.options(group):
                 continue
             own = {key: value for key, value in kept[group].items() if _is_typed(f"{group}.{key}", typed)}
             kept[group] = sources.option(group, name) | own

@@ -86,7 +86,7 @@ def sweep_solvers(cfg: DictConfig, sweep: Any, own: Mapping[str | None, Any]) ->
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return {}
     with current_sources(cfg) as sources:
-        allowed = sorted({*sources.groups.get("solver", []), *(name for name in own if name)})
+        allowed = sorted({*sources.options("solver"), *(name for name in own if name)})
         for name in names:
             if name not in allowed:
                 raise UserError("sweep.solvers: " + unknown(name, "a solver", allowed))

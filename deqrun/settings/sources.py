@@ -72,8 +72,11 @@ class ConfigSources:
     def groups(self) -> dict[str, list[str]]:
         """Every config group and its options, Hydra's own left out."""
         names = sorted({*self._files.get_group_options("", ObjectType.GROUP)} - {"hydra"})
-        groups = {name: self._files.get_group_options(name, ObjectType.CONFIG) for name in names}
-        return {name: options for name, options in groups.items() if options}
+        return {name: options for name in names if (options := self.options(name))}
+
+    def options(self, group: str) -> list[str]:
+        """The options of one group; none where there is no such group."""
+        return list(self._files.get_group_options(group, ObjectType.CONFIG))
 
     @cached_property
     def _files(self) -> IConfigRepository:
