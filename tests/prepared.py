@@ -129,6 +129,9 @@ def serve(number: int, usual: bool) -> None:
     import deqrun.experiment.launch
     import deqrun.experiment.own_parts
     import deqrun.studies.make  # noqa: F401
+    from deqrun.datasets import digits
+
+    digits._rows()
 
     if usual:
         compose_faster()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Digits(Dataset):
         return stratified_split(self._all[1].numpy(), self.shares, self.split_seed)
 
 
+@cache
 def _rows() -> NDArray[np.float64]:
     """(1797, 65): the intensities and the digit of each image.
 

@@ -471,6 +471,8 @@ def test_ranks_end_in_one_sentence(
 RUN = [
     "model=mlp",
     "model.width=24",
+    "budget.max_iter=12",
+    "gradient.budget.max_iter=12",
     "tracker=none",
     "threads=1",
     "train.epochs=1",
