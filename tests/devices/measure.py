@@ -46,6 +46,22 @@ CASES: dict[str, list[str]] = {
 }
 """Every model, by its default config, on data that need no download."""
 
+SLIM = {
+    "mlp": ["model.width=24"],
+    "conv": ["model.channels=8", "model.inner_channels=8", "model.groups=4"],
+    "mdeq": ["model.channels=[8,8]", "model.final_channels=16", "model.head_channels=[4,4]", "model.groups=4"],
+    "mdeq_large": ["model.channels=[8,8,8,8]", "model.final_channels=16", "model.head_channels=[4,4,4,4]"],
+    "monotone": ["model.width=24"],
+    "monotone_conv": ["model.channels=4"],
+    "recall": ["model.width=16"],
+    "transformer": ["model.width=16", "model.heads=2", "model.inner=16", "dataset.blanks=4", "model.dropout=0.1"],
+    "trm_small": ["model.width=16", "model.heads=2", "model.recursions=1", "model.layers=1", "model.prefix=1"],
+    "eqr_small": ["model.width=16", "model.heads=2"],
+    "fprm_small": ["model.width=16", "model.heads=2"],
+    "looped_lm": ["model.width=16", "model.heads=2", "model.prelude=0", "model.coda=0", "dataset.length=8"],
+}
+"""Every model, so small that a step on the pretend device takes little."""
+
 
 def settings_of(*overrides: str) -> Settings:
     """Settings of a training run."""

@@ -29,7 +29,7 @@ from deqrun.experiment.training.objective import Batch, forward
 from deqrun.experiment.training.starts import Starts
 from deqrun.loading import load_run
 from deqrun.settings import Settings
-from tests.devices.measure import CASES, Few, settings_of, train_small
+from tests.devices.measure import CASES, SLIM, Few, settings_of, train_small
 from tests.pretend_device import install, without_float64
 from tests.usual import usual
 
@@ -39,20 +39,6 @@ CPU = torch.device("cpu")
 # Short whole solves: none ends a step earlier on one device for a residual's last digit, and rounding, which untrained
 # cells that do not contract enlarge at every step, stays small.
 WHOLE = ["budget.tol=0", "budget.max_iter=8", "train.jacobian_weight=0.1", "train.jacobian_frequency=1"]
-SLIM = {
-    "mlp": ["model.width=24"],
-    "conv": ["model.channels=8", "model.inner_channels=8", "model.groups=4"],
-    "mdeq": ["model.channels=[8,8]", "model.final_channels=16", "model.head_channels=[4,4]", "model.groups=4"],
-    "mdeq_large": ["model.channels=[8,8,8,8]", "model.final_channels=16", "model.head_channels=[4,4,4,4]"],
-    "monotone": ["model.width=24"],
-    "monotone_conv": ["model.channels=4"],
-    "recall": ["model.width=16"],
-    "transformer": ["model.width=16", "model.heads=2", "model.inner=16", "dataset.blanks=4", "model.dropout=0.1"],
-    "trm_small": ["model.width=16", "model.heads=2", "model.recursions=1", "model.layers=1", "model.prefix=1"],
-    "eqr_small": ["model.width=16", "model.heads=2"],
-    "fprm_small": ["model.width=16", "model.heads=2"],
-    "looped_lm": ["model.width=16", "model.heads=2", "model.prelude=0", "model.coda=0", "dataset.length=8"],
-}
 FEW = ["dataset.n_train=200"]
 SMALL_DATA = dict.fromkeys(("recall", "transformer", "trm_small", "eqr_small", "fprm_small"), FEW) | {
     "looped_lm": ["dataset.n_train=100", "dataset.n_validation=20", "dataset.n_test=20"]
@@ -306,7 +292,7 @@ AXES = [
 
 GRIDS = {
     "few solvers": [
-        "sweep.solvers=[picard,anderson,newton]",
+        "sweep.solvers=[picard,anderson]",
         "sweep.starts=[zeros]",
         "sweep.breadth=[1]",
         "dataset.n_validation=6",

@@ -9,11 +9,12 @@ import pytest
 
 from deqrun.experiment.training.train import TrainingStopped
 from deqrun.solvers.device import HOST_CHECK_EVERY
-from tests.devices.measure import CASES, StepWaits, settings_of, sweep_waits, train_small, training_waits
+from tests.devices.measure import CASES, SLIM, StepWaits, settings_of, sweep_waits, train_small, training_waits
 from tests.pretend_device import counted, install
 from tests.usual import usual
 
 DEVICE = install()
+MLP = [*CASES["mlp"], *SLIM["mlp"]]
 SHORT = ["budget.max_iter=12", "gradient.budget.max_iter=12"]
 """Of a solve that takes them all the host looks at the end and once before."""
 
@@ -30,7 +31,7 @@ def assert_bounded(step: StepWaits) -> None:
 
 @pytest.mark.parametrize("model", usual(CASES, ["mdeq_large", "eqr_small", "fprm_small", "looped_lm"]))
 def test_a_training_step(model: str) -> None:
-    for step in training_waits([*CASES[model], *SHORT], steps=2):
+    for step in training_waits([*CASES[model], *SLIM[model], *SHORT], steps=2):
         assert step.forward_steps >= HOST_CHECK_EVERY
         assert_bounded(step)
 
@@ -61,7 +62,7 @@ FOR_THE_NIGHT = ("penalty", "mixture", "warmup", "phantom", "one_step", "untied"
 
 @pytest.mark.parametrize("name", usual(OPTIONS, FOR_THE_NIGHT))
 def test_options_of_training_add_few_waits(name: str) -> None:
-    for step in training_waits([*CASES["mlp"], *OPTIONS[name]], steps=2):
+    for step in training_waits([*MLP, *OPTIONS[name]], steps=2):
         assert_bounded(step)
 
 
@@ -79,7 +80,7 @@ SWEPT_AT_NIGHT += ["eqr_small", "fprm_small", "looped_lm"]
 
 @pytest.mark.parametrize("model", usual(CASES, SWEPT_AT_NIGHT))
 def test_a_sweep(model: str, tmp_path: Path) -> None:
-    found = sweep_waits([*CASES[model], "sweep.iterations=[1,8,16]"], tmp_path, samples=16)
+    found = sweep_waits([*CASES[model], *SLIM[model], "sweep.iterations=[1,8,16]"], tmp_path, samples=16)
     assert found.steps > 0
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
@@ -94,13 +95,13 @@ AXES = [
 
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_of_a_sweep(axis: str, tmp_path: Path) -> None:
-    found = sweep_waits([*CASES["mlp"], "sweep.iterations=[1,4,16,24]", axis], tmp_path, samples=16)
+    found = sweep_waits([*MLP, "sweep.iterations=[1,4,16,24]", axis], tmp_path, samples=16)
     assert found.waits <= found.steps / HOST_CHECK_EVERY
 
 
 def test_the_longer_an_epoch_the_fewer_waits_a_step() -> None:
     """Figures of steps are read together: a further step adds its looks, and no read of a figure."""
-    overrides = [*CASES["mlp"], "budget.tol=0", "gradient.budget.tol=0", "train.jacobian_weight=0"]
+    overrides = [*MLP, "budget.tol=0", "gradient.budget.tol=0", "train.jacobian_weight=0"]
     totals = []
     for samples in (16 * 2, 16 * 4):
         with counted() as found:
@@ -112,4 +113,4 @@ def test_the_longer_an_epoch_the_fewer_waits_a_step() -> None:
 
 def test_a_loss_that_is_lost_is_told() -> None:
     with pytest.raises(TrainingStopped, match="loss is not finite at step"):
-        train_small(settings_of(*CASES["mlp"], "optimizer.lr=1e30", "train.clip_norm=null"), DEVICE, 64)
+        train_small(settings_of(*MLP, "optimizer.lr=1e30", "train.clip_norm=null"), DEVICE, 64)
