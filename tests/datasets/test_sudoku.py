@@ -115,7 +115,7 @@ def test_the_solver_knows_a_17_clue_puzzle() -> None:
 
 def test_every_4x4_puzzle_agrees_with_one_of_the_288_grids() -> None:
     for holes in (4, 8, 12):
-        dataset = Sudoku(holes=holes, n_train=2_000)
+        dataset = Sudoku(holes=holes, n_train=600)
         for split in map(dataset.load, SPLITS):
             puzzles, full = whole(split)
             asked = puzzles.reshape(-1, 1, 16)
@@ -257,7 +257,7 @@ def least_image(puzzle: Grid) -> bytes:
 
 
 def test_splits_by_puzzle_share_no_puzzle_up_to_symmetry_and_all_grids() -> None:
-    dataset = Sudoku(holes=10, split_by="puzzle", n_train=2_000, n_validation=500, n_test=500)
+    dataset = Sudoku(holes=10, split_by="puzzle", n_train=800, n_validation=300, n_test=300)
     puzzles, grids = {}, {}
     for split in SPLITS:
         asked, full = whole(dataset.load(split))
@@ -271,7 +271,7 @@ def test_splits_by_puzzle_share_no_puzzle_up_to_symmetry_and_all_grids() -> None
 
 def test_splits_by_solution_share_puzzles_up_to_symmetry() -> None:
     """So the other way to split them is needed where an image counts as seen."""
-    dataset = Sudoku(holes=10, n_train=2_000, n_test=500)
+    dataset = Sudoku(holes=10, n_train=800, n_test=300)
     seen, asked = ({least_image(puzzle) for puzzle in whole(dataset.load(split))[0]} for split in ("train", "test"))
     assert seen & asked
 

@@ -76,6 +76,7 @@ def test_missing_operators_are_declared(stand_in: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.nightly
 def test_operators_that_exist_are_left_alone(stand_in: Path) -> None:
     """nms is there and computes, qnms is not: only qnms is declared, and nms still computes."""
     (stand_in / "torchvision" / "computes.py").write_text(COMPUTES)
@@ -85,6 +86,7 @@ def test_operators_that_exist_are_left_alone(stand_in: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.nightly
 def test_another_failure_is_told_as_it_is(stand_in: Path) -> None:
     (stand_in / "torchvision" / "__init__.py").write_text("raise RuntimeError('no such version')")
     done = run("from deqrun.datasets.torchvision_import import torchvision_datasets as f; f()", stand_in)

@@ -40,7 +40,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("sent", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), pytest.param(signal.SIGTERM, 130, marks=pytest.mark.nightly)],
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, 130, marks=pytest.mark.nightly),
+    ],
 )
 def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
     process = deqrun("train", *SMALL, "train.epochs=12", "run=here", folder=tmp_path)

@@ -100,13 +100,13 @@ def test_reasoners_have_the_published_settings_and_sizes_on_their_files(name: st
     assert deq.cell.has_halting_head
 
 
-@pytest.mark.parametrize("name", usual(REASONERS, nightly=["trm_maze"]))
+@pytest.mark.parametrize("name", usual(REASONERS, nightly=["trm_maze", "trm_sudoku"]))
 def test_reasoners_run_from_the_data_to_a_report(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps of three segments at a small width; the budget of the records is all segments'."""
     monkeypatch.chdir(tmp_path)
     command = f"train study={name} tracker=none threads=1 run=out train.steps=2 train.batch_size=4 train.segments=3"
     small = "model.width=16 model.heads=2 dataset.n_train=8 dataset.n_validation=8 dataset.n_test=8 budget.max_iter=4"
-    assert main([*command.split(), *small.split(), "sweep.iterations=[1,2]", "report=true"]) == 0
+    assert main([*command.split(), *small.split(), "sweep.iterations=[1,2]", "sweep.spectrum=2", "report=true"]) == 0
     run = read_run(tmp_path / "out")
     assert run.status.status == "completed"
     assert run.train_max_iter == run.summary.train_max_iter == 12
@@ -132,7 +132,7 @@ def test_a_recipe_runs_from_the_files_to_a_report(tmp_path: Path, monkeypatch: p
     command = "train study=mdeq_cifar10 train.epochs=1 tracker=none threads=1 run=out dataset.validation_share=0.5"
     small = "train.batch_size=5 train.unrolled_warmup_steps=1 train.unrolled_depth=2 budget.max_iter=2"
     brief = "gradient.budget.max_iter=2 sweep.iterations=[1,2] sweep.splits=[test] sweep.solvers=[broyden]"
-    assert main([*command.split(), *small.split(), *brief.split()]) == 0
+    assert main([*command.split(), *small.split(), *brief.split(), "sweep.spectrum=2"]) == 0
     run = read_run(tmp_path / "out")
     assert run.status.status == "completed"
     assert (run.summary.parameters, run.summary.n_train, run.summary.n_validation, run.summary.n_test) == (

@@ -93,19 +93,24 @@ def assert_close(folder: Path, other: Path, kind: str, rel: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "own",
+    ("counts", "own"),
     [
-        pytest.param([], id="plain"),
-        pytest.param(EVERY_DRAW, id="every-draw"),
-        pytest.param(["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments", marks=NIGHTLY),
-        pytest.param(["train.batch_size=2"], id="fewer-rows-than-ranks"),
-        pytest.param(["train.batch_size=400", "train.start=previous"], id="previous", marks=NIGHTLY),
+        pytest.param((2,), [], id="plain"),
+        pytest.param((3,), EVERY_DRAW, id="every-draw"),
+        pytest.param((3,), ["train.batch_size=2"], id="fewer-rows-than-ranks"),
+        pytest.param((2, 3), EVERY_DRAW, id="every-draw-by-two", marks=NIGHTLY),
+        pytest.param(
+            (2, 3), ["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments", marks=NIGHTLY
+        ),
+        pytest.param((2, 3), ["train.batch_size=400", "train.start=previous"], id="previous", marks=NIGHTLY),
     ],
 )
-def test_losses_are_one_processs(own: list[str], settings_of: SettingsOf, tmp_path: Path) -> None:
+def test_losses_are_one_processs(
+    counts: tuple[int, ...], own: list[str], settings_of: SettingsOf, tmp_path: Path
+) -> None:
     settings = settings_of(*STEPS, *own)
     one = trained(settings, tmp_path / "1", 1)
-    for count in (2, 3):
+    for count in counts:
         shared = trained(settings, tmp_path / str(count), count)
         assert len(rows(one, "steps")) == 20
         for mine, its in zip(rows(shared, "steps"), rows(one, "steps"), strict=True):

@@ -50,9 +50,10 @@ def test_where_nothing_can_be_written_nothing_is_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("ending", "code"),
     [
-        ("| head -1; exit ${PIPESTATUS[0]}", 0),
+        ("2>/dev/full | head -1; exit ${PIPESTATUS[0]}", 0),
         (">&- 2>&-", 0),
-        ("2>/dev/full", 0),
+        pytest.param("| head -1; exit ${PIPESTATUS[0]}", 0, marks=pytest.mark.nightly),
+        pytest.param("2>/dev/full", 0, marks=pytest.mark.nightly),
         pytest.param("2>&-", 0, marks=pytest.mark.nightly),
         pytest.param(">/dev/full", 0, marks=pytest.mark.nightly),
     ],
@@ -111,6 +112,8 @@ def test_a_run_says_where_it_is_and_that_it_starts_within_the_first_second_of_it
         time.sleep(0.005)
     assert '"starting"' in status.read_text()
     assert not (tmp_path / "it" / "config.yaml").exists()
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    assert out.splitlines()[:2] == [f"run     {tmp_path / 'it'}", "train   1,078 samples, 1 epoch, on cpu"]
+    assert process.stdout is not None
+    told = [process.stdout.readline().rstrip("\n") for _ in range(2)]
+    process.kill()
+    process.communicate()
+    assert told == [f"run     {tmp_path / 'it'}", "train   1,078 samples, 1 epoch, on cpu"]

@@ -47,7 +47,15 @@ def uninterrupted(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFact
 
 # What is called as a run goes along, and at which call it is stopped: within an epoch, in validation, between the two
 # checkpoints of an epoch, before the last epoch's rows are written, and in the sweep.
-STOPS = [("forward", 7), ("evaluate", 2), ("save_checkpoint", 2), ("save_checkpoint", 3), ("_advance", 3)]
+STOPS = [
+    ("forward", 7),
+    ("evaluate", 2),
+    ("save_checkpoint", 3),
+    *(
+        pytest.param(where, call, marks=pytest.mark.nightly)
+        for where, call in [("save_checkpoint", 2), ("_advance", 3)]
+    ),
+]
 
 
 @pytest.mark.parametrize(("where", "call"), STOPS)

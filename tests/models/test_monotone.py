@@ -24,6 +24,7 @@ from deqrun.models.monotone import MonotoneMap
 from deqrun.solvers import Anderson, Budget, ForwardBackward, PeacemanRachford, Picard, Solver, Status, solve
 from tests.models.cells import inputs, states
 from tests.problems import newton
+from tests.usual import usual
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 EXACT = Budget(max_iter=6000, tol=1e-13)
@@ -253,7 +254,7 @@ def model(cell: MonotoneMap, adjoint: Solver) -> DEQ:
     return DEQ(cell, PeacemanRachford(), EXACT, Implicit(adjoint, EXACT))
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("adjoint", usual(ADJOINTS, nightly=["fb, small steps"]))
 @EVERY_CELL
 def test_the_adjoint_is_the_dense_one(name: str, adjoint: str) -> None:
     """dL/d(Ux + b) = D u with u = (I − Wᵀ D)⁻¹ ∂L/∂z*, D = diag(z* > 0): dense solves, row by row."""

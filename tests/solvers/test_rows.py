@@ -45,7 +45,7 @@ def test_alone_equals_in_company(problem: Problem, case: SolverCase, dtype: torc
 
     f, z0 = problem.f(BATCH), problem.start(BATCH, dtype)
     together = ask(f, z0)
-    for row in (0, 1, 5):
+    for row in (0, 5):
         at = torch.tensor([row])
         assert_same_rows(ask(f.take(at), z0[at]), together, at)
 

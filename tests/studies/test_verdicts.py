@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import cache
 
 import pytest
@@ -18,6 +19,7 @@ from deqrun.report.answer import (
     answer_markdown,
     answer_text,
 )
+from deqrun.report.charts.style import unchecked
 from deqrun.studies.question import questions
 from tests.studies.worlds import OTHERS, WORLDS
 from tests.usual import usual
@@ -27,7 +29,11 @@ ORIGIN = Origin("some", "small", "Does it?", "deqrun train study=some", "deqrun 
 
 @cache
 def answer(name: str, seeds: int) -> Answer:
-    return OTHERS[name][0]() if name in OTHERS else WORLDS[name][0](seeds)
+    """Its charts are compared with Vega-Lite's schema for five seeds alone: of fewer seeds they have the same parts."""
+    if name in OTHERS:
+        return OTHERS[name][0]()
+    with nullcontext() if seeds == 5 else unchecked():
+        return WORLDS[name][0](seeds)
 
 
 FIRST = {name.split(",")[0]: name for name in reversed(WORLDS)}.values()
