@@ -38,7 +38,7 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 NIGHTLY = pytest.mark.nightly
 LAUNCHERS = [
-    pytest.param("parallel", ["hydra.launcher.n_jobs=2"], id="joblib", marks=needs("hydra_joblib_launcher")),
+    pytest.param("parallel", ["hydra.launcher.n_jobs=2"], id="joblib", marks=[needs("hydra_joblib_launcher"), NIGHTLY]),
     pytest.param("processes", [], id="submitit", marks=[needs("hydra_submitit_launcher"), NIGHTLY]),
     pytest.param(
         "ray_local",
