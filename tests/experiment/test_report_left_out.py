@@ -9,6 +9,7 @@ from deqrun.records.reading import read_run
 from deqrun.settings import read_settings
 
 SMALL = ("model=mlp", "model.width=8", "train.epochs=1", "sweep=quick", "tracker=none", "threads=1", "device=cpu")
+SMALL += ("train.batch_size=540", "sweep.solvers=[picard]", "sweep.starts=[zeros]")
 
 
 def test_a_run_without_a_page(
