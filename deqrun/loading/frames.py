@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from deqrun.errors import UserError, unknown
 from deqrun.records.rows import ROW_KINDS
+from deqrun.records.run import RunRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,36 +19,32 @@ KINDS = tuple(ROW_KINDS)
 """Kinds of rows that a run has: epochs, steps, evaluations, sweep, halting, breadth, savings."""
 
 
-def require_kind(kind: str) -> None:
-    """Require a kind of rows that there is. Raises UserError."""
+def columns(kind: str, record: RunRecord) -> dict[str, list[Any]]:
+    """The values of each field of a kind of rows; of no rows the fields alone. Raises UserError for an unknown kind."""
     if kind not in KINDS:
         raise UserError(unknown(kind, "a kind of rows", KINDS))
-
-
-def columns(kind: str, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """The values of each field; of no rows the fields alone."""
-    values = [asdict(row) for row in rows]
+    values = [asdict(row) for row in getattr(record, kind)]
     return {field.name: [row[field.name] for row in values] for field in fields(ROW_KINDS[kind].row)}
 
 
-def pandas_frame(kind: str, rows: Sequence[Any]) -> pd.DataFrame:
+def pandas_frame(kind: str, record: RunRecord) -> pd.DataFrame:
     """The rows as a pandas frame. Raises UserError, which names the extra, where pandas is not installed."""
-    require_kind(kind)
+    found = columns(kind, record)
     try:
         import pandas as pd
     except ImportError:
         raise UserError(_missing("pandas")) from None
-    return pd.DataFrame(columns(kind, rows))
+    return pd.DataFrame(found)
 
 
-def polars_frame(kind: str, rows: Sequence[Any]) -> pl.DataFrame:
+def polars_frame(kind: str, record: RunRecord) -> pl.DataFrame:
     """The rows as a polars frame. Raises UserError, which names the extra, where polars is not installed."""
-    require_kind(kind)
+    found = columns(kind, record)
     try:
         import polars as pl
     except ImportError:
         raise UserError(_missing("polars")) from None
-    return pl.DataFrame(columns(kind, rows), strict=False)
+    return pl.DataFrame(found, strict=False)
 
 
 def _missing(package: str) -> str:
