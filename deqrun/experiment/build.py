@@ -34,7 +34,7 @@ from deqrun.models import (
     untied_baseline,
 )
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
-from deqrun.settings.trust import is_trusted
+from deqrun.settings.trust import is_packaged, is_trusted
 from deqrun.solvers import Budget, Solver
 
 TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
@@ -370,7 +370,7 @@ def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[...
     means must be a class that was defined in deqrun or torch. Raises UserError.
     """
     # First by name, so that nothing foreign is imported.
-    trusted = target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
+    trusted = is_packaged(target)
     of_the_user = not trusted and is_trusted(target)
     if not (trusted or trust_all or of_the_user):
         raise UserError(
