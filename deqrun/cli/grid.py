@@ -180,10 +180,8 @@ def _reason(end: JobReturn) -> str:
 
 def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     """A row for each job, then a line for each that failed; `reasons` are by number."""
-    from rich.console import Console
-
     from deqrun.report import numbers
-    from deqrun.report.tables import grid_table, interval_text
+    from deqrun.report.tables import interval_text
 
     # Jobs of earlier calls are in the table as well.
     states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
@@ -195,11 +193,22 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     rows = [(job.number, job.differs, states[job.number], test) for job, test in zip(jobs, tests, strict=True)]
     counts = sorted({s.n_test for s in summaries if s is not None and s.n_test})
     caption = f"test: n = {' or '.join(f'{n:,}' for n in counts)}, 95 % over samples, of each job's model"
+    told = [f"job {number}: {reason}" for number, reason in reasons.items()]
+    print_jobs(rows, "test % [95 %]", [*told, f"grid    {jobs[0].folder.parent}"], caption if counts else None)
+
+
+def print_jobs(
+    rows: Sequence[tuple[int, str, str, str]], heading: str, lines: Sequence[str], caption: str | None = None
+) -> None:
+    """Print a table of (number, values that differ, state, figure) of each job, and lines below it."""
+    from rich.console import Console
+
+    from deqrun.report.tables import grid_table
+
     console = Console()
-    console.print(grid_table(rows, "test % [95 %]", caption if counts else None))
-    for number, reason in reasons.items():
-        console.print(f"job {number}: {reason}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"grid    {jobs[0].folder.parent}", soft_wrap=True, highlight=False)
+    console.print(grid_table(rows, heading, caption))
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _summary(job: GridJob) -> Summary | None:

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
+from functools import partial, update_wrapper
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -242,20 +242,10 @@ def _in_hydra(plan: Plan, added: Sequence[str], checked: Settings | Study | None
     mode = None if plan.unswept is None else plan.unswept.hydra.mode
     with without_hydra(), having(Hydra, "get_mode", lambda *_, **__: mode):
         # A study that is put to a trained run trains nothing.
-        job = ask_job if request.asks_run else _JOBS[request.command]
-        return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
-
-
-def _handed(job: Callable[..., Any], checked: Settings | Study | None) -> Callable[[DictConfig], Any]:
-    """The job with its checked settings; the job alone, where there are none to hand on."""
-    if checked is None:
-        return job
-
-    @wraps(job)
-    def handed(cfg: DictConfig) -> Any:
-        return job(cfg, checked)
-
-    return handed
+        job: Callable[..., Any] = ask_job if request.asks_run else _JOBS[request.command]
+        if checked is not None:
+            job = update_wrapper(partial(job, checked=checked), job)
+        return _hydra_main(request.config_name, request.for_hydra(added), job)
 
 
 def _already_complete(plan: Plan) -> Path | None:

@@ -29,7 +29,7 @@ from deqrun.analysis.breadth import (
 )
 from deqrun.datasets import Dataset, Split
 from deqrun.datasets.puzzle_symmetries import Views
-from deqrun.experiment.evaluate import batch_at, places
+from deqrun.experiment.evaluate import batch_at, in_evaluation, places
 from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.ranks import place as place_of_rank
@@ -113,10 +113,8 @@ def solve_starts(
            before they are put together. None: each is seen as it is
     head   whether the cell's halting head chooses, too
     """
-    # In evaluation mode, batch by batch; each batch is solved from every start in turn.
+    # Batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
-    was_training = deq.training
-    deq.eval()
 
     def solved(place: slice) -> Starts:
         x, y = batch_at(dataset, split, place, device)
@@ -139,8 +137,8 @@ def solve_starts(
         return batch.starts()
 
     # Batches side by side along the samples.
-    parts = list(dealt(places(split, batch_size), solved))
-    deq.train(was_training)
+    with in_evaluation(deq):
+        parts = list(dealt(places(split, batch_size), solved))
     ways = list(parts[0].correct)
     return Starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in ways},

@@ -15,7 +15,7 @@ from torch import Tensor
 from deqrun.analysis.signals import CORE, SignalRecorder
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.allocator import release_freed_memory
-from deqrun.experiment.evaluate import batch_at, places
+from deqrun.experiment.evaluate import batch_at, in_evaluation, places
 from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.sweep.columns import interval
@@ -81,10 +81,7 @@ def trace_parts(
     ends       whether the kept states (batch, *state_shape) are wanted, on the host
     between    called before each batch; whatever it raises ends the trajectory
     """
-    # In evaluation mode.
     device = next(deq.parameters()).device
-    was_training = deq.training
-    deq.eval()
     start = start or SweepStart()
     if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
         warn_if_unreachable(budget.tol, torch.bfloat16)
@@ -100,9 +97,9 @@ def trace_parts(
         return _recorded(solution, reader, precision, budget.min_iter, ends)
 
     try:
-        yield from dealt(places(split, batch_size), traced, between)
+        with in_evaluation(deq):
+            yield from dealt(places(split, batch_size), traced, between)
     finally:
-        deq.train(was_training)
         release_freed_memory()
 
 
