@@ -101,9 +101,7 @@ def require_within(folder: Path) -> None:
     # Every link is followed to its end, links to themselves included.
     home = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder):
-        if (
-            Path(parent).name == "wandb"
-        ):  # which links to its own logs elsewhere, and begins another log when it goes on
+        if Path(parent).name == "wandb":  # it links to its own logs elsewhere, and begins another when it goes on
             folders.clear()
             continue
         for path in (Path(parent, name) for name in (*folders, *files)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deqrun.errors import UserError, one_line, unknown
-from deqrun.loading.frames import pandas_frame, polars_frame
+from deqrun.loading.frames import frame
 from deqrun.records.reading import read_run
 from deqrun.records.run import RunRecord
 from deqrun.records.states import RunState, state_of
@@ -104,14 +104,16 @@ class LoadedRun:
 
         Needs the extra `frames`.
         """
-        return pandas_frame(kind, self.record)
+        found: pd.DataFrame = frame("pandas", kind, self.record)
+        return found
 
     def polars(self, kind: str = "sweep") -> pl.DataFrame:
         """The rows of a kind (epochs, steps, evaluations, sweep, halting, breadth or savings) as a polars frame.
 
         Needs the extra `frames`.
         """
-        return polars_frame(kind, self.record)
+        found: pl.DataFrame = frame("polars", kind, self.record, strict=False)
+        return found
 
     @cached_property
     def figures(self) -> dict[str, NotebookFigure]:

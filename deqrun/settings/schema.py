@@ -348,10 +348,9 @@ class Settings(Section):
     data_changed: Literal["refuse", "match_classes"] = "refuse"
     report: Flag = True
     objective: str = "val_accuracy"
-    baseline: BaselineSettings = BaselineSettings(
-        kind="none", layers=None, match=None
-    )  # runs of before there were any have none
-    launch: LaunchSettings = LaunchSettings()  # and as they were one process
+    # Runs of before there were any have no baseline, and were one process.
+    baseline: BaselineSettings = BaselineSettings(kind="none", layers=None, match=None)
+    launch: LaunchSettings = LaunchSettings()
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
