@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
 from deqrun.errors import RankLost, UserError, one_line
-from deqrun.records.files import write_whole
+from deqrun.records.files import read_json_if_any, write_whole
 from deqrun.settings.sources import quoted
 from deqrun.studies.study import Study
 
@@ -64,11 +64,6 @@ class GridJob:
         except ValueError as error:
             return RunStatus("damaged", one_line(error))
         return RunStatus("running") if status.status == "starting" else status
-
-    @property
-    def in_its_folder(self) -> list[str]:
-        """The overrides, with the name of the folder."""
-        return [*self.overrides, f"hydra.sweep.subdir={quoted(self.folder.name)}"]
 
     @property
     def written(self) -> int:
@@ -132,10 +127,7 @@ def laid_out(home: Path, shape: Shape, jobs: Sequence[tuple[Sequence[str], Setti
 
 
 def _read(home: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((home / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    content = read_json_if_any(home / FILE)
     # Names from a file are paths: only such as deqrun writes are taken.
     folders = content.get("folders") if isinstance(content, dict) else None
     safe = isinstance(folders, dict) and all(re.fullmatch(r"\d{3,}[\w.,=+-]*", str(name)) for name in folders.values())
@@ -166,7 +158,8 @@ def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequen
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are complete already", flush=True)
     with watched(left, len(jobs)):
-        ended = launch([job.in_its_folder for job in left]) if left else []
+        texts = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in left]
+        ended = launch(texts) if left else []
     reasons = {job.number: _reason(end) for job, end in zip(left, ended, strict=True) if end.status is JobStatus.FAILED}
     _print(jobs, reasons)
     return FAILED if reasons else 0

@@ -183,12 +183,10 @@ class PartsInArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_npz(path, by_parts=True) as arrays:
-            found = sorted({name.partition("/")[0] for name in arrays if "/" in name})
-            self.names = tuple(sorted({name.rpartition("/")[2] for name in arrays}))
-            self._parts = found
+            self._parts = sorted({name.partition("/")[0] for name in arrays if "/" in name})
+            self.names = tuple(sorted({name.rpartition("/")[2] for name in arrays} - {"n"}))
             self.iterates = len(arrays["seconds"])
             self.n = int(arrays["n"])
-        self.names = tuple(name for name in self.names if name != "n")
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
         """See `Source`."""
