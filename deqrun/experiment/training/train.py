@@ -91,7 +91,7 @@ def train(
     steps: list[Step] = _kept(folder, "steps", done.step)
     evaluations = Evaluations(settings, _kept(folder, "evaluations", done.step), length.steps, folder, tracker)
     _tell_again(steps, evaluations.rows, rows, tracker)
-    writes, saves = Pace(ROWS_EVERY, share=0.01), Pace.of_minutes(settings.checkpoint_minutes)
+    writes, saves = Pace(ROWS_EVERY, share=0.01), Pace(60 * (settings.checkpoint_minutes or math.inf))
 
     def reached(step: int, within: dict[str, Any]) -> Checkpoint:
         """The checkpoint of this very moment."""
