@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hydra.core.override_parser.types import Override
 
 from deqrun.cli.overrides import parse
-from deqrun.cli.preflight import check_settings, sources_of
+from deqrun.cli.preflight import check_builds, sources_of
 from deqrun.cli.request import Request
 from deqrun.cli.run_folders import is_complete, require_run, swept_run
 from deqrun.errors import UserError
@@ -58,7 +58,7 @@ def go_on_with_sweep(request: Request, folder: Path) -> int:
         flags += ["--config-dir", str(request.config_dir)] if request.config_dir else []
         # Claimed before torch is imported, as every folder that is written into.
         with claimed(folder):
-            check_settings(settings, "sweep")
+            check_builds([settings], "sweep")
             from deqrun.experiment.launch import run_sweep
 
             run_sweep(settings, settings.run, folder, shlex.join(["deqrun", "sweep", f"run={folder}", *flags]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from deqrun.cli.preflight import Plan, settings_of, sources_of
 from deqrun.cli.request import Request, read_request
 from deqrun.errors import UserError
 from deqrun.settings import Settings
-
-if TYPE_CHECKING:
-    from deqrun.contracts import Finding
 
 __all__ = ["run_check"]
 
@@ -50,9 +46,7 @@ def _printed(part: str, settings: Settings) -> bool:
     component = settings.dataset if part == "dataset" else settings.model
     print(f"{part}={settings.choices.get(part)}  {component.target}")
     for finding in found:
-        print(_line(finding))
+        print(
+            textwrap.fill(finding.outcome, WIDTH, initial_indent=f"  {finding.check:<16}", subsequent_indent=" " * 18)
+        )
     return any(finding.fault for finding in found)
-
-
-def _line(finding: Finding) -> str:
-    return textwrap.fill(finding.outcome, WIDTH, initial_indent=f"  {finding.check:<16}", subsequent_indent=" " * 18)

@@ -38,16 +38,12 @@ class Parser(argparse.ArgumentParser):
 def found_or_refused(command: str, given: Sequence[str], *, sweeps: bool = False) -> FoundFolders:
     """The run folders that are named, or all of outputs/. Raises UserError where there is none at all."""
     found = find_folders(given or [OUTPUTS], sweeps=sweeps)
-    if found.runs or (found.left_out and not given and OUTPUTS.exists() and _half(found)):
+    inside = any(left.path != OUTPUTS for left in found.left_out)  # rather than outputs/ itself
+    if found.runs or (inside and not given and OUTPUTS.exists()):
         return found
     if not given:
         raise UserError(f"deqrun {command} found no run under {OUTPUTS}; deqrun train makes one, or name folders.")
     raise UserError(one_line(found.left_out[0].reason))
-
-
-def _half(found: FoundFolders) -> bool:
-    """Whether what was left out are folders inside of outputs/, rather than outputs/ itself."""
-    return any(left.path != OUTPUTS for left in found.left_out)
 
 
 def run_compare(arguments: Sequence[str]) -> int:

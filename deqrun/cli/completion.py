@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from deqrun.cli.help import COMMANDS
 from deqrun.cli.new_templates import TEMPLATES
@@ -28,20 +28,17 @@ def complete(query: str, hydra: HydraCompletion) -> int:
     command, last = words[1] if len(words) > 1 else "", words[-1] if words else ""
     separator = "\n" if query == "query=fish" else " "
     if len(words) <= 2:
-        return _offer([name for name in COMMANDS if name.startswith(command)], separator)
+        return _offer(COMMANDS, command, separator)
     if command == "new" and len(words) == 3:
-        return _offer([kind for kind in TEMPLATES if kind.startswith(last)], separator)
+        return _offer(TEMPLATES, last, separator)
     if command not in COMMANDS or command in ("compare", "dashboard", "runs", "new"):
         return 0  # the shell offers file names
-    if last.startswith("-") and command == "report":
-        return _offer([flag for flag in ("--help",) if flag.startswith(last)], separator)
     if last.startswith("-"):
-        return _offer([flag for flag in FLAGS if flag.startswith(last)], separator)
+        return _offer(["--help"] if command == "report" else FLAGS, last, separator)
     if last.startswith("run="):
-        runs = [f"run={folder}" for folder in find_runs()]
-        return _offer([run for run in runs if run.startswith(last)], separator)
+        return _offer([f"run={folder}" for folder in find_runs()], last, separator)
     if command == "report":
-        return _offer(["run="] if "run=".startswith(last) else [], separator)
+        return _offer(["run="], last, separator)
     line = " ".join(["deqrun", *_for_hydra(words[2:])])
     try:
         return hydra("sweep" if command == "sweep" else "train", line, ["-sc", query, *_config_dir(words)])
@@ -67,9 +64,10 @@ def _words(line: str) -> list[str]:
     return [*words, ""] if line.endswith(" ") else words
 
 
-def _offer(words: Sequence[str], separator: str) -> int:
-    if words:
-        print(separator.join(words))
+def _offer(words: Iterable[str], begun: str, separator: str) -> int:
+    """Print the words that go on as the one that is begun."""
+    if offered := [word for word in words if word.startswith(begun)]:
+        print(separator.join(offered))
     return 0
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -123,21 +123,18 @@ def _dispatch(argv: list[str]) -> int:
     from deqrun.settings.place import torchrun_place
 
     # Of torchrun's ranks the first is this command; the others follow its runs.
+    ranks: AbstractContextManager[None] = nullcontext()
     place = torchrun_place()
     if place is not None:
         from deqrun.experiment.rank_launch import follow, leading
 
         if place.rank > 0:
             return follow(place)
-        with leading():
-            return _run_app(command, arguments)
-    return _run_app(command, arguments)
-
-
-def _run_app(command: str, arguments: Sequence[str]) -> int:
+        ranks = leading()
     from deqrun.cli.hydra_bridge import run_app
 
-    return run_app(command, arguments)
+    with ranks:
+        return run_app(command, arguments)
 
 
 def _help_or_welcome(commands: Sequence[str]) -> int:

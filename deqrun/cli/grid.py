@@ -20,7 +20,7 @@ from hydra.core.utils import JobReturn, JobStatus
 
 from deqrun.cli.run_folders import OUTPUTS, is_run
 from deqrun.errors import RankLost, UserError, one_line
-from deqrun.records.files import write_whole
+from deqrun.records.files import read_json_if_any, write_whole
 from deqrun.settings.sources import quoted
 from deqrun.studies.study import Study
 
@@ -64,11 +64,6 @@ class GridJob:
         except ValueError as error:
             return RunStatus("damaged", one_line(error))
         return RunStatus("running") if status.status == "starting" else status
-
-    @property
-    def in_its_folder(self) -> list[str]:
-        """The overrides, with the name of the folder."""
-        return [*self.overrides, f"hydra.sweep.subdir={quoted(self.folder.name)}"]
 
     @property
     def written(self) -> int:
@@ -132,10 +127,7 @@ def laid_out(home: Path, shape: Shape, jobs: Sequence[tuple[Sequence[str], Setti
 
 
 def _read(home: Path) -> dict[str, Any]:
-    try:
-        content = json.loads((home / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    content = read_json_if_any(home / FILE)
     # Names from a file are paths: only such as deqrun writes are taken.
     folders = content.get("folders") if isinstance(content, dict) else None
     safe = isinstance(folders, dict) and all(re.fullmatch(r"\d{3,}[\w.,=+-]*", str(name)) for name in folders.values())
@@ -166,7 +158,8 @@ def run_grid(jobs: Sequence[GridJob], launch: Callable[[list[list[str]]], Sequen
     if len(left) < len(jobs):
         print(f"{len(jobs) - len(left)} of {len(jobs)} jobs are complete already", flush=True)
     with watched(left, len(jobs)):
-        ended = launch([job.in_its_folder for job in left]) if left else []
+        texts = [[*job.overrides, f"hydra.sweep.subdir={quoted(job.folder.name)}"] for job in left]
+        ended = launch(texts) if left else []
     reasons = {job.number: _reason(end) for job, end in zip(left, ended, strict=True) if end.status is JobStatus.FAILED}
     _print(jobs, reasons)
     return FAILED if reasons else 0
@@ -180,10 +173,8 @@ def _reason(end: JobReturn) -> str:
 
 def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     """A row for each job, then a line for each that failed; `reasons` are by number."""
-    from rich.console import Console
-
     from deqrun.report import numbers
-    from deqrun.report.tables import grid_table, interval_text
+    from deqrun.report.tables import interval_text
 
     # Jobs of earlier calls are in the table as well.
     states = {job.number: "failed" if job.number in reasons else "completed" for job in jobs}
@@ -195,11 +186,22 @@ def _print(jobs: Sequence[GridJob], reasons: Mapping[int, str]) -> None:
     rows = [(job.number, job.differs, states[job.number], test) for job, test in zip(jobs, tests, strict=True)]
     counts = sorted({s.n_test for s in summaries if s is not None and s.n_test})
     caption = f"test: n = {' or '.join(f'{n:,}' for n in counts)}, 95 % over samples, of each job's model"
+    told = [f"job {number}: {reason}" for number, reason in reasons.items()]
+    print_jobs(rows, "test % [95 %]", [*told, f"grid    {jobs[0].folder.parent}"], caption if counts else None)
+
+
+def print_jobs(
+    rows: Sequence[tuple[int, str, str, str]], heading: str, lines: Sequence[str], caption: str | None = None
+) -> None:
+    """Print a table of (number, values that differ, state, figure) of each job, and lines below it."""
+    from rich.console import Console
+
+    from deqrun.report.tables import grid_table
+
     console = Console()
-    console.print(grid_table(rows, "test % [95 %]", caption if counts else None))
-    for number, reason in reasons.items():
-        console.print(f"job {number}: {reason}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"grid    {jobs[0].folder.parent}", soft_wrap=True, highlight=False)
+    console.print(grid_table(rows, heading, caption))
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _summary(job: GridJob) -> Summary | None:

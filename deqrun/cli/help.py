@@ -38,7 +38,20 @@ deqrun COMMAND --help explains a command; deqrun --version prints the version.
 Completion for bash: eval "$(deqrun -sc install=bash)"
 """
 
-TRAIN = """\
+FLAGS = """
+Flags
+  -m, --multirun         one job for every combination of comma-separated values
+  -c, --cfg job          print the configuration instead of running
+  -p, --package KEY      with --cfg: only this part, as in -p solver
+  --resolve              with --cfg: interpolations filled in
+  -i, --info [WHAT]      config, defaults, defaults-tree, plugins or searchpath
+  -cd, --config-dir DIR  a folder with config groups and Python code of your own
+  -sc install=bash       completion for your shell: bash, zsh or fish
+  -h, --help             this page
+"""
+
+PAGES = {
+    "train": """\
 usage: deqrun train [-m] [group=option ...] [key=value ...] [flags]
 
 Trains a deep equilibrium model, sweeps the test-time budget of the checkpoint
@@ -72,9 +85,8 @@ Examples
 {flags}
 docs/cli.md explains keys, grids of runs (-m) and resuming. docs/studies.md
 explains studies, which train several runs and end in an answer.
-"""
-
-SWEEP = """\
+""",
+    "sweep": """\
 usage: deqrun sweep run=DIR [group=option ...] [key=value ...] [flags]
        deqrun sweep cell=MODULE:FACTORY [checkpoint=FILE] [key=value ...]
 
@@ -104,21 +116,8 @@ Examples, for the run in outputs/train/mine
   deqrun sweep run=outputs/train/mine sweep.iterations=[32,64,128,256]
   deqrun sweep run=outputs/train/mine sweep.solvers=[picard,anderson]
   deqrun sweep -m run=outputs/train/mine solver.memory=5,20
-{flags}"""
-
-FLAGS = """
-Flags
-  -m, --multirun         one job for every combination of comma-separated values
-  -c, --cfg job          print the configuration instead of running
-  -p, --package KEY      with --cfg: only this part, as in -p solver
-  --resolve              with --cfg: interpolations filled in
-  -i, --info [WHAT]      config, defaults, defaults-tree, plugins or searchpath
-  -cd, --config-dir DIR  a folder with config groups and Python code of your own
-  -sc install=bash       completion for your shell: bash, zsh or fish
-  -h, --help             this page
-"""
-
-COMPARE = """\
+{flags}""",
+    "compare": """\
 usage: deqrun compare [DIR ...] [--sort COLUMN] [--export FILE] [--output DIR]
 
 Compares runs: a table in the terminal, and one offline page with charts and a
@@ -145,9 +144,8 @@ Examples
   deqrun compare outputs/train/2030-01-31/12-00-00-multirun --sort test_accuracy
   deqrun compare outputs/train/2030-01-31/* --export table.csv
   deqrun compare outputs/train/A outputs/train/B --output outputs/compare/A-B
-"""
-
-DASHBOARD = """\
+""",
+    "dashboard": """\
 usage: deqrun dashboard [DIR ...] [--port N]
 
 Serves the page of deqrun compare at http://127.0.0.1:8517/ and keeps it fresh
@@ -165,9 +163,8 @@ Examples
   deqrun dashboard --port 9000
   deqrun dashboard outputs/train/2030-01-31
   deqrun dashboard outputs/train/A outputs/train/B
-"""
-
-RUNS = """\
+""",
+    "runs": """\
 usage: deqrun runs [DIR ...] [--state STATES] [--clean [--yes]]
 
 Lists runs and sweeps with their state, test accuracy, age and size. A DIR is a
@@ -191,9 +188,8 @@ Examples
   deqrun runs --state failed
   deqrun runs --clean
   deqrun runs --clean --state failed,empty --yes
-"""
-
-REPORT = """\
+""",
+    "report": """\
 usage: deqrun report run=DIR
 
 Draws report.html and figures/ of a run again, from the records in its folder.
@@ -207,9 +203,8 @@ Options
 
 Examples
   deqrun report run=outputs/train/mine
-"""
-
-DESCRIBE = """\
+""",
+    "describe": """\
 usage: deqrun describe [group=option ...] [key=value ...] [--config-dir DIR]
 
 Prints the parts of a configuration: the cell, its parameters, the size of its
@@ -229,9 +224,8 @@ Examples
   deqrun describe model=mlp model.width=512
   deqrun describe solver=picard gradient=one_step
   deqrun describe run=outputs/train/mine
-"""
-
-CHECK = """\
+""",
+    "check": """\
 usage: deqrun check [group=option ...] [key=value ...] [--config-dir DIR]
 
 Tests a cell, a data set, or both on a few samples: shapes, dtypes, independent
@@ -251,9 +245,8 @@ Examples
   deqrun check model=conv model.channels=16 dataset=digits
   deqrun check dataset=prefix_sums dataset.length=32
   deqrun check model=transformer train.jacobian_weight=0
-"""
-
-NEW = """\
+""",
+    "new": """\
 usage: deqrun new cell|dataset|solver|study NAME [--output DIR]
 
 Writes a working example of a part of your own, with its option and a test, into
@@ -271,18 +264,7 @@ Examples
   deqrun new solver my_solver
   deqrun new study my_study
   deqrun new cell another_cell --output mine
-"""
-
-PAGES = {
-    "train": TRAIN,
-    "sweep": SWEEP,
-    "compare": COMPARE,
-    "dashboard": DASHBOARD,
-    "runs": RUNS,
-    "report": REPORT,
-    "describe": DESCRIBE,
-    "check": CHECK,
-    "new": NEW,
+""",
 }
 SWEEP_GROUPS = ("sweep", "solver", "dataset", "tracker")
 

@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from functools import wraps
+from functools import partial, update_wrapper
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
@@ -40,7 +39,7 @@ from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line
 from deqrun.records.claims import claimed
 from deqrun.records.yaml_text import read_yaml
 from deqrun.settings.place import torchrun_place
-from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, packaged_configs, quoted
+from deqrun.settings.sources import HYDRA_VERSION_BASE, current_sources, having, packaged_configs, quoted, without_hydra
 from deqrun.studies.study import Study, is_study
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def _run_grid(plan: Plan, every_job: Sequence[Settings | Study]) -> int:
 
         # Run the jobs that are left; a failed one is told in the table, an interruption ends them all.
         try:
-            with _without_global_hydra():
+            with without_hydra():
                 job = ask_job if plan.request.asks_run else _JOBS[plan.request.command]
                 return run_grid(jobs, lambda texts: _launched(texts, plan.request.config_name, argv, job))
         except Interrupted as stop:
@@ -183,11 +182,8 @@ def _launched(
     # In place of the product of all values, which would fail as a whole for one value of one option.
     # Hydra imports its plugins anew: it makes sweepers of the class that it registered, not of the one imported here.
     used: Any = Plugins.instance().class_name_to_class[f"{BasicSweeper.__module__}.{BasicSweeper.__name__}"]
-    own, used.sweep = used.sweep, sweep
-    try:
+    with having(used, "sweep", sweep):
         _hydra_main(config_name, argv, job)
-    finally:
-        used.sweep = own
     return ended
 
 
@@ -222,7 +218,8 @@ def _show(plan: Plan) -> int:
     """Print the config of a job as Hydra's --cfg job does, which would compose it once more."""
     cfg, flags = plan.jobs[0].cfg, plan.request.flags
     package = None if flags.package == "_global_" else flags.package
-    with _config_of_hydra(cfg):
+    with having(HydraConfig.instance(), "cfg", None):
+        HydraConfig.instance().set_config(cfg)  # to which ${hydra:…} refers
         # Hydra's own node is not part of a job's config; interpolations may refer to it still.
         with open_dict(cfg):
             del cfg["hydra"]
@@ -241,22 +238,14 @@ def _show(plan: Plan) -> int:
 def _in_hydra(plan: Plan, added: Sequence[str], checked: Settings | Study | None = None) -> int:
     """Run the jobs. A plain run's job gets `checked`; a multirun's jobs may run in other processes, and check again."""
     request = plan.request
-    with _without_global_hydra(), _mode_of(plan):
+    # Hydra would compose the whole config for the word alone that says whether there is one run or many.
+    mode = None if plan.unswept is None else plan.unswept.hydra.mode
+    with without_hydra(), having(Hydra, "get_mode", lambda *_, **__: mode):
         # A study that is put to a trained run trains nothing.
-        job = ask_job if request.asks_run else _JOBS[request.command]
-        return _hydra_main(request.config_name, request.for_hydra(added), _handed(job, checked))
-
-
-def _handed(job: Callable[..., Any], checked: Settings | Study | None) -> Callable[[DictConfig], Any]:
-    """The job with its checked settings; the job alone, where there are none to hand on."""
-    if checked is None:
-        return job
-
-    @wraps(job)
-    def handed(cfg: DictConfig) -> Any:
-        return job(cfg, checked)
-
-    return handed
+        job: Callable[..., Any] = ask_job if request.asks_run else _JOBS[request.command]
+        if checked is not None:
+            job = update_wrapper(partial(job, checked=checked), job)
+        return _hydra_main(request.config_name, request.for_hydra(added), job)
 
 
 def _already_complete(plan: Plan) -> Path | None:
@@ -343,39 +332,6 @@ def _as_called(argv: Sequence[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error_before
-
-
-@contextmanager
-def _config_of_hydra(cfg: DictConfig) -> Iterator[None]:
-    """Let `${hydra:…}` refer to this config."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before
-
-
-@contextmanager
-def _mode_of(plan: Plan) -> Iterator[None]:
-    """Tell Hydra the mode, one run or many: it would compose the whole config for this word alone."""
-    mode, get_mode = None if plan.unswept is None else plan.unswept.hydra.mode, Hydra.get_mode
-    Hydra.get_mode = lambda *_, **__: mode  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        Hydra.get_mode = get_mode  # type: ignore[method-assign]
-
-
-@contextmanager
-def _without_global_hydra() -> Iterator[None]:
-    """hydra.main wants to initialise Hydra itself."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = before
 
 
 def train_job(cfg: DictConfig, checked: Settings | Study | None = None) -> float | None:

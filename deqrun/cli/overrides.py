@@ -91,7 +91,7 @@ def _values(override: Override, intervals: bool = False) -> list[str]:
     """`key=value` for each value of one override; of an interval, where the sweeper takes any, for both ends."""
     key = override.get_key_element()
     if not override.is_sweep_override():
-        return [_text(override)]
+        return [text_of(override)]
     # Ranges of the settings are intervals, too: an interval whose ends are allowed is allowed throughout.
     if intervals and override.is_interval_sweep():
         ends = override.value()
@@ -111,7 +111,8 @@ def _values(override: Override, intervals: bool = False) -> list[str]:
     return [f"{key}={value}" for value in values]
 
 
-def _text(override: Override) -> str:
+def text_of(override: Override) -> str:
+    """The override as it was typed."""
     assert override.input_line is not None
     return override.input_line
 
@@ -129,11 +130,11 @@ def check_choices(overrides: Sequence[Override], sources: ConfigSources) -> None
         if options is None or override.is_hydra_override():
             continue
         if override.is_sweep_override():
-            raise UserError(f"{_text(override)} names several options; add -m to run one job for each.")
+            raise UserError(f"{text_of(override)} names several options; add -m to run one job for each.")
         value = override.value()
         optional = value is None and override.key_or_group == "study"
         if not override.is_delete() and value not in options and not optional:
-            raise UserError(unknown(_text(override), f"an option of {override.key_or_group}", options, str(value)))
+            raise UserError(unknown(text_of(override), f"an option of {override.key_or_group}", options, str(value)))
 
 
 def check_additions(config_name: str, overrides: Sequence[Override], sources: ConfigSources) -> None:
@@ -150,6 +151,25 @@ def check_additions(config_name: str, overrides: Sequence[Override], sources: Co
             raise UserError(unknown_key(override, config_name, keys, groups))
 
 
+def composed_job(
+    config_name: str, texts: Sequence[str], sources: ConfigSources, known: DictConfig | None = None
+) -> tuple[list[Override], DictConfig]:
+    """The overrides of one job and their config; every group, option and key in them is there. Raises UserError.
+
+    known  the config, where it was composed before; not taken where an override names several values
+    """
+    # Options before keys: a wrong option explains the keys that are missing.
+    overrides = parse(texts, sources)
+    check_choices(overrides, sources)
+    swept = any(override.is_sweep_override() for override in overrides)
+    try:
+        cfg = sources.compose(config_name, texts) if known is None or swept else known
+    except NOT_COMPOSED as error:
+        raise UserError(diagnose(config_name, overrides, sources, error)) from error
+    check_additions(config_name, overrides, sources)
+    return overrides, cfg
+
+
 def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSources, error: Exception) -> str:
     """Why a config did not compose: the first override whose key does not exist, or else Hydra's reason."""
     try:
@@ -162,9 +182,8 @@ def diagnose(config_name: str, overrides: Sequence[Override], sources: ConfigSou
         if override.is_hydra_override() or override.package is not None:
             continue
         if override.is_sweep_override():
-            return (
-                f"{_text(override)} names several values; add -m to run a job for each, or write {key}=[…] for a list."
-            )
+            several = f"{text_of(override)} names several values"
+            return f"{several}; add -m to run a job for each, or write {key}=[…] for a list."
         adds = override.is_add() or override.is_force_add()
         if not adds and key not in keys and key not in groups:
             return unknown_key(override, config_name, keys, groups)
@@ -175,7 +194,7 @@ def _known(config_name: str, overrides: Sequence[Override], sources: ConfigSourc
     """The dotted keys and the groups of a config, with the options that the overrides choose."""
     # Compose with the options alone: they decide which keys there are.
     groups = list(choices_made(sources.compose(config_name, [])))
-    chosen = [_text(override) for override in overrides if override.package or override.key_or_group in groups]
+    chosen = [text_of(override) for override in overrides if override.package or override.key_or_group in groups]
     base = sources.compose(config_name, chosen)
     return list(dotted_keys(base)), groups
 
@@ -187,7 +206,7 @@ def choices_made(cfg: DictConfig) -> list[str]:
 
 def unknown_key(override: Override, config_name: str, keys: Sequence[str], groups: Sequence[str]) -> str:
     """One sentence on a key that isn't there: its siblings, and the nearest key or group anywhere."""
-    key, text = override.key_or_group, _text(override)
+    key, text = override.key_or_group, text_of(override)
     # A name of before is answered with the present one.
     former, dot, rest = key.partition(".")
     if former in FORMER:
@@ -223,7 +242,7 @@ def _dotted_keys(content: dict[Any, Any], prefix: str) -> Iterator[str]:
 
 def _hydra_reason(error: Exception, overrides: Sequence[Override]) -> str:
     """Hydra's own reason without its search paths and its advice."""
-    typed = " ".join(_text(override) for override in overrides) or "the configuration"
+    typed = " ".join(text_of(override) for override in overrides) or "the configuration"
     if isinstance(error, MissingConfigException) and error.options and error.missing_cfg_file:
         group, _, given = error.missing_cfg_file.rpartition("/")
         return unknown(f"{group}={given}", f"an option of {group}", error.options, given)

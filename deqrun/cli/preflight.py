@@ -18,17 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from deqrun.cli.grid import Shape
 from deqrun.cli.launchers import searches
-from deqrun.cli.overrides import (
-    JOBS_CHECKED,
-    MOST_JOBS,
-    check_additions,
-    check_choices,
-    diagnose,
-    dotted_keys,
-    job_count,
-    job_overrides,
-    parse,
-)
+from deqrun.cli.overrides import JOBS_CHECKED, MOST_JOBS, composed_job, dotted_keys, job_count, job_overrides, parse
 from deqrun.cli.request import Request
 from deqrun.cli.run_folders import (
     FREE_ON_RESUME,
@@ -64,7 +54,9 @@ class Job:
 @contextmanager
 def sources_of(request: Request) -> Iterator[ConfigSources]:
     """The config sources of a command; for deqrun sweep, the trained run's own options among them."""
-    _admit_code(request)
+    # The folder of --config-dir joins the import path, where the user allows its code to run.
+    if request.config_dir is not None and request.runs and not request.flags.shell_completion:
+        admit(request.config_dir, allowed="allow_foreign_targets=true" in request.overrides)
     with open_sources(request.config_dir) as sources:
         # A search path that is typed holds options, too.
         typed = tuple(text for text in request.overrides if text.startswith("hydra.searchpath="))
@@ -77,12 +69,6 @@ def sources_of(request: Request) -> Iterator[ConfigSources]:
         foreign = any(o.key_or_group == "allow_foreign_targets" and o.value() is True for o in overrides)
         with trained_options(_run_of(overrides), allow_foreign_targets=foreign):
             yield sources
-
-
-def _admit_code(request: Request) -> None:
-    """Put the folder of --config-dir on the import path, where the user allows its code to run."""
-    if request.config_dir is not None and request.runs and not request.flags.shell_completion:
-        admit(request.config_dir, allowed="allow_foreign_targets=true" in request.overrides)
 
 
 def _run_of(overrides: Sequence[Override]) -> Path | None:
@@ -167,16 +153,7 @@ class Plan:
         return bool(given[-1]) if given else None
 
     def _job(self, texts: Sequence[str], composed: DictConfig | None = None) -> Job:
-        # Options before keys: a wrong option explains the keys that are missing.
-        name, overrides = self.request.config_name, parse(texts, self.sources)
-        check_choices(overrides, self.sources)
-        swept = any(override.is_sweep_override() for override in overrides)
-        try:
-            cfg = self.sources.compose(name, texts) if composed is None or swept else composed
-        except NOT_COMPOSED as error:
-            raise UserError(diagnose(name, overrides, self.sources, error)) from error
-        check_additions(name, overrides, self.sources)
-        return Job(overrides, cfg)
+        return Job(*composed_job(self.request.config_name, texts, self.sources, composed))
 
     def _sweeper_params(self) -> list[Override]:
         """Values to sweep over that the config itself names, as a study may."""
@@ -253,14 +230,10 @@ def _checked(plan: Plan, job: Job) -> Settings | Study:
     if command == "train" and settings.run is not None and not settings.resume:
         require_free(settings.run)
     elif command in ("train", "sweep") and not settings.resume and plan.names_folder and not plan.multirun:
-        _require_free_for_hydra(plan.folder(cfg))
+        folder = plan.folder(cfg)
+        if folder is not None and not is_run(folder):  # one that holds a run or a sweep is looked at later
+            require_empty(folder, "hydra.run.dir=")
     return settings
-
-
-def _require_free_for_hydra(folder: Path | None) -> None:
-    """The folder named by hydra.run.dir= holds nothing; one that holds a run or a sweep is looked at later."""
-    if folder is not None and not is_run(folder):
-        require_empty(folder, "hydra.run.dir=")
 
 
 def check_builds(every_job: Sequence[Settings | Study], command: str) -> None:
@@ -316,11 +289,6 @@ def _check_data(settings: Settings, command: str, seen: set[str]) -> None:
     elif command == "train" and settings.resume and not is_complete(settings.run):
         require_own_data(settings, settings.run, asked=False)
         require_sound(settings, settings.run, resumes=True)
-
-
-def check_settings(settings: Settings, command: str) -> None:
-    """The checks of `check_builds` for settings that were read back from a run. Raises UserError."""
-    check_builds([settings], command)
 
 
 def _check_question(study: Study) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from omegaconf import DictConfig
 
 from deqrun.errors import UserError, listing, one_line
 from deqrun.records.claims import holds_only_traces
+from deqrun.records.files import read_json_if_any
 from deqrun.records.yaml_text import read_yaml
 from deqrun.settings import read_settings, sections_of, settings_from
 from deqrun.settings.load import sweep_solvers
@@ -101,9 +101,7 @@ def require_within(folder: Path) -> None:
     # Every link is followed to its end, links to themselves included.
     home = Path(os.path.realpath(folder))
     for parent, folders, files in os.walk(folder):
-        if (
-            Path(parent).name == "wandb"
-        ):  # which links to its own logs elsewhere, and begins another log when it goes on
+        if Path(parent).name == "wandb":  # it links to its own logs elsewhere, and begins another when it goes on
             folders.clear()
             continue
         for path in (Path(parent, name) for name in (*folders, *files)):
@@ -117,11 +115,7 @@ def require_within(folder: Path) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Whether a run's status.json says that it came to its end."""
-    path = folder / "status.json"
-    try:
-        status = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (OSError, ValueError, RecursionError):
-        return False
+    status = read_json_if_any(folder / "status.json")
     return isinstance(status, dict) and status.get("status") == "completed"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from deqrun.cli.grid import FAILED, Shape
+from deqrun.cli.grid import FAILED, Shape, print_jobs
 from deqrun.cli.run_folders import is_run
 from deqrun.errors import UserError, one_line
 from deqrun.experiment.trackers.place import place_of
@@ -49,38 +49,21 @@ def _tell(folder: Path) -> int:
 
     A failed trial is a result of a search: the exit code is 0 where any trial was completed.
     """
-    from rich.console import Console
-
     from deqrun.report import numbers
-    from deqrun.report.tables import grid_table
 
+    rows, lines = [], []
     records = _records(folder)
-    done = [record for _, record in records if record.status.status == "completed"]
-    console = Console()
-    console.print(
-        grid_table(
-            [
-                (number, _differs(record), _state(record), numbers.percent(record.summary.val_accuracy))
-                for number, record in records
-            ],
-            "validation",  # trials are compared: by test accuracies nobody is to choose
-        )
-    )
     for number, record in records:
-        if record.status.status != "completed":
-            console.print(f"job {number}: {record.status.reason}", soft_wrap=True, highlight=False, markup=False)
-    if (best := _best(folder)) is not None:
-        console.print(f"best    {best}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"search  {folder}", soft_wrap=True, highlight=False, markup=False)
-    return 0 if done or not records else FAILED
-
-
-def _differs(record: RunRecord) -> str:
-    return " ".join(place_of(record.folder, record.config).differs)
-
-
-def _state(record: RunRecord) -> str:
-    return record.status.status if record.status.status == "completed" else "failed"
+        done = record.status.status == "completed"
+        differs = " ".join(place_of(record.folder, record.config).differs)
+        accuracy = numbers.percent(record.summary.val_accuracy)
+        rows.append((number, differs, "completed" if done else "failed", accuracy))
+        lines += [] if done else [f"job {number}: {record.status.reason}"]
+    failed = len(lines)
+    lines += [] if (best := _best(folder)) is None else [f"best    {best}"]
+    # Trials are compared: by test accuracies nobody is to choose.
+    print_jobs(rows, "validation", [*lines, f"search  {folder}"])
+    return FAILED if records and failed == len(records) else 0
 
 
 def _records(folder: Path) -> list[tuple[int, RunRecord]]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from deqrun.cli.overrides import check_additions, check_choices, diagnose, parse
+from deqrun.cli.overrides import composed_job, parse, text_of
 from deqrun.cli.run_folders import FREE_ON_RESUME, LAUNCH_KEYS, is_run, require_empty, require_run, require_within
 from deqrun.errors import UserError, listing, one_line
 from deqrun.settings import load_settings
-from deqrun.settings.sources import NOT_COMPOSED, ConfigSources, choices
+from deqrun.settings.sources import ConfigSources, choices
 from deqrun.studies.study import FILE, Study, Variant, is_study
 
 if TYPE_CHECKING:
-    from deqrun.settings import LaunchSettings, Settings
     from deqrun.settings.study import StudySettings
 
 OF_THE_STUDY = ("run", "resume", "question", "size", "seeds", "jobs", "variants", "ask", "seed", "name")
@@ -119,16 +118,21 @@ def _asked(name: str, settings: StudySettings, cfg: DictConfig, typed: Sequence[
         raise UserError(f"deqrun sweep study={name} needs run=DIR, the folder of a trained run.")
     # One run, asked as it was trained: the study has no variants.
     run = require_run(Path(str(cfg.run)), "run=")
+    return _study(name, settings, cfg, (), asked=run.resolve())
+
+
+def _study(name: str, settings: StudySettings, cfg: DictConfig, variants: Iterable[Variant], **more: Any) -> Study:
+    assert settings.question is not None
     return Study(
         name,
         settings.question,
         settings.size,
         settings.ask,
-        (),
+        tuple(variants),
         str(cfg.device),
         cfg.threads,
-        run.resolve(),
         allow_foreign_targets=cfg.allow_foreign_targets is True,
+        **more,
     )
 
 
@@ -140,7 +144,6 @@ def _composed(
     sources: ConfigSources,
     flags: Sequence[str],
 ) -> Study:
-    assert settings.question is not None
     if not settings.trained:
         raise UserError(f"study={name} has no variants, and so nothing to ask {settings.question} of; give it some.")
     # A typed override goes to every run, but where a variant sets that key itself.
@@ -151,17 +154,7 @@ def _composed(
         for kind, own in parsed.items()
         for variant in _variants(name, settings, cfg, kind, typed, own, sources, flags)
     ]
-    return Study(
-        name,
-        settings.question,
-        settings.size,
-        settings.ask,
-        tuple(variants),
-        str(cfg.device),
-        cfg.threads,
-        jobs=settings.jobs,
-        allow_foreign_targets=cfg.allow_foreign_targets is True,
-    )
+    return _study(name, settings, cfg, variants, jobs=settings.jobs)
 
 
 def _require_effect(name: str, typed: Sequence[Override], parsed: Mapping[str, Sequence[Override]]) -> None:
@@ -191,34 +184,23 @@ def _variants(
     # A variant's own overrides come last, and win.
     taken = {override.get_key_element().lstrip("+~") for override in own}
     kept = [
-        _text(override)
+        text_of(override)
         for override in typed
         if override.get_key_element().lstrip("+~") not in taken
         and override.key_or_group.split(".")[0] not in OF_THE_STUDY
     ]
-    size = [_text(override) for override in typed if override.key_or_group == "size"]
+    size = [text_of(override) for override in typed if override.key_or_group == "size"]
     for offset in range(settings.seeds):
         seed = int(cfg.seed) + offset
         label = f"{kind}-{seed}" if settings.seeds > 1 else kind
-        texts = [*kept, *size, *(_text(override) for override in own), f"seed={seed}", f"name={label}"]
+        texts = [*kept, *size, *(text_of(override) for override in own), f"seed={seed}", f"name={label}"]
         try:
-            run = _settings(texts, sources)
+            run = load_settings(composed_job("train", texts, sources)[1])
         except UserError as error:
             raise UserError(f"study={name}, run {label}: {error}") from error
         # The command that makes this very run by itself.
         command = shlex.join(["deqrun", "train", *texts, "question=null", *flags])
         yield Variant(label, kind, run, command)
-
-
-def _settings(texts: Sequence[str], sources: ConfigSources) -> Settings:
-    overrides = parse(texts, sources)
-    check_choices(overrides, sources)
-    try:
-        cfg = sources.compose("train", texts)
-    except NOT_COMPOSED as error:
-        raise UserError(diagnose("train", overrides, sources, error)) from error
-    check_additions("train", overrides, sources)
-    return load_settings(cfg)
 
 
 def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Sequence[Override]) -> Study:
@@ -242,15 +224,5 @@ def _resumed(folder: Path, composed: Study | None, cfg: DictConfig, typed: Seque
     keys = {override.key_or_group for override in typed}
     changes: dict[str, Any] = {key: cfg[key] for key in ("device", "threads", "jobs") if key in keys}
     if keys & set(LAUNCH_KEYS):
-        changes["launch"] = _launch_of(cfg)
+        changes["launch"] = load_settings(cfg).launch
     return saved.going_on(changes, cfg.tracker.mode if "tracker.mode" in keys else None)
-
-
-def _text(override: Override) -> str:
-    assert override.input_line is not None
-    return override.input_line
-
-
-def _launch_of(cfg: DictConfig) -> LaunchSettings:
-    """The ranks that a composed config asks for. Raises UserError."""
-    return load_settings(cfg).launch

@@ -34,7 +34,7 @@ from deqrun.models import (
     untied_baseline,
 )
 from deqrun.settings import TRUSTED_PACKAGES, ComponentSettings, Settings
-from deqrun.settings.trust import is_trusted
+from deqrun.settings.trust import is_packaged, is_trusted
 from deqrun.solvers import Budget, Solver
 
 TOO_LARGE = ("can't allocate memory", "calculation overflowed", "Overflow when unpacking")
@@ -268,32 +268,25 @@ def check_components(settings: Settings, seen: set[str]) -> None:
     """
     require_device(settings)
     # Keyed by what each check depends on, so that the jobs of a grid share those that are equal.
-    checks: dict[str, Callable[[], object]] = {
-        f"dataset {settings.dataset}": lambda: build_dataset(settings),
-        f"solver {settings.solver}": lambda: build_solver(settings),
-        f"sweep {settings.sweep_solvers}": lambda: build_sweep_solvers(settings),
-        f"gradient {settings.gradient}": lambda: build_gradient(settings),
-        f"budget {settings.budget} {settings.train.segments}": lambda: build_budget(settings),
-        f"optimizer {settings.optimizer}": lambda: build_optimizer(settings, nn.Linear(1, 1)),
-        f"model {settings.model} {settings.dataset} {settings.baseline}": lambda: build_cell(
-            settings, build_dataset(settings)
-        ),
-        f"all {settings.model} {settings.dataset} {settings.baseline} {settings.solver} {settings.sweep_solvers}": (
-            lambda: _check_adapts(settings)
-        ),
-        f"head {settings.model} {settings.baseline} {settings.train} {settings.sweep.halting}": (
-            lambda: _check_halting_head(settings)
-        ),
-        f"difficulties {settings.model} {settings.dataset} {settings.sweep.difficulties}": lambda: _check_difficulties(
-            settings
-        ),
-        f"symmetries {settings.dataset} {settings.sweep.symmetries}": lambda: _check_symmetries(settings),
+    model = f"{settings.model} {settings.dataset} {settings.baseline}"
+    checks: dict[str, Callable[[Settings], object]] = {
+        f"dataset {settings.dataset}": build_dataset,
+        f"solver {settings.solver}": build_solver,
+        f"sweep {settings.sweep_solvers}": build_sweep_solvers,
+        f"gradient {settings.gradient}": build_gradient,
+        f"budget {settings.budget} {settings.train.segments}": build_budget,
+        f"optimizer {settings.optimizer}": lambda one: build_optimizer(one, nn.Linear(1, 1)),
+        f"model {model}": lambda one: build_cell(one, build_dataset(one)),
+        f"all {model} {settings.solver} {settings.sweep_solvers}": _check_adapts,
+        f"head {model} {settings.train} {settings.sweep.halting}": _check_halting_head,
+        f"difficulties {model} {settings.sweep.difficulties}": _check_difficulties,
+        f"symmetries {settings.dataset} {settings.sweep.symmetries}": _check_symmetries,
     }
     # Building draws weights: the run that follows must find the generator as it was.
     with torch.random.fork_rng(devices=[]):
         for text, check in checks.items():
             if text not in seen:
-                check()
+                check(settings)
                 seen.add(text)
 
 
@@ -370,7 +363,7 @@ def resolve(target: str, where: str, *, trust_all: bool = False) -> Callable[...
     means must be a class that was defined in deqrun or torch. Raises UserError.
     """
     # First by name, so that nothing foreign is imported.
-    trusted = target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
+    trusted = is_packaged(target)
     of_the_user = not trusted and is_trusted(target)
     if not (trusted or trust_all or of_the_user):
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to `path`, replacing an earlier one in one rename."""
     # In memory first: the file is then written whole, or not at all.
     buffer = io.BytesIO()
-    content = {entry.name: getattr(checkpoint, entry.name) for entry in fields(checkpoint)}
-    torch.save(content, buffer)
+    torch.save(dict(vars(checkpoint)), buffer)
     write_whole(path, buffer.getvalue())
 
 
@@ -157,8 +156,3 @@ def put_weights(model: nn.Module, checkpoint: Checkpoint, path: Path) -> None:
 def _is_sound(given: torch.Tensor, own: torch.Tensor) -> bool:
     """Whether a tensor is of the type of the model's own, and finite."""
     return given.dtype == own.dtype and bool(given.isfinite().all())
-
-
-def as_rows(epochs: list[Any]) -> list[dict[str, Any]]:
-    """Dataclass rows as plain dictionaries, the form in which a checkpoint holds them."""
-    return [asdict(epoch) for epoch in epochs]

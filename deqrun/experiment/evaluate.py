@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,17 @@ def batch_at(dataset: Dataset, split: Split, place: slice, device: torch.device)
     return dataset.encode(x), y
 
 
+@contextmanager
+def in_evaluation(deq: DEQ) -> Iterator[None]:
+    """Within: the model is in evaluation mode (no dropout); afterwards in whatever mode it was."""
+    was_training = deq.training
+    deq.eval()
+    try:
+        yield
+    finally:
+        deq.train(was_training)
+
+
 @torch.no_grad()
 def evaluate(
     deq: DEQ,
@@ -57,9 +69,6 @@ def evaluate(
 
     Several ranks take whole batches, so that the numbers are one process's, and each has the figures of all samples.
     """
-    # Without dropout, and in whatever mode the model was afterwards.
-    was_training = deq.training
-    deq.eval()
 
     def solved(place: slice) -> Sequence[Tensor]:
         x, y = batch_at(dataset, split, place, device)
@@ -67,7 +76,7 @@ def evaluate(
         figures = [dataset.loss(logits, y), dataset.correct(logits, y), solution.residual, solution.nfe]
         return to_host(figures) if several() else figures
 
-    parts = list(dealt(places(split, batch_size), solved, between))
-    deq.train(was_training)
+    with in_evaluation(deq):
+        parts = list(dealt(places(split, batch_size), solved, between))
     loss, correct, residual, nfe = to_host([torch.cat(column) for column in zip(*parts, strict=True)])
     return Evaluation(loss, correct, residual, nfe)

@@ -13,12 +13,13 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from deqrun import __version__
-from deqrun.datasets import Dataset, DataUnavailable
+from deqrun.datasets import SPLITS, Dataset, DataUnavailable
 from deqrun.errors import Interrupted, RankLost, Unwritable, UserError, one_line, refusal
 from deqrun.experiment.allocator import keep_freed_memory
 from deqrun.experiment.build import build_cell, build_dataset, build_deq, build_optimizer, decay_groups, describe_model
@@ -29,9 +30,10 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.experiment.machine_limits import cores
 from deqrun.experiment.rank_launch import in_ranks
 from deqrun.experiment.ranks import leads, place, several, wait
+from deqrun.experiment.sweep.columns import interval
 from deqrun.experiment.sweep.grid import sweep, sweep_budget
 from deqrun.experiment.sweep.parts import SweepParts, fingerprint_of
-from deqrun.experiment.sweep.spectrum import LocalStability, local_stability
+from deqrun.experiment.sweep.spectrum import local_stability
 from deqrun.experiment.sweep.states import keep_states, size_of_states
 from deqrun.experiment.trackers import TrackedRun, Tracker, place_of, tracked
 from deqrun.experiment.trained import load_best
@@ -298,9 +300,7 @@ def _finish(
     # Sweep. Finished trajectories lie in sweep_parts/ until every row is written, so that a kill costs one at most.
     parts = SweepParts(run.path, fingerprint_of(settings.fingerprint() + data_digest(dataset), deq))
     swept = sweep(settings, deq, dataset, parts)
-    stability = None
-    if settings.sweep.spectrum and not settings.baseline.explicit:
-        stability = local_stability(deq, dataset, dataset.load("test"), settings.sweep.spectrum)
+    spectrum = _spectrum(settings, deq, dataset)
 
     # All ranks have measured; the first one summarises and reports, and no other waits for it.
     wait()
@@ -314,20 +314,16 @@ def _finish(
     for kind, rows in swept.rows.items():
         run.write_rows(kind, rows)
     # The run in one row: accuracy on test with its interval, how long the sweep took, the code and the device.
-    accuracy = share_interval(test.correct.numpy())
     summary = replace(
         _summary(settings, deq, dataset, done, command),
         git_commit=code.commit,
         git_dirty=code.dirty,
         device=_device_name(device),
-        test_accuracy=accuracy.mean,
-        test_accuracy_low=accuracy.low,
-        test_accuracy_high=accuracy.high,
+        **interval("test_accuracy", share_interval(test.correct.numpy())),
+        **spectrum,
         sweep_seconds=swept.seconds,
         status="completed",
     )
-    if stability is not None:
-        summary = _with_spectrum(summary, stability)
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
     record = replace(read_run(run.path), status=completed)
@@ -346,8 +342,9 @@ def _finish(
         console.print(more)
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
-    _warn_if_unsettled(settings, done)
-    _warn_if_idle(record)
+    for warning in (_unsettled(settings, done), _idle(record)):
+        if warning is not None:
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
     return record
 
 
@@ -364,50 +361,42 @@ def _keep_states(settings: Settings, run: RunFolder, deq: DEQ, dataset: Dataset)
     write_kept_states(run.path, keep_states(deq, dataset, split, samples, budget))
 
 
-def _with_spectrum(summary: Summary, found: LocalStability) -> Summary:
-    def known(value: float) -> float | None:
-        return value if math.isfinite(value) else None
-
-    return replace(
-        summary,
-        spectral_radius=known(found.median),
-        spectral_radius_low=known(found.low),
-        spectral_radius_high=known(found.high),
-        spectral_radius_largest=known(found.largest),
-        spectral_radius_below_one=known(found.below_one),
-        spectral_radius_n=found.n,
-    )
+def _spectrum(settings: Settings, deq: DEQ, dataset: Dataset) -> dict[str, Any]:
+    """The columns of the spectral radius, where one is asked for; of a net of layers there is none."""
+    if not settings.sweep.spectrum or settings.baseline.explicit:
+        return {}
+    found = vars(local_stability(deq, dataset, dataset.load("test"), settings.sweep.spectrum))
+    known = {name: value if math.isfinite(value) else None for name, value in found.items()}
+    median = known.pop("median")
+    return {"spectral_radius": median} | {f"spectral_radius_{name}": value for name, value in known.items()}
 
 
 FAR = 10
 """Solves whose median residual is above this many times the tolerance have not arrived."""
 
 
-def _warn_if_unsettled(settings: Settings, done: Checkpoint) -> None:
-    """Warn where the solves of the last epoch ended far above the tolerance: the trained state is no equilibrium."""
+def _unsettled(settings: Settings, done: Checkpoint) -> str | None:
+    """A warning where the solves of the last epoch ended far above the tolerance: the states are no equilibria."""
     residual, tol = (done.epochs[-1].get("residual") if done.epochs else None), settings.budget.tol
-    if residual is not None and tol > 0 and not residual <= FAR * tol:
-        print(
-            f"warning: the solves of training did not settle: in the last epoch their median residual was "
-            f"{residual:.0e}, and the tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight "
-            "or more epochs help; until then the sweep asks a model whose answers are no fixed points.",
-            file=sys.stderr,
-            flush=True,
-        )
+    if residual is None or tol == 0 or residual <= FAR * tol:
+        return None
+    return (
+        f"the solves of training did not settle: in the last epoch their median residual was {residual:.0e}, and the "
+        f"tolerance is {tol:.0e}. A larger budget.max_iter, a higher train.jacobian_weight or more epochs help; until "
+        "then the sweep asks a model whose answers are no fixed points."
+    )
 
 
-def _warn_if_idle(record: RunRecord) -> None:
-    """Warn where the training budget is right no more often than a single iteration, within half a point."""
+def _idle(record: RunRecord) -> str | None:
+    """A warning where the training budget is right no more often than one iteration, within half a point."""
     gain = gain_over_one(record)
-    if gain is not None and abs(gain.mean) < HALF_A_POINT:
-        low, high = 100 * gain.low, 100 * gain.high
-        print(
-            f"warning: from one iteration to {record.train_max_iter} test accuracy changes by {100 * gain.mean:+.1f} "
-            f"points [{low:+.1f}, {high:+.1f}], less than half a point: more iterations may be of no use to this "
-            "model.",
-            file=sys.stderr,
-            flush=True,
-        )
+    if gain is None or not abs(gain.mean) < HALF_A_POINT:
+        return None
+    low, high = 100 * gain.low, 100 * gain.high
+    return (
+        f"from one iteration to {record.train_max_iter} test accuracy changes by {100 * gain.mean:+.1f} points "
+        f"[{low:+.1f}, {high:+.1f}], less than half a point: more iterations may be of no use to this model."
+    )
 
 
 def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device) -> None:
@@ -431,22 +420,21 @@ def _say_what_begins(settings: Settings, dataset: Dataset, device: torch.device)
 
 
 def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, command: str) -> Summary:
-    choices, described, baseline = settings.choices, None, None
+    described, baseline = None, None
     try:
         described, baseline = describe_model(settings, dataset, deq.cell)
     except Exception:  # a model from elsewhere need not run on shapes alone: its cost stays unknown
         if not settings.own_weights:
             raise
+    named: dict[str, Any] = {group: settings.choices.get(group) for group in ("model", "dataset", "solver", "gradient")}
+    named |= {f"n_{split}": len(dataset.load(split)) for split in SPLITS}
     return Summary(
         name=settings.name,
         command=command,
         config_hash=settings.fingerprint(),
         seed=settings.seed,
         versions=_versions(),
-        model=choices.get("model"),
-        dataset=choices.get("dataset"),
-        solver=choices.get("solver"),
-        gradient=choices.get("gradient"),
+        **named,
         baseline=settings.baseline.kind,
         baseline_layers=settings.baseline.layers,
         deq_parameters=baseline.deq_parameters if baseline else None,
@@ -456,9 +444,6 @@ def _summary(settings: Settings, deq: DEQ, dataset: Dataset, done: Checkpoint, c
         multiply_adds=described.multiply_adds if described else None,
         train_max_iter=settings.solve_iterations,
         train_tol=settings.budget.tol,
-        n_train=len(dataset.load("train")),
-        n_validation=len(dataset.load("validation")),
-        n_test=len(dataset.load("test")),
         ema=settings.train.ema,
         best_epoch=done.best_epoch,
         val_accuracy=done.best_accuracy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -27,6 +28,9 @@ COPIES_OF_WEIGHTS = 4
 
 COPIES_OF_STATES = 4
 """z, f(z), the residual and the kept iterate: the least that a solve holds."""
+
+BATCHES = "train.batch_size, train.eval_batch_size and sweep.batch_size"
+"""Keys of the sizes of batches, as a sentence names them."""
 
 
 def cores() -> int:
@@ -54,40 +58,39 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
     if text in seen or not settings.dataset.target.startswith(TRUSTED_PACKAGES):
         return
     seen.add(text)
+    available = available_memory()
+    for what, needed, where in _estimates(settings):
+        if needed > available:
+            raise UserError(
+                f"{what} take {_gib(needed)} of memory at least, and {_gib(available)} are free; allowed are smaller "
+                f"values of {where}."
+            )
+
+
+def _estimates(settings: Settings) -> Iterator[tuple[str, int, str]]:
+    """What takes memory, its bytes, and the keys that decide it."""
+    dataset = build_dataset(settings)
+    data, model = (f"{group}={settings.choices.get(group)}" for group in ("dataset", "model"))
     # Samples first: they are read whole.
-    dataset, available = build_dataset(settings), available_memory()
     try:
-        _require("the samples of " + _named(settings, "dataset"), dataset.memory(), available, "dataset")
+        yield f"the samples of {data}", dataset.memory(), "dataset"
         shape = dataset.input_shape
     except DataUnavailable:  # which is told elsewhere
         return
     # Then one batch of inputs, of the largest batch that any part of the run takes.
     rows = _rows(settings, dataset)
-    _require(
-        f"{rows} samples at a time of " + _named(settings, "dataset"),
-        4 * rows * math.prod(shape),
-        available,
-        "dataset, or train.batch_size, train.eval_batch_size and sweep.batch_size",
-    )
+    yield f"{rows} samples at a time of {data}", 4 * rows * math.prod(shape), f"dataset, or {BATCHES}"
     # Then the weights with their moments, and the states of a solve; on a GPU these are not the host's.
     cell = _abstract_cell(settings, dataset)
-    if cell is not None:
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
-        _require("the weights of " + _named(settings, "model"), COPIES_OF_WEIGHTS * weights, available, "model")
+    if cell is None:
+        return
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in cell.parameters())
+    yield f"the weights of {model}", COPIES_OF_WEIGHTS * weights, "model"
+    kept = size_of_states(settings.sweep.states, sweep_budget(settings).max_iter, cell.state_size)
+    yield "the iterates that sweep.states keeps", kept, "sweep.states and sweep.iterations"
+    if not is_accelerator(settings.device):
         states = 4 * COPIES_OF_STATES * rows * cell.state_size
-        kept = size_of_states(settings.sweep.states, sweep_budget(settings).max_iter, cell.state_size)
-        _require("the iterates that sweep.states keeps", kept, available, "sweep.states and sweep.iterations")
-        if not is_accelerator(settings.device):
-            _require(
-                f"the states of {rows} samples at a time of " + _named(settings, "model"),
-                states,
-                available,
-                "model, or train.batch_size, train.eval_batch_size and sweep.batch_size",
-            )
-
-
-def _named(settings: Settings, group: str) -> str:
-    return f"{group}={settings.choices.get(group)}"
+        yield f"the states of {rows} samples at a time of {model}", states, f"model, or {BATCHES}"
 
 
 def _rows(settings: Settings, dataset: Dataset) -> int:
@@ -107,14 +110,6 @@ def _abstract_cell(settings: Settings, dataset: Dataset) -> Cell | None:
             return build_own_cell(settings, dataset)
     except (UserError, RuntimeError, NotImplementedError):
         return None
-
-
-def _require(what: str, needed: int, available: int, where: str) -> None:
-    if needed > available:
-        raise UserError(
-            f"{what} take {_gib(needed)} of memory at least, and {_gib(available)} are free; allowed are smaller "
-            f"values of {where}."
-        )
 
 
 def _gib(size: int) -> str:

@@ -190,18 +190,6 @@ def _end(folder: Path, own: Place, error: BaseException, code: int) -> NoReturn:
     """Leave word of how a rank ended, and end it."""
     for number in (signal.SIGTERM, signal.SIGINT):  # of the agent, which ends all ranks once one has ended
         signal.signal(number, signal.SIG_IGN)
-    _leave(folder, own, error)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
-    if isinstance(error, RankLost):
-        time.sleep(LAST)
-    # At once: threads of a group that was lost would abort the end of the interpreter.
-    os._exit(code)
-
-
-def _leave(folder: Path, own: Place, error: BaseException) -> None:
-    """Leave word of how a rank ended."""
     try:
         word = pickle.dumps(error)
         pickle.loads(word)
@@ -210,6 +198,13 @@ def _leave(folder: Path, own: Place, error: BaseException) -> None:
     path = folder / f"{own.rank}.end"
     path.with_suffix(".part").write_bytes(word)
     path.with_suffix(".part").replace(path)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if isinstance(error, RankLost):
+        time.sleep(LAST)
+    # At once: threads of a group that was lost would abort the end of the interpreter.
+    os._exit(code)
 
 
 def _raise_reason(folder: Path, count: int, exit_codes: dict[int, int]) -> NoReturn:

@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 from deqrun.errors import UserError, unknown
 from deqrun.records.rows import ROW_KINDS
+from deqrun.records.run import RunRecord
 
-if TYPE_CHECKING:
-    import pandas as pd
-    import polars as pl
-
-__all__ = ["KINDS", "pandas_frame", "polars_frame"]
+__all__ = ["KINDS", "frame"]
 
 KINDS = tuple(ROW_KINDS)
 """Kinds of rows that a run has: epochs, steps, evaluations, sweep, halting, breadth, savings."""
 
 
-def require_kind(kind: str) -> None:
-    """Require a kind of rows that there is. Raises UserError."""
+def columns(kind: str, record: RunRecord) -> dict[str, list[Any]]:
+    """The values of each field of a kind of rows; of no rows the fields alone. Raises UserError for an unknown kind."""
     if kind not in KINDS:
         raise UserError(unknown(kind, "a kind of rows", KINDS))
-
-
-def columns(kind: str, rows: Sequence[Any]) -> dict[str, list[Any]]:
-    """The values of each field; of no rows the fields alone."""
-    values = [asdict(row) for row in rows]
+    values = [asdict(row) for row in getattr(record, kind)]
     return {field.name: [row[field.name] for row in values] for field in fields(ROW_KINDS[kind].row)}
 
 
-def pandas_frame(kind: str, rows: Sequence[Any]) -> pd.DataFrame:
-    """The rows as a pandas frame. Raises UserError, which names the extra, where pandas is not installed."""
-    require_kind(kind)
+def frame(library: str, kind: str, record: RunRecord, **options: Any) -> Any:
+    """The rows as a data frame of pandas or polars. Raises UserError, which names the extra, where it is not installed.
+
+    options  of the library's DataFrame
+    """
+    found = columns(kind, record)
     try:
-        import pandas as pd
+        module = import_module(library)
     except ImportError:
-        raise UserError(_missing("pandas")) from None
-    return pd.DataFrame(columns(kind, rows))
-
-
-def polars_frame(kind: str, rows: Sequence[Any]) -> pl.DataFrame:
-    """The rows as a polars frame. Raises UserError, which names the extra, where polars is not installed."""
-    require_kind(kind)
-    try:
-        import polars as pl
-    except ImportError:
-        raise UserError(_missing("polars")) from None
-    return pl.DataFrame(columns(kind, rows), strict=False)
-
-
-def _missing(package: str) -> str:
-    return f"{package} is not installed; pip install 'deqrun[frames]' brings it."
+        raise UserError(f"{library} is not installed; pip install 'deqrun[frames]' brings it.") from None
+    return module.DataFrame(found, **options)

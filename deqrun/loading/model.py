@@ -113,10 +113,6 @@ class RunModel:
         narrow = given.dtype == torch.float64 and not has_float64(self.device)
         return (given.float() if narrow else given).to(self.device)
 
-    def _of_the_weights_kind(self, x: Tensor) -> Tensor:
-        """Floating-point numbers as wide as the weights: NumPy's are double."""
-        return x.to(next(self.deq.parameters()).dtype) if x.is_floating_point() else x
-
     def __call__(
         self,
         x: Any,
@@ -137,7 +133,8 @@ class RunModel:
         Raises ValueError on an x of the wrong shape, UserError on an unknown solver.
         """
         given = self._there(x) if encoded else self.encode(x)
-        inputs = self._of_the_weights_kind(given)
+        # Floating-point numbers as wide as the weights: NumPy's are double.
+        inputs = given.to(next(self.deq.parameters()).dtype) if given.is_floating_point() else given
         given_limits = {name: value for name, value in (("max_iter", max_iter), ("tol", tol)) if value is not None}
         budget = self.deq.budget.with_(**given_limits)
         with torch.no_grad(), self.deq.cell.fixed_weights():

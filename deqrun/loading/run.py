@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deqrun.errors import UserError, one_line, unknown
-from deqrun.loading.frames import pandas_frame, polars_frame, require_kind
-from deqrun.records.long_trajectory import AnyTrajectory
+from deqrun.loading.frames import frame
 from deqrun.records.reading import read_run
-from deqrun.records.rows import BreadthRow, BudgetEvaluation, Epoch, HaltingRow, SavingRow, Step, SweepCell
-from deqrun.records.run import RunRecord, RunStatus, Summary
+from deqrun.records.run import RunRecord
 from deqrun.records.states import RunState, state_of
-from deqrun.records.trajectory import TrajectoryKey
 
 if TYPE_CHECKING:
     import altair as alt
@@ -74,69 +70,27 @@ class NotebookFigure:
 
 
 class LoadedRun:
-    """A run: settings, records, figures, and its model. `record` is `deqrun.records.run.RunRecord`, which has more."""
+    """A run: settings, records, figures, and its model. `record` is `deqrun.records.run.RunRecord`, which has more.
+
+    folder, name, status, summary, trajectories  as the record has them
+    config                                       config.yaml as plain values
+    epochs, steps, evaluations, sweep, halting, breadth, savings
+                                                 rows, each kind a tuple
+    """
 
     def __init__(self, record: RunRecord, allow_foreign_targets: bool = False) -> None:
         self.record = record
         self._allow_foreign_targets = allow_foreign_targets
-
-    @property
-    def folder(self) -> Path:
-        return self.record.folder
-
-    @property
-    def name(self) -> str:
-        return self.record.name
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """config.yaml as plain values."""
-        return self.record.config
-
-    @property
-    def status(self) -> RunStatus:
-        return self.record.status
+        self.folder, self.name, self.config = record.folder, record.name, record.config
+        self.status, self.summary = record.status, record.summary
+        self.epochs, self.steps, self.evaluations = record.epochs, record.steps, record.evaluations
+        self.sweep, self.halting, self.breadth = record.sweep, record.halting, record.breadth
+        self.savings, self.trajectories = record.savings, record.trajectories
 
     @property
     def state(self) -> RunState:
         """completed, running, interrupted, killed, failed …: now, whatever status.json still says."""
         return state_of(self.folder, self.record.status)
-
-    @property
-    def summary(self) -> Summary:
-        return self.record.summary
-
-    @property
-    def epochs(self) -> tuple[Epoch, ...]:
-        return self.record.epochs
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return self.record.steps
-
-    @property
-    def evaluations(self) -> tuple[BudgetEvaluation, ...]:
-        return self.record.evaluations
-
-    @property
-    def sweep(self) -> tuple[SweepCell, ...]:
-        return self.record.sweep
-
-    @property
-    def halting(self) -> tuple[HaltingRow, ...]:
-        return self.record.halting
-
-    @property
-    def savings(self) -> tuple[SavingRow, ...]:
-        return self.record.savings
-
-    @property
-    def breadth(self) -> tuple[BreadthRow, ...]:
-        return self.record.breadth
-
-    @property
-    def trajectories(self) -> Mapping[TrajectoryKey, AnyTrajectory]:
-        return self.record.trajectories
 
     @cached_property
     def settings(self) -> Settings:
@@ -150,16 +104,16 @@ class LoadedRun:
 
         Needs the extra `frames`.
         """
-        require_kind(kind)
-        return pandas_frame(kind, getattr(self.record, kind))
+        found: pd.DataFrame = frame("pandas", kind, self.record)
+        return found
 
     def polars(self, kind: str = "sweep") -> pl.DataFrame:
         """The rows of a kind (epochs, steps, evaluations, sweep, halting, breadth or savings) as a polars frame.
 
         Needs the extra `frames`.
         """
-        require_kind(kind)
-        return polars_frame(kind, getattr(self.record, kind))
+        found: pl.DataFrame = frame("polars", kind, self.record, strict=False)
+        return found
 
     @cached_property
     def figures(self) -> dict[str, NotebookFigure]:

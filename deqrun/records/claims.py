@@ -290,11 +290,6 @@ def _remove_empty(folders: list[Path]) -> None:
             folder.rmdir()  # which succeeds only where nothing was written into it
 
 
-def _is_file(folder: Path) -> bool:
-    """Whether a folder's status.json is a file: of a pipe no read would end."""
-    return (folder / STATUS).is_file()
-
-
 def holds_only_traces(folder: Path) -> bool:
     """Whether a folder holds nothing but files of claims, as after a run that was killed before it began."""
     try:
@@ -302,8 +297,9 @@ def holds_only_traces(folder: Path) -> bool:
     except OSError:
         return False
     if STATUS in names:
-        try:
-            status = json.loads((folder / STATUS).read_text(encoding="utf-8") or "{}") if _is_file(folder) else None
+        path = folder / STATUS
+        try:  # of a pipe no read would end
+            status = json.loads(path.read_text(encoding="utf-8") or "{}") if path.is_file() else None
         except (OSError, ValueError, RecursionError):
             return False
         if status not in ({}, STARTING):

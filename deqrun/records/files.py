@@ -1,11 +1,12 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that may not be there."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 def write_whole(path: Path, content: bytes | str) -> Path:
@@ -35,6 +36,14 @@ def writing_whole(path: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def read_json_if_any(path: Path) -> Any:
+    """The content of a JSON file; None where there is no file, or none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

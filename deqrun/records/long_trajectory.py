@@ -58,12 +58,20 @@ class Source(Protocol):
 class LongTrajectory:
     """A trajectory in a file, with the names and the meanings of `Trajectory`.
 
-    Methods go through the file part by part, so that memory holds one part and the result. residual, nfe, correct,
-    jvps and the signals read their whole array each time that they are asked for.
+    Methods go through the file part by part, so that memory holds one part and the result. An array is read as a whole
+    each time that it is asked for; one that was not recorded is None.
+
+    names  of the recorded arrays
     """
 
+    residual: NDArray[np.floating]
+    nfe: NDArray[np.int32]
+    correct: NDArray[np.bool_]
+    jvps: NDArray[np.int32] | None
+    status: NDArray[np.uint8] | None
+
     def __init__(self, source: Source) -> None:
-        self._source = source
+        self.source, self.names = source, source.names
         self.n, self.iterates = source.n, source.iterates
         self.seconds: NDArray[np.float64] = source.whole("seconds")
         self.min_iter = int(source.whole("min_iter")) if "min_iter" in source.names else 0
@@ -74,10 +82,10 @@ class LongTrajectory:
         signals  whether they have the signals of halting rules, and the further measures
         Seconds are the whole trajectory's in the first part, and 0 in the others.
         """
-        names = [name for name in (*PER_ITERATE, "status") if name in self._source.names]
+        names = [name for name in (*PER_ITERATE, "status") if name in self.names]
         names = [name for name in names if signals or name not in (*SIGNALS, *MEASURES)]
         seconds = self.seconds
-        for arrays in zip(*(self._source.blocks(name) for name in names), strict=True):
+        for arrays in zip(*(self.source.blocks(name) for name in names), strict=True):
             named: dict[str, Any] = dict(zip(names, arrays, strict=True))
             yield Trajectory(**named, seconds=seconds, min_iter=self.min_iter)
             seconds = np.zeros_like(seconds)
@@ -110,49 +118,25 @@ class LongTrajectory:
     def at(self, name: str, iterate: NDArray[np.intp]) -> NDArray[Any]:
         """See `Trajectory.at`."""
         found, low = [], 0
-        for block in self._source.blocks(name):
+        for block in self.source.blocks(name):
             found.append(np.take_along_axis(block, iterate[None, low : low + block.shape[1]], axis=0)[0])
             low += block.shape[1]
         return np.concatenate(found)
 
-    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        """The array `name` in blocks of samples, in order."""
-        return self._source.blocks(name)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the recorded arrays."""
-        return self._source.names
-
     def in_memory(self) -> Trajectory:
         """All of it at once."""
-        whole = {name: self._source.whole(name) for name in self._source.names if name != "min_iter"}
+        whole = {name: self.source.whole(name) for name in self.names if name != "min_iter"}
         return Trajectory(**whole, min_iter=self.min_iter)
 
-    @property
-    def residual(self) -> NDArray[np.floating]:
-        return self._source.whole("residual")
-
-    @property
-    def nfe(self) -> NDArray[np.int32]:
-        return self._source.whole("nfe")
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        return self._source.whole("correct")
-
-    @property
-    def jvps(self) -> NDArray[np.int32] | None:
-        return self._source.whole("jvps") if "jvps" in self._source.names else None
-
-    @property
-    def status(self) -> NDArray[np.uint8] | None:
-        return self._source.whole("status") if "status" in self._source.names else None
+    def __getattr__(self, name: str) -> Any:
+        if name not in (*PER_ITERATE, "status"):
+            raise AttributeError(f"a trajectory has no {name}")
+        return self.source.whole(name) if name in self.names else None
 
     @property
     def signals(self) -> dict[str, NDArray[Any]]:
         """See `Trajectory.signals`."""
-        return {name: self._source.whole(name) for name in SIGNALS if name in self._source.names}
+        return {name: self.source.whole(name) for name in SIGNALS if name in self.names}
 
     @property
     def cost(self) -> NDArray[np.int64]:
@@ -199,12 +183,10 @@ class PartsInArchive:
     def __init__(self, path: Path) -> None:
         self.path = path
         with open_npz(path, by_parts=True) as arrays:
-            found = sorted({name.partition("/")[0] for name in arrays if "/" in name})
-            self.names = tuple(sorted({name.rpartition("/")[2] for name in arrays}))
-            self._parts = found
+            self._parts = sorted({name.partition("/")[0] for name in arrays if "/" in name})
+            self.names = tuple(sorted({name.rpartition("/")[2] for name in arrays} - {"n"}))
             self.iterates = len(arrays["seconds"])
             self.n = int(arrays["n"])
-        self.names = tuple(name for name in self.names if name != "n")
 
     def blocks(self, name: str) -> Iterator[NDArray[Any]]:
         """See `Source`."""
@@ -279,6 +261,6 @@ def _blocks(trajectory: AnyTrajectory, name: str) -> Iterator[NDArray[Any]]:
     """The array in blocks of samples; none where it was not recorded."""
     if isinstance(trajectory, LongTrajectory):
         if name in trajectory.names:
-            yield from trajectory.blocks(name)
+            yield from trajectory.source.blocks(name)
     elif (array := getattr(trajectory, name)) is not None:
         yield array

@@ -22,6 +22,9 @@ Row = TypeVar("Row")
 AXES = ("solvers", "starts", "iterations", "tolerances", "precisions", "splits")
 """Keys of a sweep's lists, of which one that is empty leaves no row."""
 
+DTYPES = {"nfe": np.int32, "correct": np.bool_, "jvps": np.int32, "seconds": np.float64, "status": np.uint8}
+"""Types of a trajectory's arrays; the others have those that they were written with."""
+
 
 def read_run(folder: Path | str) -> RunRecord:
     """Read whatever a run folder holds by now.
@@ -230,20 +233,14 @@ def _require_shapes(path: Path, stem: str, shapes: dict[str, tuple[int, ...]]) -
 
 
 def _trajectory(arrays: Arrays, stem: str, path: Path) -> Trajectory:
-    read = {name: np.asarray(arrays[f"{stem}/{name}"]) for name in _names(arrays, stem)}
+    read: dict[str, Any] = {
+        name: np.asarray(arrays[f"{stem}/{name}"], dtype=DTYPES.get(name)) for name in _names(arrays, stem)
+    }
     _require_shapes(path, stem, {name: array.shape for name, array in read.items()})
-    residual = read["residual"] if read["residual"].dtype == np.float64 else read["residual"].astype(np.float32)
-    timed, known = "seconds" in read, {name: read[name] for name in (*SIGNALS, *MEASURES, "loss") if name in read}
-    min_iter = read.get("min_iter", np.zeros((), dtype=np.int64))
+    if read["residual"].dtype != np.float64:
+        read["residual"] = read["residual"].astype(np.float32)
+    read.setdefault("seconds", np.full(len(read["residual"]), np.nan))
+    min_iter = read.pop("min_iter", np.zeros((), dtype=np.int64))
     if min_iter.shape != () or min_iter.dtype.kind not in "iu" or min_iter < 0:
         raise ValueError(f"'{path}' holds {stem} with a min_iter that is no whole number from 0.")
-    return Trajectory(
-        residual,
-        np.asarray(read["nfe"], dtype=np.int32),
-        np.asarray(read["correct"], dtype=np.bool_),
-        np.asarray(read["seconds"], dtype=np.float64) if timed else np.full(len(residual), np.nan),
-        np.asarray(read["status"], dtype=np.uint8) if "status" in read else None,
-        np.asarray(read["jvps"], dtype=np.int32) if "jvps" in read else None,
-        **known,
-        min_iter=int(min_iter),
-    )
+    return Trajectory(**read, min_iter=int(min_iter))

@@ -34,17 +34,7 @@ def residual_curve(key: TrajectoryKey, trajectory: AnyTrajectory, layers: int | 
     low, median, high = np.quantile(known, QUANTILES, axis=1, method="inverted_cdf")
     return [
         CurveRow(
-            key.solver,
-            key.start,
-            key.split,
-            int(e),
-            float(m),
-            float(lo),
-            float(hi),
-            int(r),
-            trajectory.n,
-            precision=key.precision,
-            difficulty=key.difficulty,
+            **key._asdict(), nfe=int(e), median=float(m), low=float(lo), high=float(hi), running=int(r), n=trajectory.n
         )
         for e, m, lo, hi, r in zip(spent, median, low, high, np.asarray(running), strict=True)
     ]

@@ -179,8 +179,12 @@ class Arrays(Mapping[str, NDArray[Any]]):
         if self.archive.getinfo(member).file_size > self._most:
             raise NotReadable(f"{name} would not fit into half of the memory")
         with _damage_told(name):
-            content = self.archive.read(member)
-        return _array(name, content)
+            file = io.BytesIO(self.archive.read(member))
+            header = read_header(file)
+            _require_content(name, header, len(file.getbuffer()) - file.tell())
+            file.seek(0)
+            array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+            return array
 
     def size(self, name: str) -> int:
         """Bytes of an array."""
@@ -188,13 +192,8 @@ class Arrays(Mapping[str, NDArray[Any]]):
 
     def header(self, name: str) -> Header:
         """The header of an array whose file holds what it says; all of the file is read, and nothing of it is kept."""
-        member = self.archive.getinfo(self.names[name])
-        with _damage_told(name), self.archive.open(member) as file:
-            try:
-                found = read_header(file)
-            except (ValueError, KeyError, TypeError, SyntaxError, OverflowError) as error:
-                raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error
-            rest = 0
+        with _damage_told(name), self.archive.open(self.names[name]) as file:
+            found, rest = read_header(file), 0
             while block := file.read(2**20):
                 rest += len(block)
         _require_content(name, found, rest)
@@ -211,6 +210,10 @@ class Arrays(Mapping[str, NDArray[Any]]):
 def _damage_told(name: str) -> Iterator[None]:
     try:
         yield
+    except NotReadable:
+        raise
+    except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
+        raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError, zlib.error) as error:
         raise NotReadable(f"{name} can't be unpacked ({error})") from error
 
@@ -229,18 +232,3 @@ def _require_content(name: str, header: Header, size: int) -> None:
         why = why or "its header does not fit its content"
     if why:
         raise NotReadable(f"{name} is no array ({why})")
-
-
-def _array(name: str, content: bytes) -> NDArray[Any]:
-    """The array of an npy file's bytes, whose header is known to say as many as there are."""
-    file = io.BytesIO(content)
-    try:
-        header = read_header(file)
-        _require_content(name, header, len(content) - file.tell())
-        file.seek(0)
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
-    except NotReadable:
-        raise
-    except (ValueError, KeyError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
-        raise NotReadable(f"{name} is no array ({' '.join(str(error).split())})") from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from deqrun.settings.component import Section
 
 __all__ = ["BaselineSettings", "require_explicit", "with_baseline"]
 
@@ -31,14 +33,12 @@ NO_PATH = {
 """Training of the way to a fixed point, switched off: a net of untied layers has neither the one nor the other."""
 
 
-class BaselineSettings(BaseModel):
+class BaselineSettings(Section):
     """The explicit net that is trained in the DEQ's place: `baseline.*`.
 
     kind     none: the DEQ | tied: its cell applied `layers` times | untied: layers with weights of their own
     match    of an untied net: has the DEQ's parameters, or its multiply-adds of `layers` evaluations
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     kind: Literal["none", "tied", "untied"]
     layers: Annotated[int, Field(strict=True, ge=1)] | None

@@ -1,4 +1,4 @@
-"""A section of the config that names a class to construct, and its parameters."""
+"""A section of the config, and one that names a class to construct, with its parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 
 
-class ComponentSettings(BaseModel):
-    """A class and its constructor's parameters, which may be components too: a section with `_target_`."""
+class Section(BaseModel):
+    """A section of the config: frozen, and with no other keys than its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="constants")
+
+
+class ComponentSettings(Section):
+    """A class and its constructor's parameters, which may be components too: a section with `_target_`."""
 
     target: str
     parameters: dict[str, Any]

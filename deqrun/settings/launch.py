@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from deqrun.settings.component import Section
 
 __all__ = ["LaunchSettings"]
 
 
-class LaunchSettings(BaseModel):
+class LaunchSettings(Section):
     """The ranks of a run, which share its batches: `launch.*`.
 
     devices          ranks that the run starts, each with a device of its own; None: this process alone
     timeout_minutes  the longest that a rank waits for the others, and the launcher for ranks that are to end
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     devices: Annotated[int, Field(strict=True, ge=1, lt=2**16)] | None = None
     timeout_minutes: Annotated[float, Field(gt=0, le=24 * 60, allow_inf_nan=False)] = 10.0

@@ -11,15 +11,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from deqrun.errors import unknown
 from deqrun.records.halting_rules import HALTING_RULES
 from deqrun.records.yaml_text import write_yaml
 from deqrun.settings.baseline import BaselineSettings, require_explicit
-from deqrun.settings.component import ComponentSettings
+from deqrun.settings.component import ComponentSettings, Section
 from deqrun.settings.launch import LaunchSettings
-from deqrun.settings.trust import TRUSTED_PACKAGES, how_to_allow, is_trusted
+from deqrun.settings.trust import how_to_allow, is_packaged, is_trusted
 
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 PositiveCount = Annotated[int, Field(strict=True, ge=1, lt=2**31)]
@@ -36,11 +36,7 @@ Flag = Annotated[bool, Field(strict=True)]
 RunName = Annotated[str, StringConstraints(pattern=r"^\w[\w.,=+-]*$", max_length=100)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, ser_json_inf_nan="constants")
-
-
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """How a model is trained: `train.*`. Where `steps` are given, they decide the length, and not the epochs.
 
     With neither epochs nor steps nothing is trained: the weights are asked as they are.
@@ -171,7 +167,7 @@ class TrainSettings(_Section):
         return self
 
 
-class BudgetSettings(_Section):
+class BudgetSettings(Section):
     """The budget of one solve in training: `budget.*`, the fields of `deqrun.solvers.Budget`."""
 
     max_iter: Count
@@ -188,7 +184,7 @@ class BudgetSettings(_Section):
         return self
 
 
-class SweepSettings(_Section):
+class SweepSettings(Section):
     """The grid of test-time budgets: `sweep.*`. Lists are put in order, without doubles; empty: no sweep."""
 
     iterations: tuple[Iterations, ...]
@@ -213,10 +209,10 @@ class SweepSettings(_Section):
     states: Count = 0
     keep: Literal["samples", "curves", "grid"] = "samples"
 
-    @field_validator("difficulties", "halting", "breadth", "measures", mode="before")
+    @field_validator("difficulties", "halting", "breadth", "measures", "symmetries", "noise", mode="before")
     @classmethod
-    def _none(cls, values: Any) -> Any:
-        return () if values is None else values
+    def _none(cls, value: Any, field: ValidationInfo) -> Any:
+        return cls.model_fields[str(field.field_name)].default if value is None else value
 
     @field_validator("starts")
     @classmethod
@@ -231,16 +227,6 @@ class SweepSettings(_Section):
     @classmethod
     def _ascending(cls, values: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(values)))
-
-    @field_validator("symmetries", mode="before")
-    @classmethod
-    def _no_symmetries(cls, value: Any) -> Any:
-        return 0 if value is None else value
-
-    @field_validator("noise", mode="before")
-    @classmethod
-    def _no_noise(cls, values: Any) -> Any:
-        return (0.0,) if values is None else values
 
     @field_validator("noise")
     @classmethod
@@ -287,7 +273,7 @@ def _names_another(given: str, kind: str, allowed: Sequence[str]) -> str:
 TRACKERS = ("wandb", "tensorboard", "mlflow", "trackio")
 
 
-class TrackerSettings(_Section):
+class TrackerSettings(Section):
     """Where records are mirrored: `tracker.*`. Of group, job_type and tags null stands for deqrun's own choice."""
 
     name: str | tuple[str, ...]
@@ -327,7 +313,7 @@ NUMBERED = ("cuda", "xpu")
 """Of these a machine may have several: cuda:1 is the second."""
 
 
-class Settings(_Section):
+class Settings(Section):
     """All of a user's choices for a run. Equal settings give equal runs.
 
     device         auto, cpu, cuda, mps or xpu, of cuda and xpu with a number if wanted, as in cuda:1
@@ -362,16 +348,15 @@ class Settings(_Section):
     data_changed: Literal["refuse", "match_classes"] = "refuse"
     report: Flag = True
     objective: str = "val_accuracy"
-    baseline: BaselineSettings = BaselineSettings(
-        kind="none", layers=None, match=None
-    )  # runs of before there were any have none
-    launch: LaunchSettings = LaunchSettings()  # and as they were one process
+    # Runs of before there were any have no baseline, and were one process.
+    baseline: BaselineSettings = BaselineSettings(kind="none", layers=None, match=None)
+    launch: LaunchSettings = LaunchSettings()
 
     @model_validator(mode="after")
     def _trusts_every_target(self) -> Settings:
         for where, component in self.components():
-            trusted = component.target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
-            if not trusted and not self.allow_foreign_targets and not is_trusted(component.target):
+            trusted = is_packaged(component.target) or self.allow_foreign_targets or is_trusted(component.target)
+            if not trusted:
                 raise ValueError(
                     f"{where}._target_={component.target} is outside of deqrun and torch, {how_to_allow()}"
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,16 +111,30 @@ class ConfigSources:
 
 
 @contextmanager
+def having(owner: object, name: str, value: object) -> Iterator[None]:
+    """Within: an attribute of Hydra's has another value, which is put back afterwards."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def without_hydra() -> AbstractContextManager[None]:
+    """Within: Hydra is not initialised, and can be anew; whatever it was before is put back."""
+    return having(GlobalHydra.instance(), "hydra", None)
+
+
+@contextmanager
 def open_sources(config_dir: Path | None = None) -> Iterator[ConfigSources]:
     """Config sources outside of a running Hydra app; whatever Hydra was initialised before is put back."""
-    before = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
     search = () if config_dir is None else (f"hydra.searchpath=[{quoted(f'file://{config_dir.resolve()}')}]",)
-    try:
-        with initialize_config_dir(str(packaged_configs()), job_name="deqrun", version_base=HYDRA_VERSION_BASE):
-            yield ConfigSources(GlobalHydra.instance().config_loader(), search)
-    finally:
-        GlobalHydra.instance().hydra = before
+    with (
+        without_hydra(),
+        initialize_config_dir(str(packaged_configs()), job_name="deqrun", version_base=HYDRA_VERSION_BASE),
+    ):
+        yield ConfigSources(GlobalHydra.instance().config_loader(), search)
 
 
 @contextmanager

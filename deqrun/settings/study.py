@@ -6,16 +6,17 @@ from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from deqrun.errors import one_line, unknown
+from deqrun.settings.component import Section
 from deqrun.settings.explain import explain
 from deqrun.settings.sources import STUDY_KEYS
 
 SIZES = ("small", "full")
 
 
-class StudySettings(BaseModel):
+class StudySettings(Section):
     """A study's own settings; `question` is None for a plain run.
 
     question  name of a module of deqrun.studies
@@ -25,8 +26,6 @@ class StudySettings(BaseModel):
     variants  the runs that it trains, label: overrides; None leaves one out
     ask       parameters of the question
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     question: str | None
     size: Literal["small", "full"]

@@ -14,7 +14,7 @@ from pathlib import Path
 TRUSTED_PACKAGES = ("deqrun", "torch")
 """A `_target_` outside of these packages is refused unless `allow_foreign_targets=true`."""
 
-__all__ = ["admit", "how_to_allow", "is_trusted", "remember", "trusted_file", "use_folder"]
+__all__ = ["admit", "how_to_allow", "is_packaged", "is_trusted", "remember", "trusted_file", "use_folder"]
 
 MOST_BYTES = 1_000_000
 """Size of the list beyond which it is not read."""
@@ -59,6 +59,11 @@ def remember(folder: Path) -> None:
         os.replace(aside, file)
     except OSError:
         pass  # asked again next time
+
+
+def is_packaged(target: str) -> bool:
+    """Whether a dotted name means code of deqrun or torch, by its beginning."""
+    return target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
 
 
 def is_trusted(target: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deqrun.datasets import Dataset
 from deqrun.errors import UserError
 from deqrun.experiment.build import build_dataset, hand_over
 from deqrun.experiment.data.changes import MatchedDataset, own_data, require_recorded, warn_without_record
@@ -33,14 +32,17 @@ def require_same_data(asked: Settings) -> None:
             warn_without_record(asked.run)
         return
     # Matched by class, the samples that trained the run are left out; otherwise all must be as they were.
-    saved = read_settings(asked.run / "config.yaml", allow_foreign_targets=asked.allow_foreign_targets)
+    own = own_data(asked, read_settings(asked.run / "config.yaml", allow_foreign_targets=asked.allow_foreign_targets))
     if asked.data_changed == "match_classes":
-        _require_own_parameters(asked, saved)
+        if own.dataset != asked.dataset:
+            raise UserError(
+                "data_changed=match_classes compares samples as the run stored them, and so takes the run's own "
+                "dataset parameters; leave the others out."
+            )
         dataset = build_dataset(asked)
         assert isinstance(dataset, MatchedDataset)
         print(dataset.told(), flush=True)
     else:
-        own = own_data(asked, saved)
         dataset = build_dataset(own)
         if dataset.by_content and own.dataset != asked.dataset:
             return
@@ -51,14 +53,6 @@ def require_same_data(asked: Settings) -> None:
     hand_over(asked, dataset)
 
 
-def _require_own_parameters(asked: Settings, saved: Settings) -> None:
-    if own_data(asked, saved).dataset != asked.dataset:
-        raise UserError(
-            "data_changed=match_classes compares samples as the run stored them, and so takes the run's own dataset "
-            "parameters; leave the others out."
-        )
-
-
 def require_own_data(settings: Settings, run: Path, *, asked: bool) -> None:
     """A run that goes on, or that a study asks, has its own data still. Raises UserError."""
     record = read_record(run)
@@ -67,7 +61,7 @@ def require_own_data(settings: Settings, run: Path, *, asked: bool) -> None:
             warn_without_record(run)
         return
     # The data as they are now, against the record of the data that the weights have seen.
-    dataset: Dataset = build_dataset(settings)
+    dataset = build_dataset(settings)
     way_out = (
         "a study asks about the run's own data"
         if asked

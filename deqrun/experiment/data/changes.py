@@ -14,7 +14,8 @@ from deqrun.datasets.dataset import require_split
 from deqrun.datasets.fingerprint import digest_of, row_digests
 from deqrun.errors import UserError, listing
 from deqrun.experiment.data.record import FILE, DataRecord, class_names, read_record, record_of, write_record
-from deqrun.settings import TRUSTED_PACKAGES, Settings
+from deqrun.settings import Settings
+from deqrun.settings.trust import is_packaged
 
 __all__ = ["MatchedDataset", "data_digest", "keep_record", "own_data", "require_recorded", "warn_without_record"]
 
@@ -24,16 +25,12 @@ LOCATION = ("root", "path", "download")
 
 def own_data(asked: Settings, saved: Settings) -> Settings:
     """Settings whose data set must be the recorded one: the run's own, where its files lie now."""
-    if asked.dataset.target != saved.dataset.target or not _is_deqruns(asked):
+    if asked.dataset.target != saved.dataset.target or not is_packaged(asked.dataset.target):
         return asked
     # Files may lie elsewhere now; everything else is as it was.
     moved = {key: value for key, value in asked.dataset.parameters.items() if key in LOCATION}
     parameters = saved.dataset.parameters | moved
     return saved.model_copy(update={"dataset": saved.dataset.model_copy(update={"parameters": parameters})})
-
-
-def _is_deqruns(settings: Settings) -> bool:
-    return settings.dataset.target.startswith(tuple(f"{package}." for package in TRUSTED_PACKAGES))
 
 
 def require_recorded(record: DataRecord, dataset: Dataset, run: Path, way_out: str) -> None:

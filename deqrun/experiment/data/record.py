@@ -52,11 +52,11 @@ class DataRecord:
         for split in SPLITS:
             if self.sizes[split] != now.sizes[split]:
                 found.append(f"{split} has {now.sizes[split]} samples and had {self.sizes[split]}")
-            elif self.digests[split] != now.digests[split] and (changed := _changed(self.rows, now.rows, split)):
-                found.append(f"{changed} of the {now.sizes[split]} samples of {split} are others")
-            # The same samples, yet another digest: labels or order.
             elif self.digests[split] != now.digests[split]:
-                found.append(f"{split} has other labels or another order")
+                changed = int((~np.isin(now.rows[split], self.rows[split])).sum())
+                others = f"{changed} of the {now.sizes[split]} samples of {split} are others"
+                # The same samples, yet another digest: labels or order.
+                found.append(others if changed else f"{split} has other labels or another order")
         return found
 
 
@@ -67,10 +67,6 @@ def _class_differences(before: tuple[str, ...], now: tuple[str, ...]) -> list[st
     found = [f"class {listing(map(repr, gone))} is gone"] if gone else []
     found += [f"class {listing(map(repr, new))} is new"] if new else []
     return found or ["the classes are in another order"]
-
-
-def _changed(before: Mapping[str, NDArray[np.uint64]], now: Mapping[str, NDArray[np.uint64]], split: str) -> int:
-    return int((~np.isin(now[split], before[split])).sum())
 
 
 def class_names(dataset: Dataset) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,11 @@ from deqrun.analysis.breadth import (
 )
 from deqrun.datasets import Dataset, Split
 from deqrun.datasets.puzzle_symmetries import Views
-from deqrun.experiment.evaluate import batch_at, places
+from deqrun.experiment.evaluate import batch_at, in_evaluation, places
 from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
 from deqrun.experiment.ranks import place as place_of_rank
+from deqrun.experiment.sweep.columns import interval
 from deqrun.experiment.sweep.starts import SweepNoise, SweepStart, SweepViews
 from deqrun.inference import DIFFERENCE, Estimate, mean_interval, share_interval
 from deqrun.models import DEQ
@@ -111,10 +113,8 @@ def solve_starts(
            before they are put together. None: each is seen as it is
     head   whether the cell's halting head chooses, too
     """
-    # In evaluation mode, batch by batch; each batch is solved from every start in turn.
+    # Batch by batch; each batch is solved from every start in turn.
     device = next(deq.parameters()).device
-    was_training = deq.training
-    deq.eval()
 
     def solved(place: slice) -> Starts:
         x, y = batch_at(dataset, split, place, device)
@@ -137,8 +137,8 @@ def solve_starts(
         return batch.starts()
 
     # Batches side by side along the samples.
-    parts = list(dealt(places(split, batch_size), solved))
-    deq.train(was_training)
+    with in_evaluation(deq):
+        parts = list(dealt(places(split, batch_size), solved))
     ways = list(parts[0].correct)
     return Starts(
         {name: np.concatenate([part.correct[name] for part in parts], axis=2) for name in ways},
@@ -214,14 +214,8 @@ class _Batch:
         self.draws, self.ends, self.head = draws, ends, head
         self.asked = dataset.asked(targets)
         self.mean = MeanOfStarts(self.depths)
-        self._codes: list[NDArray[np.int64]] = []
-        self._rights: list[NDArray[np.bool_]] = []
-        self._sure: list[NDArray[np.floating]] = []
-        self._told: list[NDArray[np.floating]] = []
+        self._starts: list[tuple[NDArray[Any], ...]] = []
         self._ends: list[Tensor] = []
-        self._of_mean: list[NDArray[np.bool_]] = []
-        self._residual: list[NDArray[np.float64]] = []
-        self._nfe: list[NDArray[np.int64]] = []
 
     def end_start(self, solution: Solution, observe: _Depths) -> None:
         """Take in one start's solve."""
@@ -231,38 +225,31 @@ class _Batch:
         of_mean = torch.stack([self.dataset.correct(p, self.targets) for p in probabilities])
         # One copy to the host for all of a start.
         tensors = (*observe.at_depths(), of_mean, solution.residuals, solution.nfes)
-        codes, rights, sure, told, means, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
-        self._codes.append(codes)
-        self._rights.append(rights)
-        self._sure.append(sure)
-        self._told.append(told)
+        *answers, residuals, nfe = (tensor.numpy() for tensor in to_host(tensors))
         # End states are held only where those of all draws fit.
         if self.ends and solution.z.numel() * solution.z.element_size() * self.draws <= ENDS_HELD:
             self._ends.append(solution.z)
-        self._of_mean.append(means)
         # Residuals and evaluations as far as the budget goes: NaN, and the last count, behind the stop.
         known, n = len(solution.residuals), len(self.targets)
         residual = np.full((self.iterates, n), np.nan)
         residual[:known] = residuals
-        self._residual.append(residual)
-        self._nfe.append(nfe[np.minimum(np.arange(self.iterates), known - 1)])
+        self._starts.append((*answers, residual, nfe[np.minimum(np.arange(self.iterates), known - 1)]))
 
     def starts(self) -> Starts:
         """All starts together."""
-        singles, codes = np.stack(self._rights), np.stack(self._codes)
-        scores = residual_scores(np.stack(self._residual))[:, self.depths]
+        codes, singles, sure, told, means, residual, nfe = (np.stack(each) for each in zip(*self._starts, strict=True))
+        scores = residual_scores(residual)[:, self.depths]
         # Each aggregation of the first b starts, for every b at once.
         correct = {
-            "mean": np.stack(self._of_mean),
+            "mean": means,
             "vote": chosen(singles, by_vote(codes)),
             "residual": chosen(singles, by_score(scores)),
             "top": chosen(singles, by_top(codes, scores)),
-            "confident": chosen(singles, by_confidence(np.stack(self._sure))),
+            "confident": chosen(singles, by_confidence(sure)),
         }
         if self.head:
-            correct[HEAD] = chosen(singles, by_confidence(np.stack(self._told)))
+            correct[HEAD] = chosen(singles, by_confidence(told))
         # To choose by residual costs one evaluation more a start where the residual is not known yet.
-        nfe = np.stack(self._nfe)
         spent = {name: total_evaluations(nfe, residual_chooses=name in BY_RESIDUAL) for name in correct}
         # A row was iterating at k if its count rose there; its answer cost one less than its residual.
         running = np.ones(nfe.shape, dtype=bool)
@@ -307,9 +294,7 @@ def breadth_rows(
             share.high,
             float(costs[name][breadth - 1, depth]),
             *(float(values[place]) for values in spreads[breadth].values()),
-            gain=gain.mean,
-            gain_low=gain.low,
-            gain_high=gain.high,
+            **interval("gain", gain),
             pass_at=float(passes[breadth][place]),
             ends=ends[breadth],
             start=start,

@@ -39,6 +39,23 @@ STARTS = ("zeros", "normal", "other")
 def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
     """The trajectories to solve, in the order of solving; those with the same model and data set are neighbours."""
     grid = settings.sweep
+    starts = sorted(grid.starts, key=STARTS.index)
+    return _keys(grid, [(start, split) for split in grid.splits for start in starts])
+
+
+def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
+    """Several draws of each sample at once, in the order of solving: of a model validation, which chooses, comes first.
+
+    Their start is called 'breadth', or 'symmetries' where the draws are views of the sample.
+    """
+    grid = settings.sweep
+    kinds = [kind for kind, asked in zip(DRAWN, (grid.breadth, grid.symmetries), strict=True) if asked]
+    splits = sorted(grid.splits, key=lambda split: split == "test")
+    return _keys(grid, [(kind, split) for kind in kinds for split in splits])
+
+
+def _keys(grid: SweepSettings, places: Sequence[tuple[str, str]]) -> list[TrajectoryKey]:
+    """Of every solver the starts and splits that are asked for, in each precision and at each difficulty."""
     if grid.empty:
         return []
     return [
@@ -46,28 +63,7 @@ def sweep_keys(settings: Settings) -> list[TrajectoryKey]:
         for difficulty in grid.difficulties or (None,)
         for precision in grid.precisions
         for solver in grid.solvers
-        for split in grid.splits
-        for start in sorted(grid.starts, key=STARTS.index)
-    ]
-
-
-def breadth_keys(settings: Settings) -> list[TrajectoryKey]:
-    """Several draws of each sample at once, in the order of solving: of a model validation comes before test.
-
-    Their start is called 'breadth', or 'symmetries' where the draws are views of the sample.
-    """
-    grid = settings.sweep
-    if grid.empty:
-        # The same model and data for neighbours, as in sweep_keys; validation first, since it chooses.
-        return []
-    return [
-        TrajectoryKey(solver, kind, split, precision, difficulty)
-        for difficulty in grid.difficulties or (None,)
-        for precision in grid.precisions
-        for solver in grid.solvers
-        for kind, asked in zip(DRAWN, (grid.breadth, grid.symmetries), strict=True)
-        if asked
-        for split in sorted(grid.splits, key=lambda split: split == "test")
+        for start, split in places
     ]
 
 
@@ -103,10 +99,8 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
     """
     began = time.perf_counter()
     keys, broad = sweep_keys(settings), breadth_keys(settings)
-    variants, found = Variants(settings, deq, dataset), {}
-    drawn: dict[TrajectoryKey, list[BreadthRow]] = {}
-    saved: list[SavingRow] = []
-    progress = Progress({key: variants.work(key) for key in [*keys, *broad]})
+    work = _Sweep(settings, deq, dataset, parts)
+    progress = Progress({key: work.size_of(key) for key in [*keys, *broad]})
 
     # First the trajectories, one for each key: every budget, tolerance and halting rule is read off them.
     for key in keys:
@@ -114,9 +108,9 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
         if told(known is not None):
             progress.skip(key)
         else:
-            known = _solve(key, settings, variants, parts, progress.of(key))
+            known = work.solve(key, progress.of(key))
         if known is not None:
-            found[key] = known
+            work.found[key] = known
 
     # Then several starts at once, whose answers are put together while they are solved.
     for key in broad:
@@ -124,28 +118,25 @@ def sweep(settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> 
         if told(finished is not None):
             progress.skip(key)
         else:
-            # Validation has chosen already which cells are compared on test.
-            chosen = _choices(key, settings, found, drawn)
-            alone = _alone(key, settings, found)
-            finished = _solve_starts(key, settings, variants, parts, progress.of(key), chosen, alone)
+            finished = work.solve_starts(key, progress.of(key))
         if finished is not None:
-            drawn[key] = finished[0]
-            saved += finished[1]
+            work.drawn[key], saved = finished
+            work.saved += saved
     progress.close()
 
     if not leads():
         return SweepResult({}, {}, time.perf_counter() - began)
+    found = work.found
     made: dict[str, list[Any]] = {"sweep": sweep_cells(settings, found)}
     if settings.sweep.halting:
         made["halting"] = sweep_halting(settings, found)
     if broad:
-        made["breadth"] = [row for rows in drawn.values() for row in rows]
-        made["savings"] = saved
+        made["breadth"] = [row for rows in work.drawn.values() for row in rows]
+        made["savings"] = work.saved
     if settings.sweep.keep == "curves":
         layers = settings.baseline.layers if settings.baseline.kind == "untied" else None
         made["curves"] = [row for key, trajectory in found.items() for row in residual_curve(key, trajectory, layers)]
-    kept = found if settings.sweep.keep == "samples" else {}
-    return SweepResult(kept, made, time.perf_counter() - began)
+    return SweepResult(found if settings.sweep.keep == "samples" else {}, made, time.perf_counter() - began)
 
 
 def swept_grid(settings: Settings) -> tuple[list[int], list[float]]:
@@ -162,14 +153,8 @@ def sweep_budget(settings: Settings) -> Budget:
     """The budget of every trajectory: the largest and the smallest tolerance of the grid, or else of training."""
     # Every smaller budget and larger tolerance is read off this solve.
     iterations, tolerances = swept_grid(settings)
-    return Budget(
-        max_iter=iterations[-1],
-        tol=tolerances[-1] if tolerances else settings.budget.tol,
-        norm=settings.budget.norm,
-        keep=settings.budget.keep,
-        patience=settings.budget.patience,
-        min_iter=settings.budget.min_iter,
-    )
+    own = {"max_iter": iterations[-1], "tol": tolerances[-1] if tolerances else settings.budget.tol}
+    return Budget(**settings.budget.model_dump() | own)
 
 
 def sweep_cells(settings: Settings, trajectories: dict[TrajectoryKey, AnyTrajectory]) -> list[SweepCell]:
@@ -194,12 +179,20 @@ def sweep_halting(settings: Settings, trajectories: dict[TrajectoryKey, AnyTraje
     return [row for pair in both for row in halting_rows(*pair, settings.sweep.halting)]
 
 
-class Variants:
-    """The trained model with its data at each difficulty and in each precision; the last one made is kept."""
+class _Sweep:
+    """A sweep under way: the trained model, its data at each difficulty, and what has been found so far.
 
-    def __init__(self, settings: Settings, deq: DEQ, dataset: Dataset) -> None:
-        self.settings, self.deq = settings, deq
-        self.solvers = build_sweep_solvers(settings)
+    found  trajectories
+    drawn  rows of several draws, by the key that they were solved for
+    saved  what draws saved, of all keys
+    """
+
+    def __init__(self, settings: Settings, deq: DEQ, dataset: Dataset, parts: SweepParts) -> None:
+        self.settings, self.grid, self.deq, self.parts = settings, settings.sweep, deq, parts
+        self.solvers, self.budget = build_sweep_solvers(settings), sweep_budget(settings)
+        self.found: dict[TrajectoryKey, AnyTrajectory] = {}
+        self.drawn: dict[TrajectoryKey, list[BreadthRow]] = {}
+        self.saved: list[SavingRow] = []
         self._datasets: dict[int | None, Dataset] = {None: dataset}
         self._last: tuple[tuple[str, int | None], DEQ] | None = None
 
@@ -211,7 +204,7 @@ class Variants:
         return self._datasets[difficulty]
 
     def model(self, precision: str, difficulty: int | None) -> DEQ:
-        """The same weights, in a cell of the difficulty's input shape and in the precision."""
+        """The same weights, in a cell of the difficulty's input shape and in the precision; the last one is kept."""
         if self._last is None or self._last[0] != (precision, difficulty):
             # Another difficulty may need other buffers; the weights are the same.
             deq = self.deq
@@ -221,148 +214,122 @@ class Variants:
             self._last = (precision, difficulty), in_precision(deq, precision)
         return self._last[1]
 
-    def work(self, key: TrajectoryKey) -> tuple[int, int]:
+    def size_of(self, key: TrajectoryKey) -> tuple[int, int]:
         """Samples of a trajectory, and the cost of one in numbers of its input."""
         # The cost of a sample is taken as the size of its input: enough to say how much time is left.
         dataset = self.dataset(key.difficulty)
-        grid = self.settings.sweep
-        starts = draws_of(grid, key) * len(grid.noise) if key.start in DRAWN else 1
+        starts = draws_of(self.grid, key) * len(self.grid.noise) if key.start in DRAWN else 1
         return len(dataset.load(key.split)) * starts, math.prod(dataset.input_shape)
 
+    def solve(self, key: TrajectoryKey, advance: Callable[[int], object]) -> AnyTrajectory | None:
+        """One trajectory, kept in parts; None of ranks beyond the first.
 
-def _solve(
-    key: TrajectoryKey, settings: Settings, variants: Variants, parts: SweepParts, advance: Callable[[int], object]
-) -> AnyTrajectory | None:
-    """One trajectory, kept in parts; None of ranks beyond the first.
+        From zeros it is kept with the solutions that `other` begins with, if that start is asked for.
+        """
+        grid, parts, dataset = self.grid, self.parts, self.dataset(key.difficulty)
+        split = dataset.load(key.split)
+        # The states that solves end with are kept only where another start needs them.
+        wanted = key.start == "zeros" and "other" in grid.starts
+        solutions = parts.read_solutions(key._replace(start="zeros")) if key.start == "other" else None
+        kind = cast("StartKind", key.start)
+        traced = trace_parts(
+            self.model(key.precision, key.difficulty),
+            dataset,
+            split,
+            self.solvers[key.solver],
+            self.budget,
+            grid.batch_size,
+            start=SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, solutions=solutions),
+            precision=key.precision,
+            signals=_recorded_signals(self.settings),
+            loss=grid.loss,
+            ends=wanted,
+        )
+        if not leads():
+            for part, _ in traced:
+                advance(part.n)
+            wait()  # for the file of the solutions
+            return None
+        with ExitStack() as stack:
+            # The trajectory is entered first, and so ends last: its file says that all is done.
+            writer = stack.enter_context(parts.writing(key))
+            ended = stack.enter_context(parts.writing_solutions(key, len(split))) if wanted else None
+            for part, states in traced:
+                writer.add(part)
+                if ended is not None and states is not None:
+                    ended(states)
+                advance(part.n)
+        wait()
+        found = parts.read(key)
+        assert found is not None
+        return found
 
-    From zeros it is kept with the solutions that `other` begins with, if that start is asked for.
-    """
-    grid, dataset = settings.sweep, variants.dataset(key.difficulty)
-    split = dataset.load(key.split)
-    # The states that solves end with are kept only where another start needs them.
-    wanted = key.start == "zeros" and "other" in grid.starts
-    traced = trace_parts(
-        variants.model(key.precision, key.difficulty),
-        dataset,
-        split,
-        variants.solvers[key.solver],
-        sweep_budget(settings),
-        grid.batch_size,
-        start=_start(key, settings, parts),
-        precision=key.precision,
-        signals=_recorded_signals(settings),
-        loss=grid.loss,
-        ends=wanted,
-    )
-    if not leads():
-        for part, _ in traced:
-            advance(part.n)
-        wait()  # for the file of the solutions
-        return None
-    with ExitStack() as stack:
-        # The trajectory is entered first, and so ends last: its file says that all is done.
-        writer = stack.enter_context(parts.writing(key))
-        ended = stack.enter_context(parts.writing_solutions(key, len(split))) if wanted else None
-        for part, states in traced:
-            writer.add(part)
-            if ended is not None and states is not None:
-                ended(states)
-            advance(part.n)
-    wait()
-    found = parts.read(key)
-    assert found is not None
-    return found
+    def solve_starts(self, key: TrajectoryKey, advance: Callable[[int], object]) -> list[list[Any]] | None:
+        """The rows of one solver's draws at every level of noise, of each kind in `DERIVED`; None of later ranks.
+
+        The first normal start is `sweep.starts=[normal]`.
+        """
+        grid, dataset = self.grid, self.dataset(key.difficulty)
+        # Validation has chosen already which cells are compared on test; of depth alone where it was solved.
+        chosen, alone = (self._choices(key), self._alone(key)) if key.split == "test" else ([], None)
+        # Views of a sample begin where the cell begins: they differ by their symmetry alone.
+        views = SweepViews(key.split, grid.start_seed) if key.start == "symmetries" else None
+        kind: StartKind = grid.breadth_start if views is None else "zeros"
+        # One start for each draw; the levels of the noise share the starts and ε.
+        starts = [
+            SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
+            for draw in range(draws_of(grid, key))
+        ]
+        breadths = grid.breadth if views is None else doubled(grid.symmetries)
+        rows: list[BreadthRow] = []
+        compared: dict[Any, Measured] = {}
+        named = kind if views is None else "symmetries"
+        for level in grid.noise:
+            solved = solve_starts(
+                self.model(key.precision, key.difficulty),
+                dataset,
+                dataset.load(key.split),
+                self.solvers[key.solver],
+                self.budget,
+                grid.batch_size,
+                starts,
+                grid.iterations,
+                key.precision,
+                advance,
+                noise=SweepNoise(level, key.split, grid.start_seed),
+                views=views,
+                head=self.settings.train.halt_weight > 0,
+            )
+            if leads():
+                rows += breadth_rows(solved, breadths, grid.iterations, key, start=named, noise=level)
+                # Of each level no more than the chosen cells is held: memory does not grow with the levels.
+                compared |= measured(chosen, solved, grid.iterations, level, named)
+        if not leads():
+            return None
+        if alone is not None:
+            compared |= measured(chosen, depth_alone(alone, grid.iterations), grid.iterations, 0.0, "zeros")
+        finished: list[list[Any]] = [rows, saving_rows(chosen, compared)]
+        self.parts.write_rows(key, dict(zip(DERIVED, finished, strict=True)))
+        return finished
+
+    def _choices(self, key: TrajectoryKey) -> list[Choice]:
+        """What validation chooses among its draws and depth alone; nothing before it is solved."""
+        # Choices are by validation rows alone, draws and depth alone side by side.
+        validation = key._replace(split="validation")
+        alone = self._alone(validation)
+        rows = [] if alone is None else rows_alone(alone, self.grid.iterations, validation)
+        return choices(self.drawn.get(validation, []), rows)
+
+    def _alone(self, key: TrajectoryKey) -> AnyTrajectory | None:
+        """The trajectory that draws from normal starts stand beside; None: the first draw is the cell's own start."""
+        own = self.grid.breadth_start == "zeros" or key.start == "symmetries"
+        return None if own else self.found.get(key._replace(start="zeros"))
 
 
 def _recorded_signals(settings: Settings) -> list[str]:
     """Signals of the rules that are asked for and of a halting head that was trained, and the measures."""
     asked = {*settings.sweep.halting, *(["head"] if settings.train.halt_weight > 0 else [])}
     return [*(name for name in SIGNALS if name in asked), *settings.sweep.measures]
-
-
-def _solve_starts(
-    key: TrajectoryKey,
-    settings: Settings,
-    variants: Variants,
-    parts: SweepParts,
-    advance: Callable[[int], object],
-    chosen: Sequence[Choice],
-    alone: AnyTrajectory | None,
-) -> list[list[Any]] | None:
-    """The rows of one solver's draws at every level of noise, of each kind in `DERIVED`; None of later ranks.
-
-    The first normal start is `sweep.starts=[normal]`.
-    chosen  by validation, of which test has its savings
-    alone   the trajectory of depth alone on test; None: the first draw without noise
-    """
-    grid, dataset = settings.sweep, variants.dataset(key.difficulty)
-    # Views of a sample begin where the cell begins: they differ by their symmetry alone.
-    views = SweepViews(key.split, grid.start_seed) if key.start == "symmetries" else None
-    kind: StartKind = grid.breadth_start if views is None else "zeros"
-    # One start for each draw; the levels of the noise share the starts and ε.
-    starts = [
-        SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
-        for draw in range(draws_of(grid, key))
-    ]
-    breadths = grid.breadth if views is None else doubled(grid.symmetries)
-    rows: list[BreadthRow] = []
-    compared: dict[Any, Measured] = {}
-    named = kind if views is None else "symmetries"
-    for level in grid.noise:
-        solved = solve_starts(
-            variants.model(key.precision, key.difficulty),
-            dataset,
-            dataset.load(key.split),
-            variants.solvers[key.solver],
-            sweep_budget(settings),
-            grid.batch_size,
-            starts,
-            grid.iterations,
-            key.precision,
-            advance,
-            noise=SweepNoise(level, key.split, grid.start_seed),
-            views=views,
-            head=settings.train.halt_weight > 0,
-        )
-        if leads():
-            rows += breadth_rows(solved, breadths, grid.iterations, key, start=named, noise=level)
-            # Of each level no more than the chosen cells is held: memory does not grow with the levels.
-            compared |= measured(chosen if key.split == "test" else [], solved, grid.iterations, level, named)
-    if not leads():
-        return None
-    if alone is not None and key.split == "test":
-        compared |= measured(chosen, depth_alone(alone, grid.iterations), grid.iterations, 0.0, "zeros")
-    savings = saving_rows(chosen, compared) if key.split == "test" else []
-    finished: list[list[Any]] = [rows, savings]
-    parts.write_rows(key, dict(zip(DERIVED, finished, strict=True)))
-    return finished
-
-
-def _choices(
-    key: TrajectoryKey,
-    settings: Settings,
-    found: dict[TrajectoryKey, AnyTrajectory],
-    drawn: dict[TrajectoryKey, list[BreadthRow]],
-) -> list[Choice]:
-    """What validation chooses among its draws and depth alone; nothing before it is solved."""
-    # Choices are by validation rows alone, draws and depth alone side by side.
-    validation = key._replace(split="validation")
-    alone = _alone(validation, settings, found)
-    rows = [] if alone is None else rows_alone(alone, settings.sweep.iterations, validation)
-    return choices(drawn.get(validation, []), rows)
-
-
-def _alone(key: TrajectoryKey, settings: Settings, found: dict[TrajectoryKey, AnyTrajectory]) -> AnyTrajectory | None:
-    """The trajectory that draws from normal starts stand beside; None: the first draw is the cell's own start."""
-    own = settings.sweep.breadth_start == "zeros" or key.start == "symmetries"
-    return None if own else found.get(key._replace(start="zeros"))
-
-
-def _start(key: TrajectoryKey, settings: Settings, parts: SweepParts) -> SweepStart:
-    grid = settings.sweep
-    solutions = parts.read_solutions(key._replace(start="zeros")) if key.start == "other" else None
-    kind = cast("StartKind", key.start)
-    return SweepStart(kind, split=key.split, seed=grid.start_seed, scale=grid.start_scale, solutions=solutions)
 
 
 class Progress:

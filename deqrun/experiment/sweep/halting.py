@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from deqrun.analysis.halting import BOUNDS, HaltingPoint, InParts, Recording, Stops, choose, curve, stops, thresholds
-from deqrun.inference import DIFFERENCE, mean_interval, one_error_below, wilson
+from deqrun.analysis.halting import BOUNDS, HaltingPoint, InParts, Recording, choose, curve, stops, thresholds
+from deqrun.experiment.sweep.columns import compared
+from deqrun.inference import one_error_below, wilson
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import TrajectoryKey
@@ -79,40 +78,14 @@ def _chosen(curves: dict[str, list[HaltingPoint]]) -> dict[str, float]:
 def _row(key: TrajectoryKey, recording: InParts, point: HaltingPoint, chosen: dict[str, float]) -> HaltingRow:
     low, high = wilson(point.accuracy, point.n)
     row = HaltingRow(
-        key.solver,
-        key.start,
-        key.split,
-        point.rule,
-        point.threshold,
-        point.n,
-        point.accuracy,
-        low,
-        high,
-        point.nfe_mean,
-        point.nfe_p95,
-        point.fired,
-        chosen.get(point.rule) == point.threshold,
-        precision=key.precision,
-        difficulty=key.difficulty,
+        **key._asdict(),
+        **vars(point),
+        accuracy_low=low,
+        accuracy_high=high,
+        chosen=chosen.get(point.rule) == point.threshold,
     )
     # Only what validation chose is compared on test, and with the budget that it chose.
     if not row.chosen or row.split != "test" or row.rule in BOUNDS or "budget" not in chosen:
         return row
-    fixed = stops(recording, "budget", chosen["budget"])
-    return _compared(row, stops(recording, row.rule, row.threshold), fixed)
-
-
-def _compared(row: HaltingRow, at: Stops, fixed: Stops) -> HaltingRow:
-    # Paired by sample, within the bounds that a difference of such counts can have.
-    most = float(max(fixed.nfe.max(), at.nfe.max()))
-    saved = mean_interval(fixed.nfe - at.nfe, (-most, most))
-    gained = mean_interval(at.correct.astype(np.int8) - fixed.correct.astype(np.int8), DIFFERENCE)
-    return replace(
-        row,
-        saved=saved.mean,
-        saved_low=saved.low,
-        saved_high=saved.high,
-        gained=gained.mean,
-        gained_low=gained.low,
-        gained_high=gained.high,
-    )
+    at, fixed = stops(recording, row.rule, row.threshold), stops(recording, "budget", chosen["budget"])
+    return replace(row, **compared(at.correct, at.nfe, fixed.correct, fixed.nfe))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.breadth import AGGREGATIONS, BY_RESIDUAL, Starts, breadth_rows
-from deqrun.inference import DIFFERENCE, Estimate, mean_interval, one_error_below, share_interval
+from deqrun.experiment.sweep.columns import compared, interval
+from deqrun.inference import one_error_below, share_interval
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import BreadthRow, SavingRow
 from deqrun.records.trajectory import TrajectoryKey
@@ -19,6 +19,9 @@ __all__ = ["Choice", "Measured", "choices", "depth_alone", "measured", "rows_alo
 
 Cell = tuple[str, float, str, int, int]
 """Start, noise, aggregation, draws, depth."""
+
+OF_THE_CELL = ("solver", "aggregation", "breadth", "max_iter", "noise", "start", "precision", "difficulty")
+"""Columns of a saving that are its cell's."""
 
 
 @dataclass(frozen=True)
@@ -121,44 +124,25 @@ def saving_rows(chosen: Sequence[Choice], found: dict[Cell, Measured]) -> list[S
 
 
 def _row(choice: Choice, found: dict[Cell, Measured]) -> SavingRow:
-    cell, at = choice.cell, found[cell_of(choice.cell)]
+    at, deep = found[cell_of(choice.cell)], {}
     share = share_interval(at.right)
-    nothing = Estimate(math.nan, math.nan, math.nan, share.n)
-    deep_iter, deep_accuracy, deep_nfe, saved, gained = 0, math.nan, math.nan, nothing, nothing
     # Paired by sample: both cells answered the same questions.
     if choice.deep is not None:
-        deep = found[cell_of(choice.deep)]
-        most = float(max(deep.nfe.max(), at.nfe.max()))
-        saved = mean_interval(deep.nfe - at.nfe, (-most, most))
-        gained = mean_interval(at.right.astype(np.int8) - deep.right.astype(np.int8), DIFFERENCE)
-        deep_iter, deep_accuracy, deep_nfe = choice.deep.max_iter, float(deep.right.mean()), float(deep.nfe.mean())
-    # In the order of the columns: the choice, its figures, the choice of depth alone, and both differences.
+        alone = found[cell_of(choice.deep)]
+        deep = compared(at.right, at.nfe, alone.right, alone.nfe) | {
+            "deep_iter": choice.deep.max_iter,
+            "deep_accuracy": float(alone.right.mean()),
+            "deep_nfe_mean": float(alone.nfe.mean()),
+            "deep_start": choice.deep.start,
+        }
     return SavingRow(
-        cell.solver,
-        "test",
-        choice.goal,
-        choice.target,
-        choice.tried,
-        cell.aggregation,
-        cell.breadth,
-        cell.max_iter,
-        cell.noise,
-        share.n,
-        share.mean,
-        share.low,
-        share.high,
-        float(at.nfe.mean()),
-        deep_iter,
-        deep_accuracy,
-        deep_nfe,
-        "" if choice.deep is None else choice.deep.start,
-        saved.mean,
-        saved.low,
-        saved.high,
-        gained.mean,
-        gained.low,
-        gained.high,
-        start=cell.start,
-        precision=cell.precision,
-        difficulty=cell.difficulty,
+        **{name: getattr(choice.cell, name) for name in OF_THE_CELL},
+        split="test",
+        goal=choice.goal,
+        target=choice.target,
+        cells=choice.tried,
+        n=share.n,
+        nfe_mean=float(at.nfe.mean()),
+        **interval("accuracy", share),
+        **deep,
     )

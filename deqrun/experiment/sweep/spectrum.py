@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deqrun.analysis.spectrum import spectral_radius
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.evaluate import in_evaluation
 from deqrun.experiment.ranks import dealt
 from deqrun.inference import median_interval
 from deqrun.models import DEQ
@@ -45,8 +46,6 @@ def local_stability(deq: DEQ, dataset: Dataset, split: Split, samples: int) -> L
     """
     device = next(deq.parameters()).device
     places = torch.linspace(0, len(split) - 1, min(samples, len(split))).round().long()
-    was_training = deq.training
-    deq.eval()
 
     def radii(now: Tensor) -> tuple[NDArray[np.float64], int]:
         """Of the samples at these places, and the size of a state."""
@@ -56,10 +55,10 @@ def local_stability(deq: DEQ, dataset: Dataset, split: Split, samples: int) -> L
             return spectral_radius(f, z, iterations=ITERATIONS).value.numpy(), z[0].numel()
 
     # The first sample tells the size of a state, and with it how many fit into one basis.
-    first, size = radii(places[:1])
-    rows = max(1, LARGEST_BASIS // (ITERATIONS * size))
-    parts = [first, *(found for found, _ in dealt(places[1:].split(rows) if len(places) > 1 else (), radii))]
-    deq.train(was_training)
+    with in_evaluation(deq):
+        first, size = radii(places[:1])
+        rows = max(1, LARGEST_BASIS // (ITERATIONS * size))
+        parts = [first, *(found for found, _ in dealt(places[1:].split(rows) if len(places) > 1 else (), radii))]
     radius = np.concatenate(parts)
     # A sample whose products are not finite has no radius; it counts as a sample, not as a value.
     known = radius[~np.isnan(radius)]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
+from deqrun.experiment.evaluate import in_evaluation
 from deqrun.models import DEQ
 from deqrun.records.kept_states import KeptStates
 from deqrun.solvers import Budget, solve
@@ -27,10 +28,8 @@ def keep_states(deq: DEQ, dataset: Dataset, split: Split, samples: int, budget: 
     """
     device = next(deq.parameters()).device
     places = torch.linspace(0, len(split) - 1, min(samples, len(split))).round().long()
-    was_training = deq.training
-    deq.eval()
     x, y = dataset.encode(split.inputs[places].to(device)), split.targets[places].to(device)
-    with deq.cell.fixed_weights():
+    with in_evaluation(deq), deq.cell.fixed_weights():
         f = deq.bind(x)
         z0 = deq.start(f)
         states = torch.zeros(len(places), budget.max_iter + 1, z0[0].numel())
@@ -41,7 +40,6 @@ def keep_states(deq: DEQ, dataset: Dataset, split: Split, samples: int, budget: 
             correct[rows.cpu(), k] = dataset.correct(deq.cell.readout(z), y[rows]).cpu()
 
         solution = solve(f, z0, solver=deq.solver, budget=budget, observe=keep)
-    deq.train(was_training)
     # Behind its last iterate a sample stays where it is.
     last = solution.steps.long().cpu()
     held = torch.minimum(torch.arange(budget.max_iter + 1)[None, :], last[:, None])

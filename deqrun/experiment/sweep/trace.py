@@ -15,9 +15,10 @@ from torch import Tensor
 from deqrun.analysis.signals import CORE, SignalRecorder
 from deqrun.datasets import Dataset, Split
 from deqrun.experiment.allocator import release_freed_memory
-from deqrun.experiment.evaluate import batch_at, places
+from deqrun.experiment.evaluate import batch_at, in_evaluation, places
 from deqrun.experiment.precision import autocast
 from deqrun.experiment.ranks import dealt
+from deqrun.experiment.sweep.columns import interval
 from deqrun.experiment.sweep.starts import SweepStart
 from deqrun.experiment.training.solve_clock import SolveClock
 from deqrun.inference import Estimate, mean_interval, share_interval
@@ -80,10 +81,7 @@ def trace_parts(
     ends       whether the kept states (batch, *state_shape) are wanted, on the host
     between    called before each batch; whatever it raises ends the trajectory
     """
-    # In evaluation mode.
     device = next(deq.parameters()).device
-    was_training = deq.training
-    deq.eval()
     start = start or SweepStart()
     if precision == "bfloat16":  # the solver sees the float32 that the cell's values are turned into
         warn_if_unreachable(budget.tol, torch.bfloat16)
@@ -99,9 +97,9 @@ def trace_parts(
         return _recorded(solution, reader, precision, budget.min_iter, ends)
 
     try:
-        yield from dealt(places(split, batch_size), traced, between)
+        with in_evaluation(deq):
+            yield from dealt(places(split, batch_size), traced, between)
     finally:
-        deq.train(was_training)
         release_freed_memory()
 
 
@@ -191,37 +189,29 @@ def cells(
     # Of each part the values at the cells, (cells, n): they are few beside its iterates.
     parts = [_at_cells(part, iterations, tolerances, keep) for part in trajectory.parts()]
     at = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
-    # One column of figures for each value of a row; a cell without products or losses has NaN there.
-    columns = zip(
-        grid,
-        at["correct"],
-        at["nfe"].mean(axis=1),
-        np.quantile(at["nfe"], 0.95, axis=1),
-        _prorated_seconds(trajectory.seconds, at["last"], at["stop"]),
-        at["converged"].mean(axis=1),
-        at["diverged"].mean(axis=1),
-        np.median(at["residual"], axis=1),
-        at["jvps"].mean(axis=1) if "jvps" in at else np.full(len(grid), np.nan),
-        at.get("loss", np.full((len(grid), 1), np.nan)),
-        strict=True,
-    )
+    # A cell without products or losses has NaN there.
+    unknown = np.full((len(grid), 1), np.nan)
+    columns = {
+        "nfe_mean": at["nfe"].mean(axis=1),
+        "nfe_p95": np.quantile(at["nfe"], 0.95, axis=1),
+        "seconds": _prorated_seconds(trajectory.seconds, at["last"], at["stop"]),
+        "converged": at["converged"].mean(axis=1),
+        "diverged": at["diverged"].mean(axis=1),
+        "residual_median": np.median(at["residual"], axis=1),
+        "jvps_mean": at.get("jvps", unknown).mean(axis=1),
+    }
     return [
         SweepCell(
-            key.solver,
-            key.start,
-            key.split,
-            max_iter,
-            tol,
-            trajectory.n,
-            share.mean,
-            share.low,
-            share.high,
-            *map(float, (*figures, loss.mean, loss.low, loss.high)),
-            precision=key.precision,
-            difficulty=key.difficulty,
+            **key._asdict(),
+            max_iter=max_iter,
+            tol=tol,
+            n=trajectory.n,
+            **interval("accuracy", share_interval(correct)),
+            **{name: column[place].item() for name, column in columns.items()},
+            **interval("loss", _mean_loss(losses)),
         )
-        for (max_iter, tol), correct, *figures, losses in columns
-        for share, loss in [(share_interval(correct), _mean_loss(losses))]
+        for place, (max_iter, tol) in enumerate(grid)
+        for correct, losses in [(at["correct"][place], at.get("loss", unknown)[place])]
     ]
 
 

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,12 @@ from deqrun.errors import UserError
 from deqrun.experiment.trackers.safe import OFFLINE, ONLINE, Aside, SafeTracker
 from deqrun.experiment.trackers.tracker import NoTracker, Several, TrackedRun, Tracker
 from deqrun.settings import TrackerSettings
+
+WANDB = "https://api.wandb.ai"
+"""The address of W&B's server, where WANDB_BASE_URL names no other."""
+
+LOCAL = {"tensorboard": "TensorBoardTracker", "mlflow": "MlflowTracker", "trackio": "TrackioTracker"}
+"""Classes of the trackers that wait for no server, each in a module of its own."""
 
 
 def require_trackers(settings: TrackerSettings) -> None:
@@ -32,7 +39,7 @@ def require_trackers(settings: TrackerSettings) -> None:
 def make_tracker(settings: TrackerSettings, run: TrackedRun) -> Tracker:
     """The trackers that the settings name, each made safe. They are made while the run begins, except W&B online."""
     # One that fails ends neither the run nor the others: each is safe by itself.
-    trackers = [_MAKERS[name](settings, run) for name in settings.names]
+    trackers = [_wandb(settings, run) if name == "wandb" else _local(name, settings, run) for name in settings.names]
     if len(trackers) > 1:
         return Several(trackers)
     return trackers[0] if trackers else NoTracker()
@@ -40,7 +47,7 @@ def make_tracker(settings: TrackerSettings, run: TrackedRun) -> Tracker:
 
 def _wandb(settings: TrackerSettings, run: TrackedRun) -> Tracker:
     # A run must not wait for a server: without one it is recorded offline.
-    if settings.mode == "online" and (reason := unreachable(wandb_url())) is not None:
+    if settings.mode == "online" and (reason := unreachable(os.environ.get("WANDB_BASE_URL", WANDB))):
         warnings.warn(
             f"W&B can't be reached ({reason}); the run is recorded offline. Upload it later with: "
             f"wandb sync {run.folder}/wandb/offline-run-*",
@@ -57,39 +64,13 @@ def _wandb(settings: TrackerSettings, run: TrackedRun) -> Tracker:
     return SafeTracker(make, ONLINE if online else OFFLINE, waits=online, abandon=end_wandb_service)
 
 
-def _tensorboard(settings: TrackerSettings, run: TrackedRun) -> Tracker:
+def _local(name: str, settings: TrackerSettings, run: TrackedRun) -> Tracker:
     def make() -> Tracker:
-        from deqrun.experiment.trackers.tensorboard_tracker import TensorBoardTracker
-
-        return TensorBoardTracker(settings, run)
+        module = import_module(f"deqrun.experiment.trackers.{name}_tracker")
+        made: Tracker = getattr(module, LOCAL[name])(settings, run)
+        return made
 
     return SafeTracker(make, waits=False)
-
-
-def _mlflow(settings: TrackerSettings, run: TrackedRun) -> Tracker:
-    def make() -> Tracker:
-        from deqrun.experiment.trackers.mlflow_tracker import MlflowTracker
-
-        return MlflowTracker(settings, run)
-
-    return SafeTracker(make, waits=False)
-
-
-def _trackio(settings: TrackerSettings, run: TrackedRun) -> Tracker:
-    def make() -> Tracker:
-        from deqrun.experiment.trackers.trackio_tracker import TrackioTracker
-
-        return TrackioTracker(settings, run)
-
-    return SafeTracker(make, waits=False)
-
-
-_MAKERS: dict[str, Callable[[TrackerSettings, TrackedRun], Tracker]] = {
-    "wandb": _wandb,
-    "tensorboard": _tensorboard,
-    "mlflow": _mlflow,
-    "trackio": _trackio,
-}
 
 
 @contextmanager
@@ -100,11 +81,6 @@ def tracked(settings: TrackerSettings, run: TrackedRun) -> Iterator[Tracker]:
         yield tracker
     finally:
         tracker.finish(None)  # of a record that was closed with a summary, nothing is left to close
-
-
-def wandb_url() -> str:
-    """The address of W&B's server."""
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def unreachable(url: str, seconds: float = 4.0) -> str | None:

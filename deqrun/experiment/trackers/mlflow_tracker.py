@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars, tables
-from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import BudgetEvaluation, Epoch, Step
+from deqrun.experiment.trackers.rows import Row, curve_rows, figure_files, placed, run_files, tables
+from deqrun.experiment.trackers.tracker import RowTracker, TrackedRun
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -18,7 +16,7 @@ BATCH = 900
 """Values that are sent at once; MLflow takes at most 1000."""
 
 
-class MlflowTracker(Tracker):
+class MlflowTracker(RowTracker):
     """A run of MLflow in `tracker.uri`, by default the data base `outputs/mlflow.db` below the current folder.
 
     The client is used without MLflow's global active run, so no two runs of a process meet.
@@ -45,9 +43,9 @@ class MlflowTracker(Tracker):
             self._id = self._begun(settings, run)
             kept.write_text(self._id + "\n")
         # Rows that the store has already are not sent again.
-        self._epoch, self._step = self._known("train/loss"), self._known("steps/loss")
         curves = [key for key in self._client.get_run(self._id).data.metrics if key.startswith("evaluation/")]
-        self._evaluated = max((self._known(key) for key in curves), default=0)
+        evaluated = max((self._known(key) for key in curves), default=0)
+        super().__init__(self._known("train/loss"), self._known("steps/loss"), evaluated)
 
     def _begun(self, settings: TrackerSettings, run: TrackedRun) -> str:
         """The id of a new run."""
@@ -58,9 +56,10 @@ class MlflowTracker(Tracker):
         else:
             experiment = found.experiment_id
         # MLflow has no groups: they are tags.
-        told = {"group": run.group(settings), "job_type": run.job_type(settings), "folder": str(run.folder.resolve())}
+        told = run.about(settings) | {"folder": str(run.folder.resolve())}
+        tags = told.pop("tags")
         told |= {f"trained.{key}": value for key, value in run.trained.items()}
-        told |= {tag.partition("=")[0].replace("@", "."): tag.partition("=")[2] or tag for tag in run.tags(settings)}
+        told |= {tag.partition("=")[0].replace("@", "."): tag.partition("=")[2] or tag for tag in tags}
         made = self._client.create_run(
             experiment, run_name=run.title, tags={key: value for key, value in told.items() if value is not None}
         )
@@ -72,17 +71,8 @@ class MlflowTracker(Tracker):
         """The last place of a curve that the store has already."""
         return max((metric.step for metric in self._client.get_metric_history(self._id, key)), default=0)
 
-    def log_step(self, step: Step) -> None:
-        if step.step > self._step:
-            self._log([scalars(step, "steps", "step")])
-
-    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
-        if rows[0].step > self._evaluated:
-            self._log([evaluation_row(rows)])
-
-    def log_epoch(self, epoch: Epoch) -> None:
-        if epoch.epoch > self._epoch:
-            self._log([scalars(epoch, "train", "epoch")])
+    def log(self, row: Row) -> None:
+        self._log([row])
 
     def log_results(self, record: RunRecord) -> None:
         self._log(curve_rows(record))
@@ -91,20 +81,16 @@ class MlflowTracker(Tracker):
             columns = {name: [row[i] for row in table.rows] for i, name in enumerate(table.columns)}
             self._client.log_dict(self._id, columns, f"tables/{table.name}.json")
         if self._settings.figures:
-            for path in figure_files(record).values():
-                self._client.log_artifact(self._id, path, "figures")
-        for wanted, name in (
-            (self._settings.report, "report.html"),
-            (self._settings.checkpoint, "checkpoints/best.pt"),
-        ):
-            if wanted and (record.folder / name).is_file():
-                self._client.log_artifact(self._id, str(record.folder / name))
+            for picture in figure_files(record).values():
+                self._client.log_artifact(self._id, picture, "figures")
+        for path in run_files(record, self._settings).values():
+            self._client.log_artifact(self._id, str(path))
         self._log([{"epoch": 0, **{f"summary/{key}": value for key, value in record.figures().items()}}])
 
     def finish(self, summary: Summary | None) -> None:
         self._client.set_terminated(self._id, "FAILED" if summary is None else "FINISHED")
 
-    def _log(self, rows: list[dict[str, float]]) -> None:
+    def _log(self, rows: list[Row]) -> None:
         """Store every finite value of the rows."""
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
@@ -113,11 +99,9 @@ class MlflowTracker(Tracker):
         now = get_current_time_millis()
         values = []
         for row in rows:
-            axis = next(key for key in AXES.values() if key in row)
+            place, found = placed(row)
             values += [
-                Metric(_plain(key), float(value), now, round(row[axis]))
-                for key, value in row.items()
-                if key != axis and math.isfinite(value)
+                Metric(_plain(key), float(value), now, place) for key, value in found.items() if math.isfinite(value)
             ]
         for first in range(0, len(values), BATCH):
             self._client.log_batch(self._id, metrics=values[first : first + BATCH])

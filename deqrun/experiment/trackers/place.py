@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from deqrun.records.files import read_json_if_any
 
 MARKS = ("grid.json", "multirun.json")
 """Files of a multirun's folder that name the keys in which its jobs differ."""
@@ -46,10 +47,10 @@ def _titled(folder: Path) -> str:
 
 def _differing(path: Path) -> list[str] | None:
     """The keys in which the jobs of a multirun differ; None where the file is missing or holds something else."""
+    content = read_json_if_any(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         keys = content["shape"]["differing"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (KeyError, TypeError):
         return None
     return [str(key) for key in keys] if isinstance(keys, list) else None
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import BreadthRow, BudgetEvaluation, HaltingRow, SweepCell
 from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
+from deqrun.settings import TrackerSettings
 
 Row = dict[str, float]
 
@@ -154,6 +156,19 @@ def _table(name: str, rows: Sequence[Any]) -> Table:
 def _cell(value: Any) -> Any:
     """Tables hold None for NaN and infinity, so that a column has one type."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def placed(row: Row) -> tuple[int, Row]:
+    """The place of a row on its axis, as a whole number, and its values."""
+    axis = next(key for key in AXES.values() if key in row)
+    return round(row[axis]), {key: value for key, value in row.items() if key != axis}
+
+
+def run_files(record: RunRecord, settings: TrackerSettings) -> dict[str, Path]:
+    """The run's report and checkpoint, as far as the settings ask for them and they are there."""
+    named = {"report": "report.html", "checkpoint": "checkpoints/best.pt"}
+    wanted = {kind: record.folder / name for kind, name in named.items() if getattr(settings, kind)}
+    return {kind: path for kind, path in wanted.items() if path.is_file()}
 
 
 def figure_files(record: RunRecord) -> dict[str, str]:

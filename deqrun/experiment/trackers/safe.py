@@ -107,8 +107,6 @@ class SafeTracker(Tracker):
             closing = self._aside.begin(lambda: self._made.result().finish(None))
             try:
                 closing.result(timeout=10)
-            except TimeoutError:
-                self._abandon()
             except Exception:
                 self._abandon()
 

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars
-from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import BudgetEvaluation, Epoch, Step
+from deqrun.experiment.trackers.rows import Row, curve_rows, figure_files, placed
+from deqrun.experiment.trackers.tracker import RowTracker, TrackedRun
+from deqrun.records.rows import Epoch
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
 
-class TensorBoardTracker(Tracker):
+class TensorBoardTracker(RowTracker):
     """Event files in `tensorboard/` of the run folder. `tensorboard --logdir outputs` shows all runs."""
 
     def __init__(self, settings: TrackerSettings, run: TrackedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        super().__init__()
         # A resumed run tells all its rows again, so the events of its first part would stand there twice.
         folder = run.folder / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._settings = settings
         self._writer = SummaryWriter(str(folder))
-        about = {
-            "name": run.title,
-            "group": run.group(settings),
-            "job_type": run.job_type(settings),
-            "tags": run.tags(settings),
-            "trained": run.trained,
-            "config": run.config,
-        }
+        about = {"name": run.title} | run.about(settings) | {"trained": run.trained, "config": run.config}
         self._writer.add_text("about", f"```json\n{json.dumps(about, indent=1)}\n```")
 
-    def log_step(self, step: Step) -> None:
-        self._add(scalars(step, "steps", "step"))
-
-    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
-        self._add(evaluation_row(rows))
-
     def log_epoch(self, epoch: Epoch) -> None:
-        self._add(scalars(epoch, "train", "epoch"))
+        super().log_epoch(epoch)
         self._writer.flush()
 
     def log_results(self, record: RunRecord) -> None:
@@ -49,7 +36,7 @@ class TensorBoardTracker(Tracker):
         from PIL import Image
 
         for row in curve_rows(record):
-            self._add(row)
+            self.log(row)
         if self._settings.figures:
             for name, path in figure_files(record).items():
                 with Image.open(path) as picture:
@@ -61,8 +48,7 @@ class TensorBoardTracker(Tracker):
         self._writer.add_text("status", "failed" if summary is None else "completed")
         self._writer.close()
 
-    def _add(self, row: dict[str, float]) -> None:
-        axis = next(key for key in AXES.values() if key in row)
-        for key, value in row.items():
-            if key != axis:
-                self._writer.add_scalar(key, value, round(row[axis]))
+    def log(self, row: Row) -> None:
+        place, values = placed(row)
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, place)

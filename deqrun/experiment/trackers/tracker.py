@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deqrun.experiment.trackers.place import Place
+from deqrun.experiment.trackers.rows import Row, evaluation_row, scalars
 from deqrun.records.rows import BudgetEvaluation, Epoch, Step
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
@@ -37,40 +38,33 @@ class TrackedRun:
         """The name and what differs, as in 'mlp-digits seed=0 solver=picard'; at most 128 characters."""
         return " ".join((self.name, *self.place.differs))[:128]
 
-    def group(self, settings: TrackerSettings) -> str | None:
-        """`tracker.group`, else the multirun or the study."""
-        return self.place.group if settings.group is None else settings.group
+    def about(self, settings: TrackerSettings) -> dict[str, Any]:
+        """Its group, job type and tags: `tracker.group` and so on.
 
-    def job_type(self, settings: TrackerSettings) -> str:
-        """`tracker.job_type`, else the command."""
-        return self.command if settings.job_type is None else settings.job_type
-
-    def tags(self, settings: TrackerSettings) -> list[str]:
-        """`tracker.tags`, else what differs; W&B takes tags of 1 to 64 characters, once each."""
-        tags = self.place.differs if settings.tags is None else settings.tags
-        return [tag for tag in dict.fromkeys(tag[:64] for tag in tags) if tag]
+        Where they are null: the multirun or the study, the command, and what differs. W&B takes tags of 1 to 64
+        characters, once each.
+        """
+        own = {"group": self.place.group, "job_type": self.command, "tags": self.place.differs}
+        given = {name: getattr(settings, name) for name in own}
+        about = own | {name: value for name, value in given.items() if value is not None}
+        return about | {"tags": [tag for tag in dict.fromkeys(tag[:64] for tag in about["tags"] or ()) if tag]}
 
 
-class Tracker(ABC):
-    """The interface of a tracker: it takes in a run's records, in the order of the methods below."""
+class Tracker:
+    """The interface of a tracker, which takes in a run's records in the order of the methods; this one heeds none."""
 
-    @abstractmethod
     def log_step(self, step: Step) -> None:
         """Scalars of one step within an epoch."""
 
-    @abstractmethod
     def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
         """Scalars of one evaluation at several budgets while training goes on."""
 
-    @abstractmethod
     def log_epoch(self, epoch: Epoch) -> None:
         """Scalars of one epoch of training."""
 
-    @abstractmethod
     def log_results(self, record: RunRecord) -> None:
         """Curves and tables of the sweep, the figures, and files, when the record and its page are complete."""
 
-    @abstractmethod
     def finish(self, summary: Summary | None) -> None:
         """Close the record, with the summary's figures; None marks a run that failed or was interrupted."""
 
@@ -78,15 +72,34 @@ class Tracker(ABC):
 class NoTracker(Tracker):
     """Keeps the run to its folder."""
 
-    def log_step(self, step: Step) -> None: ...
 
-    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None: ...
+class RowTracker(Tracker, ABC):
+    """A tracker of rows of numbers. Of a resumed run it leaves out the rows that were told before.
 
-    def log_epoch(self, epoch: Epoch) -> None: ...
+    told  the last epoch, the last step, and the step of the last evaluation that were told
+    """
 
-    def log_results(self, record: RunRecord) -> None: ...
+    def __init__(self, epoch: int = 0, step: int = 0, evaluated: int = 0) -> None:
+        self.told = {"epoch": epoch, "step": step, "evaluated": evaluated}
 
-    def finish(self, summary: Summary | None) -> None: ...
+    @abstractmethod
+    def log(self, row: Row) -> None:
+        """Take in one row."""
+
+    def tell(self, kind: str, place: int, row: Row) -> None:
+        """Log the row of a place, unless it was told before."""
+        if place > self.told[kind]:
+            self.log(row)
+            self.told[kind] = place
+
+    def log_step(self, step: Step) -> None:
+        self.tell("step", step.step, scalars(step, "steps", "step"))
+
+    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
+        self.tell("evaluated", rows[0].step, evaluation_row(rows))
+
+    def log_epoch(self, epoch: Epoch) -> None:
+        self.tell("epoch", epoch.epoch, scalars(epoch, "train", "epoch"))
 
 
 class Several(Tracker):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from deqrun.experiment.trackers.rows import AXES, curve_rows, evaluation_row, figure_files, scalars, tables
-from deqrun.experiment.trackers.tracker import TrackedRun, Tracker
-from deqrun.records.rows import BudgetEvaluation, Epoch, Step
+from deqrun.experiment.trackers.rows import AXES, Row, curve_rows, figure_files, run_files, tables
+from deqrun.experiment.trackers.tracker import RowTracker, TrackedRun
 from deqrun.records.run import RunRecord, Summary
 from deqrun.settings import TrackerSettings
 
@@ -17,7 +15,7 @@ DATA_DIR = "WANDB_DATA_DIR"
 _TYPED_DATA_DIR = os.environ.get(DATA_DIR)
 
 
-class WandbTracker(Tracker):
+class WandbTracker(RowTracker):
     """Weights & Biases; offline by default: no account, no prompt, no network.
 
     Each family of curves has its own axis, see `AXES`. One run of deqrun is one run of W&B, with the same id however
@@ -44,33 +42,20 @@ class WandbTracker(Tracker):
             mode=settings.mode,
             project=settings.project,
             entity=settings.entity,
-            group=run.group(settings),
-            job_type=run.job_type(settings),
-            tags=run.tags(settings),
+            **run.about(settings),
             id=self._run_id,
             resume="allow",
             settings=wandb.Settings(console="off", reinit="create_new", init_timeout=init_timeout),
         )
         # Online, the server of a resumed run has its rows already; an offline log is complete by itself.
-        online = settings.mode == "online"
-        self._epoch, self._step, self._evaluated = (
-            int(self._run.summary.get(key, 0)) if online else 0 for key in ("epoch", "step", "evaluation/step")
-        )
+        places = ("epoch", "step", "evaluation/step") if settings.mode == "online" else ()
+        super().__init__(*(int(self._run.summary.get(key, 0)) for key in places))
         for metrics, axis in AXES.items():
             self._run.define_metric(axis)
             self._run.define_metric(metrics, step_metric=axis)
 
-    def log_step(self, step: Step) -> None:
-        if step.step > self._step:
-            self._run.log(scalars(step, "steps", "step"))
-
-    def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
-        if rows[0].step > self._evaluated:
-            self._run.log(evaluation_row(rows))
-
-    def log_epoch(self, epoch: Epoch) -> None:
-        if epoch.epoch > self._epoch:
-            self._run.log(scalars(epoch, "train", "epoch"))
+    def log(self, row: Row) -> None:
+        self._run.log(row)
 
     def log_results(self, record: RunRecord) -> None:
         import wandb
@@ -84,13 +69,10 @@ class WandbTracker(Tracker):
             media |= {f"figures/{name}": wandb.Image(path) for name, path in figure_files(record).items()}
         if media:
             self._run.log(media)
-        files = {"report": (self._settings.report, record.folder / "report.html")}
-        files["checkpoint"] = (self._settings.checkpoint, record.folder / "checkpoints" / "best.pt")
-        for kind, (wanted, path) in files.items():
-            if wanted and path.is_file():
-                artifact = wandb.Artifact(f"{kind}-{self._run_id}", type=kind)
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it is made
-                self._run.log_artifact(artifact)
+        for kind, path in run_files(record, self._settings).items():
+            artifact = wandb.Artifact(f"{kind}-{self._run_id}", type=kind)
+            artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no copy of it is made
+            self._run.log_artifact(artifact)
         self._run.summary.update(record.figures())
 
     def finish(self, summary: Summary | None) -> None:

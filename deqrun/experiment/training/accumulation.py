@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +18,11 @@ from deqrun.experiment.training.steps import Stepping
 from deqrun.models import DEQ
 from deqrun.models.rows import part_of_batch
 from deqrun.settings import TrainSettings
-from deqrun.solvers import Solution
 
 __all__ = ["accumulated", "rows_worked_on"]
+
+MEANS = ("objective", "loss", "penalty")
+"""Figures of a `Forward` that are means over the samples."""
 
 
 def accumulated(
@@ -64,7 +67,7 @@ def accumulated(
             with stepping.autocast():
                 made = forward(deq, dataset, rows, settings, step, draws, starts, part)
             stepping.backward(made.objective * part.share)
-        done.append(_counted(_without_graph(made), part))
+        done.append(made.rows(slice(0, 0) if part.idle else slice(None)))  # of an idle part no sample counts
     joined = _joined(done, mine)
     return _added_up(joined, deq) if several() else joined
 
@@ -85,51 +88,18 @@ def _within(whole: Part, part: Part) -> AbstractContextManager[None]:
 def _added_up(made: Forward, deq: DEQ) -> Forward:
     """Of the whole batch: gradients, objective, loss and penalty are added up over the ranks."""
     add_up([parameter.grad for parameter in deq.parameters() if parameter.grad is not None])
-    figures = [figure.clone() for figure in (made.objective, made.loss, made.penalty) if figure is not None]
-    add_up(figures)
-    return made._replace(objective=figures[0], loss=figures[1], penalty=figures[2] if figures[2:] else None)
-
-
-def _counted(made: Forward, part: Part) -> Forward:
-    """The figures of the samples that count: of an idle part, of none."""
-    if not part.idle:
-        return made
-    z = made.z[:0].detach()
-    z.grad = None if made.z.grad is None else made.z.grad[:0]
-    solution = made.solution.rows(slice(0, 0))
-    halt = None if made.halt is None else made.halt[:0]
-    return made._replace(correct=made.correct[:0], losses=made.losses[:0], solution=solution, z=z, halt=halt)
-
-
-def _without_graph(made: Forward) -> Forward:
-    z = made.z.detach()
-    z.grad = made.z.grad
-    penalty = None if made.penalty is None else made.penalty.detach()
-    return made._replace(objective=made.objective.detach(), penalty=penalty, z=z)
+    means: dict[str, Any] = {name: mean.clone() for name in MEANS if (mean := getattr(made, name)) is not None}
+    add_up(list(means.values()))
+    return made._replace(**means)
 
 
 def _joined(made: Sequence[Forward], cut: Sequence[Part]) -> Forward:
     """Of a whole batch, from its parts: means weigh samples, and rows stand in their order."""
 
-    def mean(values: Sequence[Tensor | None]) -> Tensor | None:
-        known = [value * part.share for value, part in zip(values, cut, strict=True) if value is not None]
+    def mean(name: str) -> Tensor | None:
+        pairs = zip((getattr(one, name) for one in made), cut, strict=True)
+        known = [value * part.share for value, part in pairs if value is not None]
         return torch.stack(known).sum() if known else None
 
-    objective, loss = mean([one.objective for one in made]), mean([one.loss for one in made])
-    assert objective is not None
-    assert loss is not None
-    # A halting head answers in every part, or in none.
-    logits = [one.halt for one in made if one.halt is not None]
-    z, gradients = torch.cat([one.z for one in made]), [one.z.grad for one in made if one.z.grad is not None]
-    if len(gradients) == len(made):
-        z.grad = torch.cat(gradients)
-    return Forward(
-        objective=objective,
-        loss=loss,
-        correct=torch.cat([one.correct for one in made]),
-        losses=torch.cat([one.losses for one in made]),
-        halt=torch.cat(logits) if len(logits) == len(made) else None,
-        solution=Solution.joined([one.solution for one in made]),
-        penalty=mean([one.penalty for one in made]),
-        z=z,
-    )
+    means: dict[str, Any] = {name: mean(name) for name in MEANS}
+    return made[0].with_rows(made)._replace(**means)

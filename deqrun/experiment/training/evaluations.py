@@ -17,6 +17,9 @@ from deqrun.settings import TrainSettings
 
 __all__ = ["Evaluations", "evaluate_budgets"]
 
+OF_THE_CELL = ("max_iter", "n", "accuracy", "accuracy_low", "accuracy_high", "converged")
+"""Columns of an evaluation that are its cell's, under the same name."""
+
 
 class Evaluations:
     """The evaluations of a run at `train.eval_iterations`, every `train.eval_every` steps or at the end of each epoch.
@@ -75,19 +78,7 @@ def evaluate_budgets(
     # Accuracy as the sweep derives it; the loss of the iterate that is kept.
     for cell in cells(trajectory, iterations, [budget.tol], key=key, keep=budget.keep):
         kept = trajectory.returned(cell.max_iter, budget.keep, budget.tol)
-        rows.append(
-            BudgetEvaluation(
-                step=step,
-                epoch=epoch,
-                max_iter=cell.max_iter,
-                n=cell.n,
-                accuracy=cell.accuracy,
-                accuracy_low=cell.accuracy_low,
-                accuracy_high=cell.accuracy_high,
-                loss=float(trajectory.at("loss", kept).astype(np.float64).mean()),
-                nfe=cell.nfe_mean,
-                residual=cell.residual_median,
-                converged=cell.converged,
-            )
-        )
+        loss = float(trajectory.at("loss", kept).astype(np.float64).mean())
+        same = {name: getattr(cell, name) for name in OF_THE_CELL}
+        rows.append(BudgetEvaluation(step, epoch, **same, loss=loss, nfe=cell.nfe_mean, residual=cell.residual_median))
     return rows

@@ -136,7 +136,8 @@ class EpochMeter:
     def epoch(self, epoch: int, step: int, held_out: Evaluation, learning_rate: float, seconds: float) -> Epoch:
         """The epoch's row of train.jsonl."""
         # None where no step had an adjoint solve or a penalty.
-        adjoint = {name: self._all(f"adjoint_{name}") for name in ("nfe", "residual", "converged")}
+        of_adjoint = {"adjoint_nfe": _mean, "adjoint_residual": _median, "adjoint_converged": _mean}
+        adjoint = {name: figure(found) if (found := self._all(name)) else None for name, figure in of_adjoint.items()}
         penalties, norms = ([float(value) for value in self._all(name)] for name in ("penalty", "norm"))
         return Epoch(
             epoch=epoch,
@@ -149,9 +150,7 @@ class EpochMeter:
             nfe=_mean(self._all("nfe")),
             residual=_median(self._all("residual")),
             converged=_mean(self._all("converged")),
-            adjoint_nfe=_mean(adjoint["nfe"]) if adjoint["nfe"] else None,
-            adjoint_residual=_median(adjoint["residual"]) if adjoint["residual"] else None,
-            adjoint_converged=_mean(adjoint["converged"]) if adjoint["converged"] else None,
+            **adjoint,
             jacobian_penalty=sum(penalties) / len(penalties) if penalties else None,
             grad_norm=sum(norms) / len(norms),
             gradient_share=self._largest_share(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -68,6 +69,34 @@ class Forward(NamedTuple):
     z: Tensor
     losses: Tensor
     halt: Tensor | None = None
+
+    def rows(self, chosen: slice | Tensor) -> Forward:
+        """The figures of some rows (a slice, or long on the device), without the graph; means stay those of all."""
+        z = self.z.detach()[chosen]
+        z.grad = None if self.z.grad is None else self.z.grad[chosen]
+        return self._replace(
+            objective=self.objective.detach(),
+            correct=self.correct[chosen],
+            solution=self.solution.rows(chosen),
+            penalty=None if self.penalty is None else self.penalty.detach(),
+            z=z,
+            losses=self.losses[chosen],
+            halt=None if self.halt is None else self.halt[chosen],
+        )
+
+    def with_rows(self, parts: Sequence[Forward]) -> Forward:
+        """The same means, with the rows of several batches in their order."""
+        z, gradients = torch.cat([one.z for one in parts]), [one.z.grad for one in parts if one.z.grad is not None]
+        z.grad = torch.cat(gradients) if len(gradients) == len(parts) else None
+        # A halting head answers in every part, or in none.
+        logits = [one.halt for one in parts if one.halt is not None]
+        return self._replace(
+            correct=torch.cat([one.correct for one in parts]),
+            solution=Solution.joined([one.solution for one in parts]),
+            z=z,
+            losses=torch.cat([one.losses for one in parts]),
+            halt=torch.cat(logits) if logits else None,
+        )
 
 
 def forward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +23,6 @@ class Pace:
         self.seconds, self.share = seconds, share
         self._wait = seconds
         self.restart()
-
-    @classmethod
-    def of_minutes(cls, minutes: float | None) -> Pace:
-        """A pace in minutes; None: never due."""
-        return cls(math.inf if minutes is None else 60 * minutes)
 
     def restart(self) -> None:
         """Count from now."""

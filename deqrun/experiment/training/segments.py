@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,6 @@ from deqrun.experiment.training.accumulation import rows_worked_on
 from deqrun.experiment.training.draws import Draws
 from deqrun.experiment.training.objective import Batch, Forward
 from deqrun.settings import TrainSettings
-from deqrun.solvers import Solution
 
 __all__ = ["fewest_segments", "in_segments"]
 
@@ -74,7 +73,10 @@ def _halting(take: Take, batch: Batch, settings: TrainSettings, fewest: Tensor) 
         halt = _of_all(made.halt, mine, len(left)).cpu()
         spent[left] += _of_all(made.solution.nfe, mine, len(left)).cpu()
         ends = ((halt > 0) & (fewest[left] <= segment)) | (segment == settings.segments)
-        ended.append(_rows(made, ends[mine].nonzero()[:, 0], spent[left[mine]]))
+        done = ends[mine].nonzero()[:, 0].to(made.z.device)
+        rows = made.rows(done)
+        nfe = spent[left[mine]].to(rows.solution.nfe)[done]
+        ended.append(rows._replace(solution=replace(rows.solution, nfe=nfe)))
         losses.append(_of_all(made.losses, mine, len(left))[ends])
         # The rest go on, and weigh in the objective as much as before.
         if bool(ends.all()):
@@ -83,7 +85,8 @@ def _halting(take: Take, batch: Batch, settings: TrainSettings, fewest: Tensor) 
         states = _of_all(made.z.detach(), mine, len(left))
         batch = batch.rows(stay)._replace(begin=states[stay], share=len(stay) / whole)
         left = left[stay]
-    return _together(ended, torch.cat(losses).mean()), norm
+    # Each sample as it ended; objective and penalty are the last segment's.
+    return ended[-1].with_rows(ended)._replace(loss=torch.cat(losses).mean()), norm
 
 
 def _carried(made: Forward, size: int, settings: TrainSettings) -> Tensor:
@@ -105,33 +108,3 @@ def _of_all(values: Tensor, mine: Tensor, size: int) -> Tensor:
     for rows, part in gathered((mine, values.cpu())):
         found[rows] = part
     return found.to(values.device)
-
-
-def _rows(made: Forward, chosen: Tensor, nfe: Tensor) -> Forward:
-    """The figures of some rows (long, on the host), with their evaluations so far, nfe of all rows."""
-    chosen = chosen.to(made.z.device)
-    z = made.z.detach()[chosen]
-    z.grad = None if made.z.grad is None else made.z.grad[chosen]
-    spent = nfe.to(made.solution.nfe)[chosen]
-    return made._replace(
-        z=z,
-        correct=made.correct[chosen],
-        losses=made.losses[chosen],
-        halt=None if made.halt is None else made.halt[chosen],
-        solution=replace(made.solution.rows(chosen), nfe=spent),
-    )
-
-
-def _together(ended: Sequence[Forward], loss: Tensor) -> Forward:
-    """The samples of a batch as they ended, in that order; objective and penalty are the last segment's."""
-    z = torch.cat([made.z for made in ended])
-    gradients = [made.z.grad for made in ended if made.z.grad is not None]
-    z.grad = torch.cat(gradients) if len(gradients) == len(ended) else None
-    return ended[-1]._replace(
-        z=z,
-        loss=loss,
-        correct=torch.cat([made.correct for made in ended]),
-        losses=torch.cat([made.losses for made in ended]),
-        halt=None,
-        solution=Solution.joined([made.solution for made in ended]),
-    )

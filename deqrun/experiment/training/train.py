@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from deqrun.datasets import Dataset
 from deqrun.errors import UserError
 from deqrun.experiment import ranks
-from deqrun.experiment.checkpoint import Checkpoint, as_rows, keep_epoch, load_checkpoint, put_weights, save_checkpoint
+from deqrun.experiment.checkpoint import Checkpoint, keep_epoch, load_checkpoint, put_weights, save_checkpoint
 from deqrun.experiment.data.changes import keep_record
 from deqrun.experiment.evaluate import Evaluation, evaluate
 from deqrun.experiment.precision import dtypes_of, narrow, widen
@@ -91,7 +91,7 @@ def train(
     steps: list[Step] = _kept(folder, "steps", done.step)
     evaluations = Evaluations(settings, _kept(folder, "evaluations", done.step), length.steps, folder, tracker)
     _tell_again(steps, evaluations.rows, rows, tracker)
-    writes, saves = Pace(ROWS_EVERY, share=0.01), Pace.of_minutes(settings.checkpoint_minutes)
+    writes, saves = Pace(ROWS_EVERY, share=0.01), Pace(60 * (settings.checkpoint_minutes or math.inf))
 
     def reached(step: int, within: dict[str, Any]) -> Checkpoint:
         """The checkpoint of this very moment."""
@@ -374,9 +374,8 @@ def _resume(
 
 def _advance(reached: Checkpoint, rows: list[Epoch], best: Evaluation | None) -> Checkpoint:
     """The checkpoint after one more epoch; `best` is its evaluation where it is the best yet."""
-    after = replace(
-        reached, epoch=rows[-1].epoch, seconds=reached.seconds + (rows[-1].seconds or 0.0), epochs=as_rows(rows)
-    )
+    seconds = reached.seconds + (rows[-1].seconds or 0.0)
+    after = replace(reached, epoch=rows[-1].epoch, seconds=seconds, epochs=[asdict(row) for row in rows])
     if best is not None:
         after.best_epoch, after.best_accuracy, after.best_loss = after.epoch, best.accuracy, best.mean_loss
     return after
