@@ -8,6 +8,7 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.inference import Estimate
 from deqrun.report.charts.axes import EDGE, ROOM, LogAxis
 from deqrun.report.charts.keys import SHORT_LABEL
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, WIDTH, AnyChart, Figure, data, run_colours
@@ -72,6 +73,11 @@ class Point:
     low: float = math.nan
     high: float = math.nan
     note: str = ""
+
+    @classmethod
+    def of(cls, series: str, x: float, y: Estimate, note: str = "") -> "Point":
+        """The point of an estimate, with its interval."""
+        return cls(series, x, y.mean, y.low, y.high, note)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,11 @@ class Value:
     high: float = math.nan
     series: str = ""
     note: str = ""
+
+    @classmethod
+    def of(cls, label: str, value: Estimate, series: str = "", note: str = "") -> "Value":
+        """The value of an estimate, with its interval."""
+        return cls(label, value.mean, value.low, value.high, series, note)
 
 
 def values(
