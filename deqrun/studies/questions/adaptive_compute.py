@@ -25,9 +25,8 @@ from deqrun.records.halting_rules import BOUNDS, RULES
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure, plain
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure, plain
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context, StudyRun, columns

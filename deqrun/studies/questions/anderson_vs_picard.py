@@ -21,11 +21,10 @@ from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, claim_median
 from deqrun.records.trajectory import Trajectory
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
 from deqrun.studies.choosing import chosen_without, named
 from deqrun.studies.concluding import as_family, concluded

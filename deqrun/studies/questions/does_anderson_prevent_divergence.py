@@ -25,11 +25,10 @@ from deqrun.errors import UserError
 from deqrun.inference import DIFFERENCE, LEAST_SEEDS, SHARE, Estimate, Told, Unit, claim
 from deqrun.models import DEQ
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
 from deqrun.studies.concluding import as_family, concluded
 from deqrun.studies.context import Context, StudyRun, batch_of

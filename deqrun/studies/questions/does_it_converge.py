@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from deqrun.analysis.fates import Fate, fates
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_median
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
 from deqrun.studies.concluding import Figures, concluded, those, told_together
 from deqrun.studies.context import Context, StudyRun, batch_of, columns

@@ -30,9 +30,8 @@ from deqrun.inference import (
     told,
 )
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.context import Context, StudyRun, columns, counts
 from deqrun.studies.question import Question

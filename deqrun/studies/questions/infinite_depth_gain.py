@@ -20,9 +20,8 @@ from deqrun.experiment.evaluate import evaluate
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim
 from deqrun.models import describe
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
 from deqrun.studies.choosing import chosen_of, of_the_chosen
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.confounders import confounders

@@ -22,10 +22,9 @@ from deqrun.analysis.contraction import Behaviour, behaviour, convergence_rate
 from deqrun.analysis.spectrum import spectral_norm, spectral_radius
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_statistic
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, cloud
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, solve
 from deqrun.studies.concluding import as_family, concluded
 from deqrun.studies.context import Context, StudyRun, batch_of, columns

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
-from deqrun.report.page_parts import Column
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context, StudyRun, columns, some_of
 from deqrun.studies.question import Question

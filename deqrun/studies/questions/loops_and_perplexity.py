@@ -21,9 +21,8 @@ from deqrun.experiment.sweep.trace import trace_parts
 from deqrun.inference import Estimate, Told, claim
 from deqrun.records.trajectory import joined
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.concluding import concluded, told_together
 from deqrun.studies.context import Context, StudyRun, columns, some_of

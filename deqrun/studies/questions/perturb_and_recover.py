@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from deqrun.analysis.perturbation import recovery
 from deqrun.inference import SHARE, Estimate, Told, claim, claim_median
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context, StudyRun, batch_of, columns, counts

@@ -20,9 +20,8 @@ from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import SHARE, Estimate, Told, auroc, claim, claim_statistic
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context, StudyRun, columns, first_of

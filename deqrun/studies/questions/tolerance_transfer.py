@@ -18,10 +18,9 @@ from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
 from deqrun.studies.concluding import Figures, those, told_together, too_few
 from deqrun.studies.context import Context, StudyRun, columns

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.breadth import AGGREGATIONS, BY_RESIDUAL
 from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.studies.choosing import chosen_of, of_the_chosen
 from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context
