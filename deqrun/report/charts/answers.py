@@ -198,7 +198,7 @@ def values(
     dots = chart.mark_point(filled=True, size=70, clip=True).encode(
         x=x, y=y, yOffset=offset, color=colour, shape=shape, tooltip=tooltip
     )
-    height = ROW * len(labels) * max(1, len(series) if len(series) > 1 else 1)
+    height = ROW * len(labels) * max(1, len(series))
     drawn = [_vertical(rule, x) for rule in rules]
     return Figure(name, title, caption, alt.layer(*drawn, line, dots).properties(width=WIDTH, height=height))
 

@@ -5,6 +5,7 @@ import altair as alt
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.axes import LogAxis
 from deqrun.report.charts.data import PANELS, TrainingPoint, training_points
+from deqrun.report.charts.keys import interval_tooltip
 from deqrun.report.charts.style import INK, MUTED, AnyChart, Figure, data
 
 PANEL_WIDTH, PANEL_HEIGHT = 300, 190
@@ -73,9 +74,7 @@ def _budgets(record: RunRecord) -> list[Figure]:
     tip = [
         alt.Tooltip("step:Q", title="step", format=","),
         alt.Tooltip("max_iter:Q", title="solver steps"),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("loss:Q", title="loss", format=".4~g"),
         alt.Tooltip("residual:Q", title="median residual", format=".1e"),
         alt.Tooltip("n:Q", title="samples", format=","),
