@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from itertools import count
 
@@ -10,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deqrun.arguments import require_at_least
-from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
+from deqrun.datasets.dataset import SPLITS, Split, require_split
+from deqrun.datasets.splits_by_content import Generated
 
 __all__ = ["CHUNK", "GeneratedGrids"]
 
@@ -19,7 +18,7 @@ CHUNK = 1024
 """Grids that are drawn at once: enough that NumPy's overhead is small, few enough for a small split."""
 
 
-class GeneratedGrids(Dataset):
+class GeneratedGrids(Generated):
     """Grids whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
 
     Compared is the part that must not be seen twice (the walls of a maze, the solution of a Sudoku); a hash of
@@ -35,18 +34,9 @@ class GeneratedGrids(Dataset):
     data_seed                       seed of the grids, apart from the seed of the training
     """
 
-    by_content = True
-
     def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
-        self.n_train = require_at_least("n_train", n_train, 1)
-        self.n_validation = require_at_least("n_validation", n_validation, 1)
-        self.n_test = require_at_least("n_test", n_test, 1)
-        self.data_seed = require_at_least("data_seed", data_seed, 0)
+        super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
         self._loaded: dict[str, Split] = {}
-
-    def memory(self) -> int:
-        samples = self.n_train + self.n_validation + self.n_test
-        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
 
     def load(self, split: str) -> Split:
         require_split(split)
@@ -55,7 +45,7 @@ class GeneratedGrids(Dataset):
         return self._loaded[split]
 
     def _made(self, split: str) -> Split:
-        wanted = (self.n_train, self.n_validation, self.n_test)[SPLITS.index(split)]
+        wanted = self.sizes[split]
         questions, answers, n = [], [], 0
         for chunk in count():
             seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), chunk, *self._stream()])
