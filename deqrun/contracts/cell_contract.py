@@ -139,7 +139,8 @@ class _Trial:
                     f"f(z; x) of the same z and injection differs between two calls {when}; a solve needs one map, so "
                     "draw random numbers and dropout masks in inject, and keep no state in forward"
                 )
-        for name, call in (("inject", self._injected_together), ("readout", lambda: self._readout(self.z))):
+        maps = {"inject": lambda: _joined(self._inject(self.x, False)), "readout": lambda: self._readout(self.z)}
+        for name, call in maps.items():
             if not _same(call(), call()):
                 raise Fault(
                     f"{name} differs between two calls in evaluation; random numbers are for training alone, "
@@ -201,8 +202,7 @@ class _Trial:
                     f"f can't be differentiated twice ({reason(error)}), and {self.twice} needs it; allowed are torch "
                     "operations that have a second derivative, or train.jacobian_weight=0"
                 ) from error
-        found = [parameter.grad for parameter in self.cell.parameters() if parameter.grad is not None]
-        for gradient in found:
+        for gradient in [parameter.grad for parameter in self.cell.parameters() if parameter.grad is not None]:
             _require_finite(f"the second derivative of f, which {self.twice} needs,", gradient)
 
     def check_on_shapes(self) -> None:
@@ -247,20 +247,14 @@ class _Trial:
             raise Fault(f"inject returned a {wrong[0]}{among}; it must return a tensor or a tuple of tensors")
         return as_injection(given)
 
-    def _injected_together(self) -> Tensor:
-        return _joined(self._inject(self.x, False))
-
     def _f(self, z: Tensor, injection: tuple[Tensor, ...], training: bool) -> Tensor:
         with self._mode(training), torch.no_grad():
-            value = called("forward", lambda: self.cell(z, injection), self._unpacking(injection))
-        return _tensor("forward", value)
+            hint = f"; its second argument is the tuple that inject returned, here of {len(injection)}"
+            return _tensor("forward", called("forward", lambda: self.cell(z, injection), hint))
 
     def _readout(self, z: Tensor) -> Tensor:
         with self._mode(False), torch.no_grad():
             return _tensor("readout", called("readout", lambda: self.cell.readout(z)))
-
-    def _unpacking(self, injection: Sequence[Tensor]) -> str:
-        return f"; its second argument is the tuple that inject returned, here of {len(injection)}"
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from itertools import count
 
 import numpy as np
 import torch
@@ -46,15 +45,13 @@ class GeneratedGrids(Generated):
 
     def _made(self, split: str) -> Split:
         wanted = self.sizes[split]
-        questions, answers, n = [], [], 0
-        for chunk in count():
-            seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), chunk, *self._stream()])
+        questions: list[NDArray[np.uint8]] = []
+        answers: list[NDArray[np.int8]] = []
+        while sum(map(len, questions)) < wanted:
+            seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), len(questions), *self._stream()])
             question, answer = self._draw(np.random.PCG64(seed), split)
             questions.append(question)
             answers.append(answer)
-            n += len(question)
-            if n >= wanted:
-                break
         inputs, targets = np.concatenate(questions)[:wanted], np.concatenate(answers)[:wanted]
         ratings = self._ratings(inputs)
         rated = None if ratings is None else torch.from_numpy(ratings)

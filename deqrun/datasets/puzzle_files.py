@@ -138,21 +138,18 @@ def read_layout(root: str | None, kind: str, demonstrations: int) -> Layout:
 
 def _parts(folder: Path, form: str) -> dict[str, Path]:
     """Train, validation and test parts in a format; empty where it isn't this format's folder."""
-    if form == "csv":
-        names = {"train": ["train.csv"], "validation": [f"{name}.csv" for name in VALIDATION_NAMES]}
-        names["test"] = ["test.csv"]
-    elif form == "hrm":
-        names = {"train": ["train"], "validation": list(VALIDATION_NAMES), "test": ["test"]}
-    else:
-        names = {"train": ["training"], "validation": list(VALIDATION_NAMES), "test": ["evaluation"]}
-    marks = {"csv": Path.is_file, "hrm": lambda part: (part / "dataset.json").is_file(), "arc": _has_tasks}
+    train, test, ending, is_part = {
+        "csv": ("train.csv", "test.csv", ".csv", Path.is_file),
+        "hrm": ("train", "test", "", lambda part: (part / "dataset.json").is_file()),
+        "arc": ("training", "evaluation", "", _has_tasks),
+    }[form]
+    names = {"train": [train], "validation": [f"{name}{ending}" for name in VALIDATION_NAMES], "test": [test]}
     parts = {}
     for split, allowed in names.items():
-        present = [folder / name for name in allowed if marks[form](folder / name)]
-        if present:
+        if present := [folder / name for name in allowed if is_part(folder / name)]:
             parts[split] = present[0]
     if "train" in parts and "test" not in parts:
-        raise DataUnavailable(f"{parts['train']} has no {names['test'][0]} beside it; add the puzzles to test on.")
+        raise DataUnavailable(f"{parts['train']} has no {test} beside it; add the puzzles to test on.")
     return parts if "train" in parts else {}
 
 
