@@ -219,7 +219,7 @@ def _read_csv(file: Path, layout: Layout) -> Puzzles:
         questions += question.encode()
         answers += answer.encode()
     lines = np.array(numbers)
-    names = {"sudoku": _sudoku_tokens, "maze": _maze_tokens}[layout.kind](layout.shape[0])
+    names = _tokens_of_characters(layout)
 
     def grids(given: bytearray, what: str) -> NDArray[np.uint8]:
         codes = np.frombuffer(bytes(given), np.uint8).reshape(len(lines), size)
@@ -253,18 +253,13 @@ def _read_csv(file: Path, layout: Layout) -> Puzzles:
     )
 
 
-def _sudoku_tokens(side: int) -> NDArray[np.uint8]:
-    """Token of each character code; 0 for none."""
+def _tokens_of_characters(layout: Layout) -> NDArray[np.uint8]:
+    """Token of each character code; 0 for none. Tokens count the characters from 1; a Sudoku's '0' is as its '.'."""
+    characters = MAZE_CHARACTERS if layout.kind == "maze" else ".123456789"[: layout.shape[0] + 1]
     names = np.zeros(256, np.uint8)
-    names[[ord("."), ord("0")]] = EMPTY
-    for digit in range(1, side + 1):
-        names[ord(str(digit))] = EMPTY + digit
-    return names
-
-
-def _maze_tokens(side: int) -> NDArray[np.uint8]:
-    names = np.zeros(256, np.uint8)
-    names[[ord(character) for character in MAZE_CHARACTERS]] = np.arange(1, len(MAZE_CHARACTERS) + 1)
+    names[[ord(character) for character in characters]] = np.arange(1, len(characters) + 1)
+    if layout.kind == "sudoku":
+        names[ord("0")] = EMPTY
     return names
 
 
