@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from deqrun.records.frontier import non_dominated
 from deqrun.records.residual_curve import residual_curve
-from deqrun.records.rows import CurveRow
+from deqrun.records.rows import CurveRow, SweepCell
 from deqrun.records.run import RunRecord
 
 # Panel of the training charts: which columns of train.jsonl it draws, and under which names.
@@ -88,6 +88,18 @@ def frontier_points(record: RunRecord, split: str = "test") -> list[FrontierPoin
     return [
         FrontierPoint(**{name: getattr(cell, name) for name in names}, frontier=index in joined)
         for index, cell in enumerate(cells)
+    ]
+
+
+def difficulty_cells(record: RunRecord, split: str = "test") -> list[SweepCell]:
+    """Cells of the main solver from the main start at the smallest tolerance, by difficulty; none of a single one."""
+    if len(record.difficulties) < 2:
+        return []
+    own = record.main_solver, record.main_start
+    return [
+        cell
+        for difficulty in record.difficulties
+        for cell in record.cells(split, *own, tol=record.smallest_tol(), difficulty=difficulty)
     ]
 
 

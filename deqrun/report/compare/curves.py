@@ -8,7 +8,7 @@ from typing import Any
 
 from deqrun.records.rows import Epoch, SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.data import residual_points
+from deqrun.report.charts.data import difficulty_cells, residual_points
 
 __all__ = ["TRAINING", "curves_of"]
 
@@ -33,13 +33,14 @@ def curves_of(record: RunRecord) -> Curves:
     breadth   {agg, breadth, k, acc, nfe}: on test
     hard      {difficulty, k, acc}: on test, at the smallest tolerance
     """
+    harder = [cell for cell in difficulty_cells(record) if cell.difficulty is not None]
     parts: Curves = {
         "sweep": _sweep(record),
         "residual": _residual(record),
         "training": _training(record.epochs),
         "halting": _halting(record),
         "breadth": _columns(record.breadth_rows("test", record.main_solver or ""), "agg", "breadth", "k", "acc", "nfe"),
-        "hard": _difficulties(record),
+        "hard": _columns(harder, "difficulty", "k", "acc"),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -119,17 +120,3 @@ def _halting(record: RunRecord) -> Curves:
     """The oracle has no threshold to choose; it is a bound, and shown."""
     rows = [row for row in record.halting_rows("test", record.main_solver or "") if row.chosen or row.rule == "oracle"]
     return _columns(rows, "rule", "acc", "nfe")
-
-
-def _difficulties(record: RunRecord) -> Curves:
-    if len(record.difficulties) < 2:
-        return {}
-    cells = [
-        cell
-        for difficulty in record.difficulties
-        if difficulty is not None
-        for cell in record.cells(
-            "test", record.main_solver, record.main_start, tol=record.smallest_tol(), difficulty=difficulty
-        )
-    ]
-    return _columns(cells, "difficulty", "k", "acc")
