@@ -35,6 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deqrun.analysis.signals import over_asked
 from deqrun.solvers.norms import row_norms
 
 __all__ = [
@@ -165,13 +166,8 @@ def confidence(logits: Tensor, asked: Tensor | None = None) -> Tensor:
     asked   (n, *positions) bool; None: every position is. Where a sample asks nothing it is 1
     """
     p = torch.softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)), dim=1).amax(1)
-    if p.dim() == 1:
-        return p
-    if asked is None:
-        return p.flatten(1).mean(1)
-    count = asked.flatten(1).sum(1)
-    mean = p.masked_fill(~asked, 0.0).flatten(1).sum(1) / count.clamp(min=1)
-    return torch.where(count > 0, mean, 1.0)
+    mean = over_asked(p, asked)
+    return mean if p.dim() == 1 or asked is None else torch.where(asked.flatten(1).any(1), mean, 1.0)
 
 
 def pass_at(right: NDArray[np.bool_], k: int) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deqrun.analysis.products import require_batch
 from deqrun.arguments import require_count
 from deqrun.solvers.flat_map import FlatMap
 from deqrun.solvers.norms import row_norms
@@ -52,7 +53,11 @@ def limit_cycles(
     confirmed, once no period is left to confirm, or once it is no longer finite.
     Raises TypeError or ValueError on senseless arguments.
     """
-    _check(z, max_period, tol, transient)
+    require_batch(z)
+    require_count("max_period", max_period, 1)
+    require_count("transient", transient, 0)
+    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
+        raise ValueError(f"tol must be a number >= 0, got {tol!r}.")
     search = _Search(FlatMap(f, z), z, max_period, tol)
     for _ in range(transient):
         search.advance()
@@ -121,15 +126,3 @@ class _Search:
         nearest = self.distance[:, 1 : self.max_period + 1].amin(dim=1)
         at_period = self.distance.gather(1, period[:, None])[:, 0]
         return Cycles(period, torch.where(found, at_period, nearest), self.nfe)
-
-
-def _check(z: object, max_period: object, tol: object, transient: object) -> None:
-    if not isinstance(z, Tensor) or not z.is_floating_point():
-        got = z.dtype if isinstance(z, Tensor) else type(z).__name__
-        raise TypeError(f"z must be a floating-point tensor (batch, …), got {got}.")
-    if z.dim() < 1:
-        raise ValueError("z must have a batch dimension, (batch, …), got a tensor without dimensions.")
-    require_count("max_period", max_period, 1)
-    require_count("transient", transient, 0)
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not tol >= 0:
-        raise ValueError(f"tol must be a number >= 0, got {tol!r}.")

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deqrun.solvers.linearization import Linearization
 
-__all__ = ["Jacobian", "Map"]
+__all__ = ["Jacobian", "Map", "require_batch"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -76,12 +76,18 @@ def _finite(x: Tensor) -> Tensor:
     return x.detach().flatten(1).isfinite().all(dim=1)
 
 
-def _check_state(z: Tensor) -> None:
+def require_batch(z: object) -> Tensor:
+    """`z` if it is a floating-point tensor with a batch; raises TypeError or ValueError otherwise."""
     if not isinstance(z, Tensor) or not z.is_floating_point():
         got = z.dtype if isinstance(z, Tensor) else type(z).__name__
         raise TypeError(f"z must be a floating-point tensor (batch, …), got {got}.")
     if z.dim() < 1:
         raise ValueError("z must have a batch dimension, (batch, …), got a tensor without dimensions.")
+    return z
+
+
+def _check_state(z: Tensor) -> None:
+    require_batch(z)
     if math.prod(z.shape[1:]) == 0:
         raise ValueError(f"z must have at least one number per row, got the shape {tuple(z.shape)}.")
     if torch.is_inference_mode_enabled():

@@ -53,6 +53,7 @@ __all__ = [
     "certainty",
     "entropy_change",
     "kl_divergence",
+    "over_asked",
     "state_change",
     "step_cosine",
 ]
@@ -105,14 +106,14 @@ def kl_divergence(now: Reading, before: Reading) -> Tensor:
     # e^d overflows where p is tiny, p e^d = q does not; where p is 0, p ln p is.
     far = before.log_p.exp() - p - torch.where(p > 0, p * d, 0.0)
     terms = torch.where(d.abs() < 1, near, far)
-    return _known(_over_asked(terms.sum(1).clamp(min=0), now.asked))
+    return _known(over_asked(terms.sum(1).clamp(min=0), now.asked))
 
 
 def entropy_change(now: Reading, before: Reading) -> Tensor:
     """|H(p) − H(q)| in nats, the mean over the asked positions: (n,)."""
     broken = now.log_p.isnan().any(1) | before.log_p.isnan().any(1)
     change = (now.entropy - before.entropy).abs().masked_fill(broken, torch.inf)
-    return _known(_over_asked(change, now.asked))
+    return _known(over_asked(change, now.asked))
 
 
 def answers_agree(now: Reading, before: Reading) -> Tensor:
@@ -132,7 +133,7 @@ def certainty(logits: Tensor, asked: Tensor | None = None) -> tuple[Tensor, Tens
     else:
         first, second = p.topk(2, dim=1).values.unbind(1)
         first = torch.where(p.isnan().any(1), torch.nan, first)
-    return _over_asked(first, asked), _over_asked(first - second, asked)
+    return over_asked(first, asked), over_asked(first - second, asked)
 
 
 def acceleration(z: Tensor, before: Tensor, first: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def step_cosine(z: Tensor, before: Tensor, first: Tensor) -> Tensor:
     return (units[0] * units[1]).sum(1)
 
 
-def _over_asked(values: Tensor, asked: Tensor | None) -> Tensor:
+def over_asked(values: Tensor, asked: Tensor | None) -> Tensor:
     """(n,) mean over the asked positions of (n, *positions); 0 where nothing is asked."""
     if values.dim() == 1:
         return values
@@ -259,7 +260,7 @@ class SignalRecorder:
         def positions() -> Tensor:
             assert self.targets is not None, "positions needs targets"
             right = (reading.answer == self.targets[rows]) & ~reading.log_p.isnan().any(1)
-            return _over_asked(right.to(torch.float32), reading.asked)
+            return over_asked(right.to(torch.float32), reading.asked)
 
         def head() -> Tensor:
             assert halt is not None, "head needs a halting head"

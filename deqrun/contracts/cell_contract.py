@@ -6,18 +6,15 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from deqrun.contracts.finding import Fault, Finding, run_checks
+from deqrun.contracts.finding import Fault, Finding, called, name_of, reason, run_checks
 from deqrun.gradients import jacobian_penalty
 from deqrun.models import BoundCell, Cell, as_injection, describe
 
 __all__ = ["CELL_CHECKS", "check_cell"]
-
-T = TypeVar("T")
 
 ROWS = 3
 """Samples that a cell is tried on."""
@@ -38,7 +35,7 @@ def check_cell(cell: Cell, x: Tensor, twice: str = "", *, trained: bool = True) 
     checks = {name: method for name, method in CELL_CHECKS.items() if trained or name not in OF_TRAINING}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return run_checks((name, getattr(trial, method)) for name, method in checks.items())
+        return run_checks({name: getattr(trial, method) for name, method in checks.items()}, DOCS)
 
 
 CELL_CHECKS = {
@@ -75,9 +72,9 @@ class _Trial:
         if not isinstance(shape, tuple) or not shape or not all(type(side) is int and side > 0 for side in shape):
             raise Fault(
                 f"state_shape is {shape!r}; a cell's constructor sets it to the shape of one sample's state without "
-                f"the batch, a tuple as in (64,) or (32, 8, 8) ({DOCS})."
+                "the batch, a tuple as in (64,) or (32, 8, 8)"
             )
-        self.cell = _called("copy.deepcopy of the cell", lambda: copy.deepcopy(self.own))
+        self.cell = called("copy.deepcopy of the cell", lambda: copy.deepcopy(self.own))
         self.z = torch.randn(self.batch, *shape).to(self.own.weights_dtype)
 
     def check_injection(self) -> None:
@@ -85,18 +82,18 @@ class _Trial:
         for training in self.modes:
             injection = self._inject(self.x, training)
             if not injection:
-                raise Fault(f"inject returned no tensor; it must return a tuple of one or more ({DOCS}).")
+                raise Fault("inject returned no tensor; it must return a tuple of one or more")
             for place, part in enumerate(injection):
                 if part.dim() == 0 or len(part) != self.batch:
                     raise Fault(
                         f"inject returned {tuple(part.shape)} at place {place} for a batch of {self.batch}; each "
-                        f"tensor has the batch as its first dimension, so that rows can be taken ({DOCS})."
+                        "tensor has the batch as its first dimension, so that rows can be taken"
                     )
         self.injection = self._inject(self.x, False)
 
     def check_start(self) -> None:
         """`initial_state` gives a finite state of floating-point numbers."""
-        self.z0 = _called("initial_state", lambda: self.cell.initial_state(self.injection))
+        self.z0 = called("initial_state", lambda: self.cell.initial_state(self.injection))
         self._require_shape("initial_state", self.z0, (self.batch, *self.cell.state_shape))
         _require_finite("initial_state", self.z0)
 
@@ -107,8 +104,8 @@ class _Trial:
             self._require_shape("forward", value, (self.batch, *self.cell.state_shape))
             if value.dtype != self.z.dtype:
                 raise Fault(
-                    f"forward returned {_name(value.dtype)} for a state of {_name(self.z.dtype)}; f(z; x) keeps the "
-                    f"state's dtype ({DOCS})."
+                    f"forward returned {name_of(value.dtype)} for a state of {name_of(self.z.dtype)}; f(z; x) keeps "
+                    "the state's dtype"
                 )
 
     def check_readout(self) -> None:
@@ -128,7 +125,7 @@ class _Trial:
             if not torch.equal(old.nan_to_num(), new.nan_to_num()):
                 raise Fault(
                     f"the cell writes into {name}; solvers keep what they give to it, so no in-place operation "
-                    f"may touch an argument ({DOCS})."
+                    "may touch an argument"
                 )
 
     def check_deterministic(self) -> None:
@@ -140,13 +137,14 @@ class _Trial:
                 when = "in training, as dropout does" if training else "in evaluation"
                 raise Fault(
                     f"f(z; x) of the same z and injection differs between two calls {when}; a solve needs one map, so "
-                    f"draw random numbers and dropout masks in inject, and keep no state in forward ({DOCS})."
+                    "draw random numbers and dropout masks in inject, and keep no state in forward"
                 )
-        for name, call in (("inject", self._injected_together), ("readout", lambda: self._readout(self.z))):
+        maps = {"inject": lambda: _joined(self._inject(self.x, False)), "readout": lambda: self._readout(self.z)}
+        for name, call in maps.items():
             if not _same(call(), call()):
                 raise Fault(
                     f"{name} differs between two calls in evaluation; random numbers are for training alone, "
-                    f"where self.training is True ({DOCS})."
+                    "where self.training is True"
                 )
 
     def check_rows_apart(self) -> None:
@@ -171,20 +169,20 @@ class _Trial:
         """f depends on z, logits depend on weights, and both derivatives are finite."""
         weights = [parameter for parameter in self.cell.parameters() if parameter.requires_grad]
         if not weights:
-            raise Fault(f"the cell has no weights to train; set nn.Parameter or layers as its attributes ({DOCS}).")
+            raise Fault("the cell has no weights to train; set nn.Parameter or layers as its attributes")
         z = self.z.clone().requires_grad_()
         with self._mode(True):
-            value = _called("forward", lambda: self.cell(z, as_injection(self.cell.inject(self.x))))
-            (by_state,) = _called("the derivative of f", lambda: _gradients(value, [z]))
+            value = called("forward", lambda: self.cell(z, as_injection(self.cell.inject(self.x))))
+            (by_state,) = called("the derivative of f", lambda: _gradients(value, [z]))
             if by_state is None:
                 raise Fault(
                     "f(z; x) has no derivative by z; it must depend on z by torch operations, without detach(), "
-                    f".data, NumPy or torch.no_grad() ({DOCS})."
+                    ".data, NumPy or torch.no_grad()"
                 )
-            logits = _called("readout", lambda: self.cell.readout(value))
-            by_weights = _called("the derivative of the logits", lambda: _gradients(logits, weights))
+            logits = called("readout", lambda: self.cell.readout(value))
+            by_weights = called("the derivative of the logits", lambda: _gradients(logits, weights))
         if all(gradient is None for gradient in by_weights):
-            raise Fault(f"no weight has a derivative of the logits; readout must depend on z by torch ({DOCS}).")
+            raise Fault("no weight has a derivative of the logits; readout must depend on z by torch")
         for gradient in (by_state, *by_weights):
             if gradient is not None:
                 _require_finite("the derivative of f and readout", gradient)
@@ -201,11 +199,10 @@ class _Trial:
                     penalty.backward()
             except Exception as error:
                 raise Fault(
-                    f"f can't be differentiated twice ({_reason(error)}), and {self.twice} needs it; allowed are torch "
-                    f"operations that have a second derivative, or train.jacobian_weight=0 ({DOCS})."
+                    f"f can't be differentiated twice ({reason(error)}), and {self.twice} needs it; allowed are torch "
+                    "operations that have a second derivative, or train.jacobian_weight=0"
                 ) from error
-        found = [parameter.grad for parameter in self.cell.parameters() if parameter.grad is not None]
-        for gradient in found:
+        for gradient in [parameter.grad for parameter in self.cell.parameters() if parameter.grad is not None]:
             _require_finite(f"the second derivative of f, which {self.twice} needs,", gradient)
 
     def check_on_shapes(self) -> None:
@@ -214,9 +211,8 @@ class _Trial:
             describe(self.own)
         except Exception as error:
             raise Fault(
-                f"the cell can't be followed by shapes alone ({_reason(error)}); inject, forward and readout make new "
-                "tensors on their arguments' device, and read no numbers out of tensors, as .item(), float() or if do "
-                f"({DOCS})."
+                f"the cell can't be followed by shapes alone ({reason(error)}); inject, forward and readout make new "
+                "tensors on their arguments' device, and read no numbers out of tensors, as .item(), float() or if do"
             ) from error
 
     def _require_rows_apart(self, training: bool) -> None:
@@ -233,38 +229,32 @@ class _Trial:
         for name, compute in maps.items():
             together = compute(slice(None))
             for row in range(self.batch):
-                alone = _called(f"{name}, given one row alone,", partial(compute, slice(row, row + 1)))
+                alone = called(f"{name}, given one row alone,", partial(compute, slice(row, row + 1)))
                 if not _near(alone[0], together[row]):
                     raise Fault(
                         f"{name} of a row depends on the rows beside it{' in training' * training}; each sample is "
                         "its own problem, so f takes group or layer norm instead of batch norm, dimension 0 is never "
-                        f"mixed, and attention has batch_first=True ({DOCS})."
+                        "mixed, and attention has batch_first=True"
                     )
 
     def _inject(self, x: Tensor, training: bool) -> tuple[Tensor, ...]:
         with self._mode(training), torch.no_grad():
-            given = _called("inject", lambda: self.cell.inject(x))
+            given = called("inject", lambda: self.cell.inject(x))
         parts = given if isinstance(given, (tuple, list)) else [given]
         wrong = [type(part).__name__ for part in parts if not isinstance(part, Tensor)]
         if wrong:
             among = " in a tuple" if isinstance(given, (tuple, list)) else ""
-            raise Fault(f"inject returned a {wrong[0]}{among}; it must return a tensor or a tuple of tensors ({DOCS}).")
+            raise Fault(f"inject returned a {wrong[0]}{among}; it must return a tensor or a tuple of tensors")
         return as_injection(given)
-
-    def _injected_together(self) -> Tensor:
-        return _joined(self._inject(self.x, False))
 
     def _f(self, z: Tensor, injection: tuple[Tensor, ...], training: bool) -> Tensor:
         with self._mode(training), torch.no_grad():
-            value = _called("forward", lambda: self.cell(z, injection), self._unpacking(injection))
-        return _tensor("forward", value)
+            hint = f"; its second argument is the tuple that inject returned, here of {len(injection)}"
+            return _tensor("forward", called("forward", lambda: self.cell(z, injection), hint))
 
     def _readout(self, z: Tensor) -> Tensor:
         with self._mode(False), torch.no_grad():
-            return _tensor("readout", _called("readout", lambda: self.cell.readout(z)))
-
-    def _unpacking(self, injection: Sequence[Tensor]) -> str:
-        return f"; its second argument is the tuple that inject returned, here of {len(injection)}"
+            return _tensor("readout", called("readout", lambda: self.cell.readout(z)))
 
     @contextmanager
     def _mode(self, training: bool) -> Iterator[None]:
@@ -276,31 +266,15 @@ class _Trial:
         value = _tensor(name, given)
         if tuple(value.shape) != shape:
             raise Fault(
-                f"{name} returned the shape {tuple(value.shape)} for a batch of {self.batch}; it must return {shape} "
-                f"({DOCS})."
+                f"{name} returned the shape {tuple(value.shape)} for a batch of {self.batch}; it must return {shape}"
             )
         if not value.is_floating_point():
-            raise Fault(f"{name} returned {_name(value.dtype)}; it must return floating-point numbers ({DOCS}).")
-
-
-def _called(name: str, call: Callable[[], T], hint: str = "") -> T:
-    """The value of a user's method; whatever it raises becomes a sentence."""
-    try:
-        return call()
-    except Fault:
-        raise
-    except Exception as error:
-        raise Fault(f"{name} fails with {_reason(error)}{hint} ({DOCS}).") from error
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+            raise Fault(f"{name} returned {name_of(value.dtype)}; it must return floating-point numbers")
 
 
 def _tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
-        raise Fault(f"{name} returned a {type(value).__name__}; it must return a tensor ({DOCS}).")
+        raise Fault(f"{name} returned a {type(value).__name__}; it must return a tensor")
     return value
 
 
@@ -339,9 +313,5 @@ def _require_finite(name: str, value: Tensor) -> None:
     if not bool(value.isfinite().all()):
         raise Fault(
             f"{name} gives numbers that are not finite on finite data; a cell must not divide by 0, nor grow "
-            f"without bound ({DOCS})."
+            "without bound"
         )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deqrun.contracts.finding import Fault, Finding, run_checks
-from deqrun.datasets import IGNORED, SPLITS, Dataset, DataUnavailable, Split
+from deqrun.contracts.finding import Fault, Finding, called, name_of, run_checks
+from deqrun.datasets import IGNORED, SPLITS, Dataset, Split
 from deqrun.datasets.fingerprint import digest_of, row_digests
 
 __all__ = ["DATA_CHECKS", "check_data"]
-
-T = TypeVar("T")
 
 DOCS = "docs/datasets.md"
 CHUNK = 4096
@@ -63,7 +61,7 @@ def check_data(make: Callable[[], Dataset]) -> list[Finding]:
     trial = _Trial(make)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return run_checks((name, getattr(trial, method)) for name, method in DATA_CHECKS.items())
+        return run_checks({name: getattr(trial, method) for name, method in DATA_CHECKS.items()}, DOCS)
 
 
 class _Trial:
@@ -76,28 +74,26 @@ class _Trial:
     def check_attributes(self) -> None:
         """`name`, `input_shape`, `num_classes` and `output_shape` are there and of their types."""
         for name in ("name", "input_shape", "num_classes"):
-            if _called(f"attribute {name}", lambda name=name: getattr(self.data, name, None)) is None:  # type: ignore[misc]
-                raise Fault(f"the data set has no {name}; set name, input_shape and num_classes ({DOCS}).")
+            if called(f"attribute {name}", lambda name=name: getattr(self.data, name, None)) is None:  # type: ignore[misc]
+                raise Fault(f"the data set has no {name}; set name, input_shape and num_classes")
         for name in ("input_shape", "output_shape"):
             shape = getattr(self.data, name)
             whole = isinstance(shape, tuple) and all(type(side) is int and side > 0 for side in shape)
             if not whole or (name == "input_shape" and not shape):
                 example = "(channels, height, width)" if name == "input_shape" else "() or (height, width)"
-                raise Fault(
-                    f"{name} is {shape!r}; it must be a tuple of positive whole numbers, as {example} ({DOCS})."
-                )
+                raise Fault(f"{name} is {shape!r}; it must be a tuple of positive whole numbers, as {example}")
         classes = self.data.num_classes
         if type(classes) is not int or classes < 2:
-            raise Fault(f"num_classes is {classes!r}; it must be a whole number from 2 ({DOCS}).")
+            raise Fault(f"num_classes is {classes!r}; it must be a whole number from 2")
 
     def check_load(self) -> None:
         """Each split is a `Split` of two tensors of numbers."""
         for name in SPLITS:
-            split = _called(f"load({name!r})", lambda name=name: self.data.load(name))  # type: ignore[misc]
+            split = called(f"load({name!r})", lambda name=name: self.data.load(name))  # type: ignore[misc]
             if not isinstance(split, Split):
                 raise Fault(
                     f"load({name!r}) returned a {type(split).__name__}; it must return Split(inputs, targets) "
-                    f"of deqrun.datasets ({DOCS})."
+                    "of deqrun.datasets"
                 )
             for field in ("inputs", "targets"):
                 self._require_tensor(name, field, getattr(split, field))
@@ -106,19 +102,18 @@ class _Trial:
     def _require_tensor(self, split: str, field: str, value: object) -> None:
         if isinstance(value, np.ndarray):
             raise Fault(
-                f"{field} of the {split} split are a NumPy array; they must be a tensor, as "
-                f"torch.from_numpy makes one ({DOCS})."
+                f"{field} of the {split} split are a NumPy array; they must be a tensor, as torch.from_numpy makes one"
             )
         if not isinstance(value, Tensor) or value.dtype not in NUMERIC:
             kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-            raise Fault(f"{field} of the {split} split are a {kind}; they must be a tensor of numbers ({DOCS}).")
+            raise Fault(f"{field} of the {split} split are a {kind}; they must be a tensor of numbers")
         if value.device != torch.device("cpu") or value.requires_grad:
             raise Fault(
                 f"{field} of the {split} split are on {value.device} or carry a gradient; they must be plain "
-                f"tensors in the host's memory ({DOCS})."
+                "tensors in the host's memory"
             )
         if value.dim() == 0:
-            raise Fault(f"{field} of the {split} split are a single number; samples come first ({DOCS}).")
+            raise Fault(f"{field} of the {split} split are a single number; samples come first")
 
     def check_sizes(self) -> None:
         """Each split has enough samples, and as many targets as inputs."""
@@ -126,30 +121,30 @@ class _Trial:
             if len(split.inputs) != len(split.targets):
                 raise Fault(
                     f"the {name} split has {len(split.inputs)} inputs and {len(split.targets)} targets; there "
-                    f"must be as many of both ({DOCS})."
+                    "must be as many of both"
                 )
             if len(split) < LEAST:
                 found = "is empty" if len(split) == 0 else "has one sample"
                 raise Fault(
                     f"the {name} split {found}; each needs {LEAST} samples at least, and some hundreds to tell "
-                    f"models apart ({DOCS})."
+                    "models apart"
                 )
 
     def check_encode(self) -> None:
         """Encoded inputs are float32 of the input's shape."""
         for name, split in self.splits.items():
-            x = _called("encode", lambda split=split: self.data.encode(split.inputs[:SAMPLES].clone()))  # type: ignore[misc]
+            x = called("encode", lambda split=split: self.data.encode(split.inputs[:SAMPLES].clone()))  # type: ignore[misc]
             wanted = (len(split.inputs[:SAMPLES]), *self.data.input_shape)
             if not isinstance(x, Tensor) or tuple(x.shape) != wanted:
                 given = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
                 raise Fault(
                     f"encoded inputs of the {name} split are {given} for {wanted[0]} samples; they must be "
-                    f"{wanted}, by input_shape={self.data.input_shape}, channels first ({DOCS})."
+                    f"{wanted}, by input_shape={self.data.input_shape}, channels first"
                 )
             if x.dtype != torch.float32:
                 raise Fault(
-                    f"encoded inputs are {_name(x.dtype)}; models see float32, so store float32, or let encode "
-                    f"return inputs.float() ({DOCS})."
+                    f"encoded inputs are {name_of(x.dtype)}; models see float32, so store float32, or let encode "
+                    "return inputs.float()"
                 )
 
     def check_finite(self) -> None:
@@ -168,7 +163,7 @@ class _Trial:
             first = low + int(wrong.nonzero()[0])
             raise Fault(
                 f"input {first} of the {split} split is not finite (NaN or infinity); leave such samples out, "
-                f"or fill them in ({DOCS})."
+                "or fill them in"
             )
 
     def check_targets(self) -> None:
@@ -178,12 +173,11 @@ class _Trial:
             if tuple(targets.shape) != wanted:
                 raise Fault(
                     f"targets of the {name} split are of shape {tuple(targets.shape)}; they must be {wanted}, "
-                    f"the class's number for each answer, not one-hot ({DOCS})."
+                    "the class's number for each answer, not one-hot"
                 )
             if targets.dtype != torch.int64:
                 raise Fault(
-                    f"targets of the {name} split are {_name(targets.dtype)}; they must be int64, as "
-                    f".long() gives ({DOCS})."
+                    f"targets of the {name} split are {name_of(targets.dtype)}; they must be int64, as .long() gives"
                 )
             self._require_range(name, targets)
 
@@ -194,11 +188,10 @@ class _Trial:
             ignored = f", and {IGNORED} where nothing is asked" if self.data.output_shape else ""
             raise Fault(
                 f"the {name} split has a target of {int(targets[outside][0])}; allowed are 0 to "
-                f"{self.data.num_classes - 1}, by num_classes={self.data.num_classes}{ignored} "
-                f"({DOCS})."
+                f"{self.data.num_classes - 1}, by num_classes={self.data.num_classes}{ignored}"
             )
         if not bool(asked.flatten(1).any(1).all() if asked.dim() > 1 else asked.all()):
-            raise Fault(f"a sample of the {name} split asks for nothing: all of its targets are {IGNORED} ({DOCS}).")
+            raise Fault(f"a sample of the {name} split asks for nothing: all of its targets are {IGNORED}")
 
     def check_classes(self) -> None:
         """The training split holds two classes at least, and every class that the others ask for."""
@@ -206,15 +199,14 @@ class _Trial:
         if len(seen) < 2:
             raise Fault(
                 f"every target of the train split is {next(iter(seen))}; there must be two classes at least, "
-                f"so mix the samples before they are split ({DOCS})."
+                "so mix the samples before they are split"
             )
         for name in SPLITS[1:]:
             unseen = set(self.splits[name].targets.unique().tolist()) - {IGNORED} - seen
             if unseen:
                 raise Fault(
                     f"class {min(unseen)} is in the {name} split and not in train, where {len(seen)} classes "
-                    f"are; mix the samples before they are split, as stratified_split does "
-                    f"({DOCS})."
+                    "are; mix the samples before they are split, as stratified_split does"
                 )
 
     def check_splits_apart(self) -> None:
@@ -227,8 +219,7 @@ class _Trial:
             if shared > SHARED * len(self.rows[other]):
                 raise Fault(
                     f"{shared} of the {len(self.rows[other])} samples of the {other} split are in {one}, too; "
-                    "splits share none, or repeats = True says that samples come twice by nature "
-                    f"({DOCS})."
+                    "splits share none, or repeats = True says that samples come twice by nature"
                 )
 
     def check_same_each_time(self) -> None:
@@ -239,7 +230,7 @@ class _Trial:
             if digest_of(anew, row_digests(anew.inputs)) != digest_of(split, self.rows[name]):
                 raise Fault(
                     f"the {name} split is another when the data set is constructed again; draw with a "
-                    f"generator of its own, seeded by a parameter as split_seed ({DOCS})."
+                    "generator of its own, seeded by a parameter as split_seed"
                 )
 
     def check_loss(self) -> None:
@@ -248,28 +239,30 @@ class _Trial:
         targets = split.targets[:SAMPLES]
         logits = torch.randn(len(targets), self.data.num_classes, *self.data.output_shape)
         for name, kind in (("loss", "floating-point numbers"), ("correct", "bool")):
-            value: Any = _called(name, lambda name=name: getattr(self.data, name)(logits, targets))  # type: ignore[misc]
+            value: Any = called(name, lambda name=name: getattr(self.data, name)(logits, targets))  # type: ignore[misc]
             right = isinstance(value, Tensor) and tuple(value.shape) == (len(targets),)
             if not right or (value.dtype == torch.bool) != (name == "correct"):
                 given = (
-                    f"{tuple(value.shape)} {_name(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
+                    f"{tuple(value.shape)} {name_of(value.dtype)}"
+                    if isinstance(value, Tensor)
+                    else type(value).__name__
                 )
                 raise Fault(
                     f"{name} returned {given} for {len(targets)} samples; it must return {kind} of shape "
-                    f"({len(targets)},), one for each ({DOCS})."
+                    f"({len(targets)},), one for each"
                 )
 
     def check_augment(self) -> None:
         """Augmented inputs and targets have their shape and dtype still, and targets name classes that there are."""
         split = self.splits["train"]
         x, targets = self.data.encode(split.inputs[:SAMPLES].clone()), split.targets[:SAMPLES]
-        changed = _called("augment", lambda: self.data.augment(x.clone(), torch.Generator().manual_seed(0)))
+        changed = called("augment", lambda: self.data.augment(x.clone(), torch.Generator().manual_seed(0)))
         self._require_kept("augment", x, changed)
-        pair = _called(
+        pair = called(
             "augment_pair", lambda: self.data.augment_pair(x.clone(), targets.clone(), torch.Generator().manual_seed(0))
         )
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise Fault(f"augment_pair returned a {type(pair).__name__}; it must return inputs and targets ({DOCS}).")
+            raise Fault(f"augment_pair returned a {type(pair).__name__}; it must return inputs and targets")
         self._require_kept("augment_pair", x, pair[0])
         self._require_kept("augment_pair", targets, pair[1])
         self._require_range("augmented train", pair[1])
@@ -277,18 +270,4 @@ class _Trial:
     def _require_kept(self, name: str, before: Tensor, after: object) -> None:
         if not isinstance(after, Tensor) or after.shape != before.shape or after.dtype != before.dtype:
             given = f"{tuple(after.shape)}" if isinstance(after, Tensor) else type(after).__name__
-            raise Fault(f"{name} returned {given} for {tuple(before.shape)}; it keeps shape and dtype ({DOCS}).")
-
-
-def _called(name: str, call: Callable[[], T]) -> T:
-    try:
-        return call()
-    except DataUnavailable:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split()).rstrip(".")[:200]
-        raise Fault(f"{name} fails with {type(error).__name__}{f': {text}' * bool(text)} ({DOCS}).") from error
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+            raise Fault(f"{name} returned {given} for {tuple(before.shape)}; it keeps shape and dtype")

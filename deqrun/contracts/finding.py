@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-__all__ = ["Fault", "Finding", "run_checks"]
+import torch
+
+from deqrun.datasets import DataUnavailable
+
+__all__ = ["Fault", "Finding", "called", "name_of", "reason", "run_checks"]
+
+T = TypeVar("T")
 
 
 class Fault(Exception):  # noqa: N818  (it names the cause)
-    """A check that does not hold; its message is the sentence to print."""
+    """A check that does not hold; its message is the sentence to print, up to its full stop."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,13 @@ class Finding:
         return self.fault or ("ok" if self.tried else "not tried, since the part fails before")
 
 
-def run_checks(checks: Iterable[tuple[str, Callable[[], None]]]) -> list[Finding]:
-    """Run checks in order up to the first that raises `Fault`; the later ones are not tried."""
+def run_checks(checks: Mapping[str, Callable[[], None]], page: str) -> list[Finding]:
+    """Run checks in order up to the first that raises `Fault`; the later ones are not tried.
+
+    page  of the docs that a sentence ends with
+    """
     found: list[Finding] = []
-    for name, check in checks:
+    for name, check in checks.items():
         if any(finding.fault for finding in found):
             found.append(Finding(name, tried=False))
             continue
@@ -45,5 +55,26 @@ def run_checks(checks: Iterable[tuple[str, Callable[[], None]]]) -> list[Finding
                 check()
             found.append(Finding(name))
         except Fault as fault:
-            found.append(Finding(name, str(fault)))
+            found.append(Finding(name, f"{fault} ({page})."))
     return found
+
+
+def called(name: str, call: Callable[[], T], hint: str = "") -> T:
+    """The value of a user's method; whatever it raises becomes a sentence, unless its data is not there."""
+    try:
+        return call()
+    except (Fault, DataUnavailable):
+        raise
+    except Exception as error:
+        raise Fault(f"{name} fails with {reason(error)}{hint}") from error
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line: its kind, and the beginning of its message."""
+    text = " ".join(str(error).split()).rstrip(".")[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """'float32'."""
+    return str(dtype).removeprefix("torch.")

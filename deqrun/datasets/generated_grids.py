@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from itertools import count
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deqrun.arguments import require_at_least
-from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
+from deqrun.datasets.dataset import SPLITS, Split, require_split
+from deqrun.datasets.splits_by_content import Generated
 
 __all__ = ["CHUNK", "GeneratedGrids"]
 
@@ -19,7 +17,7 @@ CHUNK = 1024
 """Grids that are drawn at once: enough that NumPy's overhead is small, few enough for a small split."""
 
 
-class GeneratedGrids(Dataset):
+class GeneratedGrids(Generated):
     """Grids whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
 
     Compared is the part that must not be seen twice (the walls of a maze, the solution of a Sudoku); a hash of
@@ -35,18 +33,9 @@ class GeneratedGrids(Dataset):
     data_seed                       seed of the grids, apart from the seed of the training
     """
 
-    by_content = True
-
     def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
-        self.n_train = require_at_least("n_train", n_train, 1)
-        self.n_validation = require_at_least("n_validation", n_validation, 1)
-        self.n_test = require_at_least("n_test", n_test, 1)
-        self.data_seed = require_at_least("data_seed", data_seed, 0)
+        super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
         self._loaded: dict[str, Split] = {}
-
-    def memory(self) -> int:
-        samples = self.n_train + self.n_validation + self.n_test
-        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
 
     def load(self, split: str) -> Split:
         require_split(split)
@@ -55,16 +44,14 @@ class GeneratedGrids(Dataset):
         return self._loaded[split]
 
     def _made(self, split: str) -> Split:
-        wanted = (self.n_train, self.n_validation, self.n_test)[SPLITS.index(split)]
-        questions, answers, n = [], [], 0
-        for chunk in count():
-            seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), chunk, *self._stream()])
+        wanted = self.sizes[split]
+        questions: list[NDArray[np.uint8]] = []
+        answers: list[NDArray[np.int8]] = []
+        while sum(map(len, questions)) < wanted:
+            seed = np.random.SeedSequence([self.data_seed, SPLITS.index(split), len(questions), *self._stream()])
             question, answer = self._draw(np.random.PCG64(seed), split)
             questions.append(question)
             answers.append(answer)
-            n += len(question)
-            if n >= wanted:
-                break
         inputs, targets = np.concatenate(questions)[:wanted], np.concatenate(answers)[:wanted]
         ratings = self._ratings(inputs)
         rated = None if ratings is None else torch.from_numpy(ratings)

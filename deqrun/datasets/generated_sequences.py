@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -12,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deqrun.arguments import require_at_least
-from deqrun.datasets.dataset import SPLITS, Dataset, Split, require_split
-from deqrun.datasets.splits_by_content import WORD, owned, split_of_bits
+from deqrun.datasets.dataset import SPLITS, Split, require_split
+from deqrun.datasets.splits_by_content import WORD, Generated, owned, split_of_bits
 
 __all__ = ["GeneratedSequences", "distinct_rows"]
 
 
-class GeneratedSequences(Dataset):
+class GeneratedSequences(Generated):
     """Sequences whose split is a function of their content: train, validation and test own 4, 1 and 1 sixths of all.
 
     The bits of a sample decide (`split_of_bits`). So the splits of *any* two settings share none: a trained model can
@@ -40,28 +38,15 @@ class GeneratedSequences(Dataset):
 
     words_per_row: int
 
-    by_content = True
-
     def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
-        self.n_train = require_at_least("n_train", n_train, 1)
-        self.n_validation = require_at_least("n_validation", n_validation, 1)
-        self.n_test = require_at_least("n_test", n_test, 1)
-        self.data_seed = require_at_least("data_seed", data_seed, 0)
+        super().__init__(n_train=n_train, n_validation=n_validation, n_test=n_test, data_seed=data_seed)
         self._rows: dict[str, NDArray[np.uint8]] = {}
-
-    def memory(self) -> int:
-        samples = self.n_train + self.n_validation + self.n_test
-        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
 
     def load(self, split: str) -> Split:
         require_split(split)
         if split not in self._rows:
             self._rows[split] = self._drawn(split)
         return Split(*self._split_of(self._rows[split]))
-
-    @property
-    def _sizes(self) -> dict[str, int]:
-        return dict(zip(SPLITS, (self.n_train, self.n_validation, self.n_test), strict=True))
 
     def _require_enough(self, lengths: Iterable[int], what: str, longer: bool = False) -> None:
         """ValueError unless every split owns as many samples of these lengths, in bits, as it is to hold.
@@ -70,7 +55,7 @@ class GeneratedSequences(Dataset):
         longer  whether a greater length is a way out
         """
         lengths = list(islice(lengths, 2 * WORD))  # of more, each split holds more than any memory does
-        for split, n in self._sizes.items():
+        for split, n in self.sizes.items():
             most = sum(owned(bits, split) for bits in lengths)
             if n > most:
                 allowed = [f"1 to {most:,} (nearest: {most:,})"] if most else []
@@ -91,7 +76,7 @@ class GeneratedSequences(Dataset):
             words = stream.random_raw(n * width).reshape(n, width)
             return self._rows_of(words[split_of_bits(*self._bits_of(words)) == index])
 
-        return distinct_rows(draw, self._sizes[split])
+        return distinct_rows(draw, self.sizes[split])
 
     @abstractmethod
     def _stream(self) -> tuple[int, ...]:

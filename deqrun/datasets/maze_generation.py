@@ -40,7 +40,6 @@ def carve(words: np.random.PCG64, n: int, side: int) -> Trees:
     free = np.zeros(n * width * width, np.uint8)
     free[first + nodes] = 1
     at = first[:, 0] + nodes[_below(words, n, len(nodes))]
-    parent, depth = np.zeros((2, len(free)), np.int64)
     parent, depth, level = np.arange(len(free)), np.zeros(len(free), np.int64), np.zeros(n, np.int64)
     free[at] = 0
     offsets = np.array([-width, 1, width, -1, 0])[_DIRECTION]

@@ -138,21 +138,18 @@ def read_layout(root: str | None, kind: str, demonstrations: int) -> Layout:
 
 def _parts(folder: Path, form: str) -> dict[str, Path]:
     """Train, validation and test parts in a format; empty where it isn't this format's folder."""
-    if form == "csv":
-        names = {"train": ["train.csv"], "validation": [f"{name}.csv" for name in VALIDATION_NAMES]}
-        names["test"] = ["test.csv"]
-    elif form == "hrm":
-        names = {"train": ["train"], "validation": list(VALIDATION_NAMES), "test": ["test"]}
-    else:
-        names = {"train": ["training"], "validation": list(VALIDATION_NAMES), "test": ["evaluation"]}
-    marks = {"csv": Path.is_file, "hrm": lambda part: (part / "dataset.json").is_file(), "arc": _has_tasks}
+    train, test, ending, is_part = {
+        "csv": ("train.csv", "test.csv", ".csv", Path.is_file),
+        "hrm": ("train", "test", "", lambda part: (part / "dataset.json").is_file()),
+        "arc": ("training", "evaluation", "", _has_tasks),
+    }[form]
+    names = {"train": [train], "validation": [f"{name}{ending}" for name in VALIDATION_NAMES], "test": [test]}
     parts = {}
     for split, allowed in names.items():
-        present = [folder / name for name in allowed if marks[form](folder / name)]
-        if present:
+        if present := [folder / name for name in allowed if is_part(folder / name)]:
             parts[split] = present[0]
     if "train" in parts and "test" not in parts:
-        raise DataUnavailable(f"{parts['train']} has no {names['test'][0]} beside it; add the puzzles to test on.")
+        raise DataUnavailable(f"{parts['train']} has no {test} beside it; add the puzzles to test on.")
     return parts if "train" in parts else {}
 
 
@@ -222,7 +219,7 @@ def _read_csv(file: Path, layout: Layout) -> Puzzles:
         questions += question.encode()
         answers += answer.encode()
     lines = np.array(numbers)
-    names = {"sudoku": _sudoku_tokens, "maze": _maze_tokens}[layout.kind](layout.shape[0])
+    names = _tokens_of_characters(layout)
 
     def grids(given: bytearray, what: str) -> NDArray[np.uint8]:
         codes = np.frombuffer(bytes(given), np.uint8).reshape(len(lines), size)
@@ -256,18 +253,13 @@ def _read_csv(file: Path, layout: Layout) -> Puzzles:
     )
 
 
-def _sudoku_tokens(side: int) -> NDArray[np.uint8]:
-    """Token of each character code; 0 for none."""
+def _tokens_of_characters(layout: Layout) -> NDArray[np.uint8]:
+    """Token of each character code; 0 for none. Tokens count the characters from 1; a Sudoku's '0' is as its '.'."""
+    characters = MAZE_CHARACTERS if layout.kind == "maze" else ".123456789"[: layout.shape[0] + 1]
     names = np.zeros(256, np.uint8)
-    names[[ord("."), ord("0")]] = EMPTY
-    for digit in range(1, side + 1):
-        names[ord(str(digit))] = EMPTY + digit
-    return names
-
-
-def _maze_tokens(side: int) -> NDArray[np.uint8]:
-    names = np.zeros(256, np.uint8)
-    names[[ord(character) for character in MAZE_CHARACTERS]] = np.arange(1, len(MAZE_CHARACTERS) + 1)
+    names[[ord(character) for character in characters]] = np.arange(1, len(characters) + 1)
+    if layout.kind == "sudoku":
+        names[ord("0")] = EMPTY
     return names
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.datasets.dataset import SPLITS
+from deqrun.arguments import require_at_least
+from deqrun.datasets.dataset import SPLITS, Dataset
 
-__all__ = ["WORD", "owned", "split_of_bits", "split_of_rows"]
+__all__ = ["WORD", "Generated", "owned", "split_of_bits", "split_of_rows"]
 
 WORD = 64
 """Bits of a word."""
@@ -22,6 +24,31 @@ _FIRST_RANK = np.array([[-(-sixth * 2**bits // 6) for bits in range(WORD + 1)] f
 _MULTIPLIERS = (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53, 0x9E3779B97F4A7C15)
 """Odd, so that multiplication by one is a permutation of the numbers below any power of two: MurmurHash3's two, and
 2⁶⁴ over the golden ratio."""
+
+
+class Generated(Dataset):
+    """Samples drawn from a seed, each in the split that its own content says.
+
+    n_train, n_validation, n_test   samples of each split, at least 1
+    data_seed                       seed of the samples, apart from the seed of the training
+    """
+
+    by_content = True
+
+    def __init__(self, *, n_train: int, n_validation: int, n_test: int, data_seed: int) -> None:
+        self.n_train = require_at_least("n_train", n_train, 1)
+        self.n_validation = require_at_least("n_validation", n_validation, 1)
+        self.n_test = require_at_least("n_test", n_test, 1)
+        self.data_seed = require_at_least("data_seed", data_seed, 0)
+
+    def memory(self) -> int:
+        samples = sum(self.sizes.values())
+        return samples * (math.prod(self.input_shape) + 8 * math.prod(self.output_shape))
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples of each split."""
+        return dict(zip(SPLITS, (self.n_train, self.n_validation, self.n_test), strict=True))
 
 
 def split_of_rows(rows: NDArray[np.uint8], kind: str) -> NDArray[np.intp]:

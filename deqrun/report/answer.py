@@ -12,7 +12,7 @@ from deqrun.records.files import write_whole
 from deqrun.report import numbers
 from deqrun.report.charts import Figure, png, specification
 from deqrun.report.html import environment, vega_bundle
-from deqrun.report.page_parts import Column
+from deqrun.report.page_parts import Column as Column  # a part of an AnswerTable, imported from here
 
 MOST_WORDS, MOST_FIGURES, MOST_BULLETS = 25, 6, 4
 """Limits of a verdict, of the key figures, and of the bullets below them."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from deqrun.inference import Estimate, Told, one_error_below, told
-from deqrun.records.rows import SweepCell
+from deqrun.records.rows import BreadthRow, HaltingRow, SavingRow, SweepCell
 from deqrun.report import numbers
 
 SHOWN = {Told.ABOVE: "rises", Told.BELOW: "falls", Told.NOT: "not shown", Told.TOO_FEW: "too few seeds"}
@@ -54,7 +54,7 @@ def judged(found: Sequence[Finding]) -> list[Finding]:
     ]
 
 
-def of_accuracy(title: str, what: str, cell: SweepCell, how: str) -> Finding:
+def of_accuracy(title: str, what: str, cell: SweepCell | HaltingRow | BreadthRow | SavingRow, how: str) -> Finding:
     """The accuracy of a cell of the sweep."""
     interval = numbers.percent_range(cell.accuracy_low, cell.accuracy_high)
     return Finding(title, what, numbers.percent(cell.accuracy), interval, cell.n, how)

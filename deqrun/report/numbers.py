@@ -1,20 +1,19 @@
 """How numbers are written, in one place, so that a table, a finding and a chart agree."""
 
 import math
+from typing import TypeGuard
 
 UNKNOWN = "–"
 
 
 def percent(fraction: float | None, digits: int = 1) -> str:
     """0.9722 -> '97.2 %'."""
-    return UNKNOWN if _absent(fraction) else f"{100 * float(fraction or 0):.{digits}f} %"
+    return f"{100 * fraction:.{digits}f} %" if _known(fraction) else UNKNOWN
 
 
 def percent_range(low: float | None, high: float | None) -> str:
     """0.956, 0.986 -> '95.6 to 98.6 %'."""
-    if _absent(low) or _absent(high):
-        return UNKNOWN
-    return f"{100 * float(low or 0):.1f} to {100 * float(high or 0):.1f} %"
+    return f"{100 * low:.1f} to {100 * high:.1f} %" if _known(low) and _known(high) else UNKNOWN
 
 
 def points(difference: float) -> str:
@@ -25,7 +24,7 @@ def points(difference: float) -> str:
 
 def tolerance(value: float | None) -> str:
     """1e-05 -> '1e-5'; 0.0003 -> '3e-4'; 0 -> '0'."""
-    if _absent(value):
+    if not _known(value):
         return UNKNOWN
     if value == 0:
         return "0"
@@ -44,22 +43,21 @@ def residual(value: float | None) -> str:
 
 def count(value: float | None) -> str:
     """49482 -> '49,482'."""
-    return UNKNOWN if _absent(value) else f"{round(float(value or 0)):,}"
+    return f"{round(value):,}" if _known(value) else UNKNOWN
 
 
 def mean(value: float | None) -> str:
     """A mean of counts, one decimal: 6.0833 -> '6.1'."""
-    return UNKNOWN if _absent(value) else f"{value:.1f}"
+    return f"{value:.1f}" if _known(value) else UNKNOWN
 
 
 def duration(seconds: float | None) -> str:
     """4.21 -> '4.2 s'; 83 -> '1 min 23 s'; 3725 -> '1 h 2 min'."""
-    if _absent(seconds):
+    if not _known(seconds):
         return UNKNOWN
-    value = float(seconds or 0)
-    if value < 59.95:
-        return f"{value:.1f} s" if value >= 0.095 else f"{value:.2g} s"
-    minutes, rest = divmod(round(value), 60)
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 0.095 else f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
@@ -67,22 +65,21 @@ def duration(seconds: float | None) -> str:
 
 def short_count(value: float | None) -> str:
     """49482 -> '49.5k'; 1203456 -> '1.2M'; 830 -> '830'."""
-    if _absent(value):
+    if not _known(value):
         return UNKNOWN
-    number = float(value or 0)
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f}{letter}"
-    return f"{number:.0f}"
+        if value >= size:
+            return f"{value / size:.1f}{letter}"
+    return f"{value:.0f}"
 
 
 def short_duration(seconds: float | None) -> str:
     """42.7 -> '43s'; 83 -> '1m23s'; 3725 -> '1h02m'."""
-    if _absent(seconds):
+    if not _known(seconds):
         return UNKNOWN
-    whole = round(float(seconds or 0))
+    whole = round(seconds)
     if whole < 60:
-        return f"{float(seconds or 0):.1f}s" if whole < 10 else f"{whole}s"
+        return f"{seconds:.1f}s" if whole < 10 else f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
@@ -108,5 +105,5 @@ def iterations(number: int) -> str:
     return f"{number:,} iteration" + ("" if number == 1 else "s")
 
 
-def _absent(value: float | None) -> bool:
-    return value is None or not math.isfinite(value)
+def _known(value: float | None) -> TypeGuard[float]:
+    return value is not None and math.isfinite(value)

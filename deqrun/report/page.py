@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from deqrun.records.files import write_whole
 from deqrun.records.reading import read_run
@@ -49,29 +48,25 @@ def write_report(folder: Path | str, record: RunRecord | None = None) -> Path:
 
 def report_html(record: RunRecord, charts: Drawn | None = None) -> str:
     """The page of one run; `charts` are drawn where they aren't given."""
-    return _render(
-        "run.html.j2",
-        charts or drawn(record),
-        title=record.name,
-        record=record,
-        subtitle=subtitle(record),
-        headline=headline(record),
-        note=note(record),
-        findings=grouped(findings(record)),
-        sweep=sweep_columns(record),
-        config=_config_text(record),
-        origin=origin(record),
-    )
-
-
-def _render(template: str, charts: Drawn, **values: Any) -> str:
+    charts = charts or drawn(record)
     figures = [*charts.sweep, *charts.training]
-    specs = {figure.name: specification(figure.chart, container=True) for figure in figures}
     return (
         environment()
-        .get_template(template)
+        .get_template("run.html.j2")
         .render(
-            sweep_figures=charts.sweep, training_figures=charts.training, specs=specs, bundle=vega_bundle(), **values
+            sweep_figures=charts.sweep,
+            training_figures=charts.training,
+            specs={figure.name: specification(figure.chart, container=True) for figure in figures},
+            bundle=vega_bundle(),
+            title=record.name,
+            record=record,
+            subtitle=subtitle(record),
+            headline=headline(record),
+            note=note(record),
+            findings=grouped(findings(record)),
+            sweep=sweep_columns(record),
+            config=_config_text(record),
+            origin=origin(record),
         )
     )
 

@@ -44,9 +44,7 @@ def halting(record: RunRecord) -> Iterator[Finding]:
         if "oracle" in test:
             oracle = test["oracle"]
             how = f"{numbers.mean(oracle.nfe_mean)} evaluations; stops at the first right answer: a bound, no rule"
-            interval = numbers.percent_range(oracle.accuracy_low, oracle.accuracy_high)
-            accuracy = numbers.percent(oracle.accuracy)
-            yield Finding(title, f"test accuracy of the oracle, {solver}", accuracy, interval, oracle.n, how)
+            yield of_accuracy(title, f"test accuracy of the oracle, {solver}", oracle, how)
 
 
 def breadth(record: RunRecord) -> Iterator[Finding]:
@@ -100,9 +98,7 @@ def savings(record: RunRecord) -> Iterator[Finding]:
             if row.start == "symmetries" and record.choice("dataset") in APART_BY_LESS:
                 how += "; a view of a test sample may be a training sample"
             if not row.deep_iter:
-                interval = numbers.percent_range(row.accuracy_low, row.accuracy_high)
-                value, how = numbers.percent(row.accuracy), f"{how}; no depth alone reaches it"
-                yield Finding(title, f"test accuracy, {words}", value, interval, row.n, how)
+                yield of_accuracy(title, f"test accuracy, {words}", row, f"{how}; no depth alone reaches it")
             elif (row.breadth, row.noise, row.start) == (1, 0.0, row.deep_start):
                 yield Finding(title, f"evaluations saved against one draw of {solver}", "none", n=row.n, how=how)
             else:
@@ -146,14 +142,9 @@ def _spread(solver: str, test: list[BreadthRow]) -> Finding:
 
 def _chosen(solver: str, row: BreadthRow, of: str) -> Finding:
     starts = "1 start" if row.breadth == 1 else f"{row.breadth} starts by {row.aggregation}"
-    return Finding(
-        "Depth and breadth",
-        f"test accuracy, {starts}, {numbers.iterations(row.max_iter)} of {solver}",
-        numbers.percent(row.accuracy),
-        numbers.percent_range(row.accuracy_low, row.accuracy_high),
-        row.n,
-        f"{of} within one standard error of the best on validation; {numbers.mean(row.nfe_mean)} evaluations",
-    )
+    what = f"test accuracy, {starts}, {numbers.iterations(row.max_iter)} of {solver}"
+    how = f"{of} within one standard error of the best on validation; {numbers.mean(row.nfe_mean)} evaluations"
+    return of_accuracy("Depth and breadth", what, row, how)
 
 
 def precisions(record: RunRecord) -> Iterator[Finding]:

@@ -35,7 +35,8 @@ def end_of_run_table(record: RunRecord) -> Table:
     title += "" if tol is None else f", tolerance {numbers.tolerance(tol)}"
     title += "" if record.main_difficulty is None else f", difficulty {record.main_difficulty:,}"
     solver = "the sweep's own solver" if record.config.get("run") else "solver"
-    notes = [f"* training budget and {solver}"] if _has_training_row(record, cells) else []
+    marked = any(_is_training_row(record, cell) for cell in cells)
+    notes = [f"* training budget and {solver}"] if marked else []
     notes += [] if record.ema is None else [f"weights averaged over the steps of training (EMA {record.ema:g})"]
     table = plain_table(title, caption="; ".join(notes) or None)
     table.add_column("solver")
@@ -98,10 +99,6 @@ def _distance(target: float, budget: int) -> float:
 
 def _is_training_row(record: RunRecord, cell: SweepCell) -> bool:
     return cell.max_iter == record.train_max_iter and cell.solver == record.choice("solver")
-
-
-def _has_training_row(record: RunRecord, cells: Sequence[SweepCell]) -> bool:
-    return any(_is_training_row(record, cell) for cell in cells)
 
 
 def training_cost(record: RunRecord, split: str = "test") -> tuple[float | None, float | None]:

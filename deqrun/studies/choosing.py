@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["chosen_without", "named"]
+__all__ = ["chosen_of", "chosen_without", "named", "of_the_chosen"]
+
+
+T = TypeVar("T")
 
 
 def chosen_without(score_SK: ArrayLike) -> NDArray[np.intp]:
@@ -23,6 +27,16 @@ def chosen_without(score_SK: ArrayLike) -> NDArray[np.intp]:
     if len(score) == 1:
         return score.argmax(axis=1)
     return np.array([np.delete(score, seed, axis=0).mean(axis=0).argmax() for seed in range(len(score))])
+
+
+def chosen_of(candidates: Sequence[T], scores: ArrayLike) -> list[T]:
+    """The candidates that `chosen_without` chooses by scores (K, S)."""
+    return [candidates[place] for place in chosen_without(np.transpose(scores))]
+
+
+def of_the_chosen(chosen: Iterable[T], values: Callable[[T], NDArray[Any]]) -> NDArray[Any]:
+    """(S, n) of each seed the values (S, n) of the candidate that was chosen for it."""
+    return np.array([values(one)[seed] for seed, one in enumerate(chosen)])
 
 
 def named(names: Sequence[str], chosen: NDArray[np.intp]) -> list[str]:

@@ -22,17 +22,11 @@ def confounders(runs: Sequence[StudyRun], apart_from: Sequence[str]) -> list[str
         for section in COMPARED:
             for key, value in _leaves(section, sections.get(section)):
                 values.setdefault(key, set()).add(repr(value))
-    counts = {key: len(found) for key, found in values.items()}
-    return sorted(
-        key for key, count in counts.items() if count > 1 and not any(_within(key, name) for name in apart_from)
-    )
+    differing = [key for key, found in values.items() if len(found) > 1]
+    return sorted(key for key in differing if not any(f"{key}.".startswith(f"{name}.") for name in apart_from))
 
 
 def _leaves(name: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, dict):
         return [leaf for key, entry in value.items() for leaf in _leaves(f"{name}.{key}", entry)]
     return [(name, value)]
-
-
-def _within(key: str, name: str) -> bool:
-    return key == name or key.startswith(f"{name}.")

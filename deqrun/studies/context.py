@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from deqrun.datasets import Dataset, Split
@@ -104,6 +106,17 @@ class Context:
         run_side_by_side(tasks, self.jobs, lambda task: self.progress(task.label.replace("measuring", "measured")))
         return {name: self.once(name, measure) for name, measure in measures.items()}
 
+    def of_runs(self, measure: Callable[..., dict[str, Any]], *parameters: object) -> list[dict[str, Any]]:
+        """measure(run, *parameters) of every run, taken as by `each`."""
+        return list(self.each({run.label: partial(measure, run, *parameters) for run in self.runs}).values())
+
+    def by_kind(self, measure: Callable[..., dict[str, Any]], *parameters: object) -> dict[str, list[dict[str, Any]]]:
+        """`of_runs`, of each variant its own runs' measurements, by seed."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for run, part in zip(self.runs, self.of_runs(measure, *parameters), strict=True):
+            found.setdefault(run.kind, []).append(part)
+        return found
+
     def _part(self, name: str) -> Path:
         return self.folder / "parts" / f"{name}.json"
 
@@ -123,12 +136,27 @@ def _keep(path: Path, measure: Callable[[], dict[str, Any]], threads: int | None
     release_freed_memory()
 
 
+def columns(parts: Sequence[Mapping[str, Any]], *names: str, dtype: DTypeLike | None = None) -> list[NDArray[Any]]:
+    """(S, …) of each name what the measurements of S runs have under it."""
+    return [np.array([part[name] for part in parts], dtype=dtype) for name in names]
+
+
+def counts(parts: Sequence[Mapping[str, Any]], *names: str) -> list[NDArray[np.float64]]:
+    """`columns` of numbers of steps or evaluations: inf where JSON has a negative one, since it never happened."""
+    return [np.where(column < 0, np.inf, column) for column in columns(parts, *names, dtype=np.float64)]
+
+
 def batch_of(
     dataset: Dataset, split: str, samples: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:  # (samples, …), (samples, …)
     """`some_of` a split, encoded, with their targets, on the device."""
     some = some_of(dataset.load(split), samples)
     return dataset.encode(some.inputs[:].to(device)), some.targets.to(device)
+
+
+def first_of(data: Split, samples: int) -> Split:
+    """The first samples of a split whose own order is random."""
+    return Split(data.inputs[:samples], data.targets[:samples])
 
 
 def some_of(data: Split, samples: int) -> Split:

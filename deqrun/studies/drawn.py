@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.datasets import Split
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.breadth import solve_starts
 from deqrun.experiment.sweep.starts import SweepNoise, SweepStart
 from deqrun.solvers import Budget
-from deqrun.studies.context import StudyRun
+from deqrun.studies.context import StudyRun, first_of
 
-__all__ = ["SPLITS", "drawn", "packed", "unpacked"]
+__all__ = ["SPLITS", "drawn", "gathered", "packed", "unpacked"]
 
 SPLITS = ("validation", "test")
 
@@ -32,8 +31,7 @@ def drawn(
     grid, budget = run.settings.sweep, Budget(max_iter=max(depths), tol=tol, norm=deq.budget.norm)
     found: dict[str, Any] = {}
     for split in SPLITS:
-        data = dataset.load(split)
-        some = Split(data.inputs[:samples], data.targets[:samples])
+        some = first_of(dataset.load(split), samples)
         normal = [
             SweepStart("normal", split=split, seed=grid.start_seed, scale=grid.start_scale, draw=draw)
             for draw in range(draws)
@@ -56,6 +54,12 @@ def drawn(
             by_level[str(level)]["ends"] = None if solved.ends is None else float(solved.ends[-1].mean())
         found[split] = by_level if len(levels) > 1 else by_level[str(levels[0])]
     return found
+
+
+def gathered(parts: Sequence[dict[str, Any]], split: str, name: str, level: float | None = None) -> NDArray[np.bool_]:
+    """(S, B, D, n) an aggregation's answers, or `singles`, of S runs; `level` of the noise, where there are several."""
+    found = [part[split] if level is None else part[split][str(level)] for part in parts]
+    return np.stack([unpacked(one[name]) for one in found])
 
 
 def packed(values: NDArray[np.bool_]) -> dict[str, Any]:

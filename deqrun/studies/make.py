@@ -58,7 +58,8 @@ def make_study(study: Study, folder: Path, command: str) -> Answer:
             device = prepare(study.device, threads)
             print(f"asking  {question.asks}", flush=True)
             lost = {variant.label: reason for variant, _ in runs if (reason := _reason(folder, variant.label))}
-            found = tuple(_study_run(*run, device) for run in _paired(runs, lost, question))
+            paired = _paired(runs, lost, question)
+            found = tuple(StudyRun(one.label, one.kind, run, one.settings, device) for one, run in paired)
             if not found:
                 raise UserError(f"study={study.name}: no seed was trained to its end. {next(iter(lost.values()))}")
             context = Context(folder, study.size, found, device, lost, jobs, threads)
@@ -181,10 +182,6 @@ def _train(variant: Variant, run: Path, threads: int | None, folder: Path) -> No
         write_whole(_diverged(folder, variant.label), str(stopped))
     except UserError as error:
         raise UserError(f"run {variant.label}: {error}") from error
-
-
-def _study_run(variant: Variant, folder: Path, device: torch.device) -> StudyRun:
-    return StudyRun(variant.label, variant.kind, folder, variant.settings, device)
 
 
 def _origin(study: Study, asks: str, folder: Path, context: Context, command: str) -> Origin:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 FILE = "study.yaml"
 
+PLAIN = ("name", "question", "size", "ask", "device", "threads")
+"""Fields that study.yaml has as they are."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -70,19 +73,9 @@ class Study:
             variant.label: {"kind": variant.kind, "command": variant.command, "settings": variant.settings.sections()}
             for variant in self.variants
         }
-        return write_yaml(
-            {
-                "name": self.name,
-                "question": self.question,
-                "size": self.size,
-                "ask": self.ask,
-                "device": self.device,
-                "threads": self.threads,
-                "jobs": self.jobs,
-                "asked": None if self.asked is None else str(self.asked),
-                "variants": variants,
-            }
-        )
+        asked = None if self.asked is None else str(self.asked)
+        plain = {key: getattr(self, key) for key in PLAIN}
+        return write_yaml(plain | {"jobs": self.jobs, "asked": asked, "variants": variants})
 
     @classmethod
     def from_yaml(cls, path: Path, *, allow_foreign_targets: bool = False) -> Study:
@@ -94,16 +87,11 @@ class Study:
             )
             asked = content["asked"]
             return cls(
-                content["name"],
-                content["question"],
-                content["size"],
-                content["ask"],
-                variants,
-                content["device"],
-                content["threads"],
-                None if asked is None else Path(asked),
-                content.get("jobs"),
-                allow_foreign_targets,
+                **{key: content[key] for key in PLAIN},
+                variants=variants,
+                asked=None if asked is None else Path(asked),
+                jobs=content.get("jobs"),
+                allow_foreign_targets=allow_foreign_targets,
             )
         except UserError as error:
             raise UserError(f"{path}: {error}") from error

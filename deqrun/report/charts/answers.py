@@ -8,12 +8,13 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.inference import Estimate
 from deqrun.report.charts.axes import EDGE, ROOM, LogAxis
 from deqrun.report.charts.keys import SHORT_LABEL
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, WIDTH, AnyChart, Figure, data, run_colours
 
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3), (10, 4), (1, 3), (6, 2, 2, 2), (12, 3))
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [10, 4], [1, 3], [6, 2, 2, 2], [12, 3])
 FEW_PLACES = 12
 """Up to so many whole numbers on a log axis each has its tick."""
 FEW_BANDS = 4
@@ -72,6 +73,11 @@ class Point:
     low: float = math.nan
     high: float = math.nan
     note: str = ""
+
+    @classmethod
+    def of(cls, series: str, x: float, y: Estimate, note: str = "") -> "Point":
+        """The point of an estimate, with its interval."""
+        return cls(series, x, y.mean, y.low, y.high, note)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,11 @@ class Value:
     series: str = ""
     note: str = ""
 
+    @classmethod
+    def of(cls, label: str, value: Estimate, series: str = "", note: str = "") -> "Value":
+        """The value of an estimate, with its interval."""
+        return cls(label, value.mean, value.low, value.high, series, note)
+
 
 def values(
     name: str,
@@ -183,11 +194,11 @@ def values(
     line = chart.mark_rule(strokeWidth=2, clip=True).encode(
         x=axis.encoding("low", ends, alt.X), x2=alt.X2("high:Q"), y=y, yOffset=offset, color=colour
     )
-    tooltip = [alt.Tooltip("label:N", title=" "), *_tooltips(axis, "value", axis.title), *look.series_tooltip]
+    tooltip = [alt.Tooltip("label:N", title=" "), _tooltip(axis, "value"), *look.series_tooltip]
     dots = chart.mark_point(filled=True, size=70, clip=True).encode(
         x=x, y=y, yOffset=offset, color=colour, shape=shape, tooltip=tooltip
     )
-    height = ROW * len(labels) * max(1, len(series) if len(series) > 1 else 1)
+    height = ROW * len(labels) * max(1, len(series))
     drawn = [_vertical(rule, x) for rule in rules]
     return Figure(name, title, caption, alt.layer(*drawn, line, dots).properties(width=WIDTH, height=height))
 
@@ -219,19 +230,19 @@ class _Look:
         outline: Any = 0 if self.filled else alt.Undefined
         return alt.Legend(title=None, columns=columns, symbolOpacity=1, symbolStrokeWidth=outline)
 
-    def colour(self) -> alt.Color:
-        scale = alt.Scale(domain=self.series, range=self.colours)
-        return alt.Color("series:N", scale=scale, sort=self.series, legend=self._legend())
+    def _by_series(self, kind: type[Any], looks: Sequence[Any]) -> Any:
+        """The encoding that gives each series its look, the first again where there are more series than looks."""
+        scale = alt.Scale(domain=self.series, range=[looks[i % len(looks)] for i in range(len(self.series))])
+        return kind("series:N", scale=scale, sort=self.series, legend=self._legend())
 
-    def shape(self) -> alt.Shape:
-        shapes = [SHAPES[i % len(SHAPES)] for i in range(len(self.series))]
-        scale = alt.Scale(domain=self.series, range=shapes)
-        return alt.Shape("series:N", scale=scale, sort=self.series, legend=self._legend())
+    def colour(self) -> Any:
+        return self._by_series(alt.Color, self.colours)
 
-    def dash(self) -> alt.StrokeDash:
-        dashes = [list(DASHES[i % len(DASHES)]) for i in range(len(self.series))]
-        scale = alt.Scale(domain=self.series, range=dashes)
-        return alt.StrokeDash("series:N", scale=scale, sort=self.series, legend=self._legend())
+    def shape(self) -> Any:
+        return self._by_series(alt.Shape, SHAPES)
+
+    def dash(self) -> Any:
+        return self._by_series(alt.StrokeDash, DASHES)
 
     @property
     def series_tooltip(self) -> list[alt.Tooltip]:
@@ -240,11 +251,11 @@ class _Look:
 
     @property
     def tooltip(self) -> list[alt.Tooltip]:
-        return [*self.series_tooltip, *_tooltips(self._x, "x", self._x.title), *_tooltips(self._y, "y", self._y.title)]
+        return [*self.series_tooltip, _tooltip(self._x, "x"), _tooltip(self._y, "y")]
 
 
-def _tooltips(axis: Axis, field: str, title: str) -> list[alt.Tooltip]:
-    return [alt.Tooltip(f"{field}:Q", title=title, format=".1%" if axis.percent else ".3~g")]
+def _tooltip(axis: Axis, field: str) -> alt.Tooltip:
+    return alt.Tooltip(f"{field}:Q", title=axis.title, format=".1%" if axis.percent else ".3~g")
 
 
 def _rules(rules: Sequence[Rule], look: _Look) -> list[AnyChart]:

@@ -7,7 +7,7 @@ import altair as alt
 
 from deqrun.records.rows import BreadthRow
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.keys import scope
+from deqrun.report.charts.keys import interval_tooltip, scope
 from deqrun.report.charts.style import BAND, HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, Figure, data
 
 AGGREGATIONS = {
@@ -155,9 +155,7 @@ def _tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("breadth:Q", title="starts"),
         alt.Tooltip("max_iter:Q", title="iterations"),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("nfe_mean:Q", title="mean evaluations, all starts", format=".1f"),
         alt.Tooltip("n:Q", title="samples", format=","),
     ]

@@ -10,8 +10,8 @@ from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import EDGE, accuracy_axis
 from deqrun.report.charts.data import BudgetPoint, budget_points
-from deqrun.report.charts.keys import Keys, scope
-from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data, near_best
+from deqrun.report.charts.keys import Keys, interval_tooltip, scope
+from deqrun.report.charts.style import HEIGHT, MUTED, WIDTH, AnyChart, Figure, data, near_best
 
 
 def accuracy_against_budget(record: RunRecord, split: str = "test", close: bool = False) -> Figure | None:
@@ -35,9 +35,7 @@ def loss_against_budget(record: RunRecord, split: str = "test") -> Figure | None
     axis = {"title": f"{split} loss (nats)", "scale": alt.Scale(zero=False, nice=False, padding=EDGE)}
     tooltip = [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
-        alt.Tooltip("loss:Q", title="loss", format=".4f"),
-        alt.Tooltip("loss_low:Q", title="interval from", format=".4f"),
-        alt.Tooltip("loss_high:Q", title="interval to", format=".4f"),
+        *interval_tooltip("loss", ".4f"),
         alt.Tooltip("perplexity:Q", title="perplexity", format=".4g"),
         alt.Tooltip("n:Q", title="samples", format=","),
     ]
@@ -58,9 +56,10 @@ def _against_budget(
     budgets = sorted({point.max_iter for point in points})
     extent = (min([*budgets, *trained]), max([*budgets, *trained]))
     keys, rows = Keys(points), data([asdict(point) | {"perplexity": point.perplexity} for point in points])
+    y, ends = alt.Y(f"{name}:Q", **axis), (alt.Y(f"{name}_low:Q", **axis), alt.Y2(f"{name}_high:Q"))
     chart = alt.layer(
         *(_training_budget(budget, extent, top) for budget in trained),
-        *_layers(keys, rows, _budget_axis(budgets, extent), name, axis, tooltip),
+        *keys.layers(rows, _budget_axis(budgets, extent), y, ends, 55, tooltip),
     ).properties(width=WIDTH, height=HEIGHT)
     tolerances = ", ".join(numbers.tolerance(tol) for tol in sorted({point.tol for point in points}))
     band = " Band: 95 % interval over the samples." if keys.banded else ""
@@ -70,42 +69,17 @@ def _against_budget(
 
 def _budget_axis(budgets: list[int], extent: tuple[int, int]) -> alt.X:
     """Equal distances for equal factors; a grid that begins at 0 has log(1 + budget)."""
-    if extent[0] > 0:
-        scale = alt.Scale(type="log", base=2, domain=list(extent), nice=False, padding=8)
-    else:
-        scale = alt.Scale(type="symlog", constant=1, domain=list(extent), nice=False, padding=8)
+    kind: dict[str, Any] = {"type": "log", "base": 2} if extent[0] > 0 else {"type": "symlog", "constant": 1}
+    scale = alt.Scale(**kind, domain=list(extent), nice=False, padding=8)
     axis = alt.Axis(values=budgets, format="d", grid=False)
     return alt.X("max_iter:Q", title="budget (iterations allowed)", scale=scale, axis=axis)
-
-
-def _layers(
-    keys: Keys, rows: alt.Data, x: alt.X, name: str, axis: dict[str, Any], tooltip: list[alt.Tooltip]
-) -> list[alt.Chart]:
-    """Band, line and points of a quantity, for every solver."""
-    base = alt.Chart(rows)
-    band = base.mark_area(clip=True).encode(
-        x=x,
-        y=alt.Y(f"{name}_low:Q", **axis),
-        y2=alt.Y2(f"{name}_high:Q"),
-        color=keys.colour,
-        detail=keys.detail,
-        opacity=keys.picked(BAND, 0.01),
-    )
-    y = alt.Y(f"{name}:Q", **axis)
-    line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, opacity=keys.picked(), **keys.line())
-    dots = base.mark_point(filled=True, size=55, clip=True).encode(
-        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *tooltip], **keys.point()
-    )
-    return [*([band] if keys.banded else []), line, dots.add_params(keys.pick)]
 
 
 def cell_tooltip() -> list[alt.Tooltip]:
     """The tooltip of a point that is a cell of the sweep."""
     return [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("nfe_mean:Q", title="mean evaluations", format=".1f"),
         alt.Tooltip("converged:Q", title="converged", format=".1%"),
         alt.Tooltip("n:Q", title="samples", format=","),

@@ -6,7 +6,7 @@ import altair as alt
 
 from deqrun.inference import expected_calibration_error, reliability
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.keys import scope
+from deqrun.report.charts.keys import interval_tooltip, scope
 from deqrun.report.charts.style import HEIGHT, MUTED, RUN_COLOURS, WIDTH, Figure, data
 from deqrun.report.head import told_and_right
 
@@ -43,8 +43,6 @@ def calibration_of_the_head(record: RunRecord, split: str = "test") -> Figure | 
 def _tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("told:Q", title="told", format=".1%"),
-        alt.Tooltip("right:Q", title="right", format=".1%"),
-        alt.Tooltip("right_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("right_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("right"),
         alt.Tooltip("n:Q", title="samples", format=","),
     ]

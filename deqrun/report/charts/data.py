@@ -1,7 +1,7 @@
 """The numbers that the charts draw, each as a typed row: everything that can be checked without drawing."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from deqrun.records.frontier import non_dominated
 from deqrun.records.residual_curve import residual_curve
@@ -75,50 +75,32 @@ class TrainingPoint:
 
 def budget_points(record: RunRecord, split: str = "test") -> list[BudgetPoint]:
     """Accuracy against budget at the smallest tolerance of the grid."""
-    return [
-        BudgetPoint(
-            c.solver,
-            c.start,
-            c.max_iter,
-            c.tol,
-            c.n,
-            c.accuracy,
-            c.accuracy_low,
-            c.accuracy_high,
-            c.nfe_mean,
-            c.converged,
-            c.loss,
-            c.loss_low,
-            c.loss_high,
-        )
-        for c in record.cells(split, tol=record.smallest_tol())
-    ]
+    names = [field.name for field in fields(BudgetPoint)]
+    cells = record.cells(split, tol=record.smallest_tol())
+    return [BudgetPoint(**{name: getattr(cell, name) for name in names}) for cell in cells]
 
 
 def frontier_points(record: RunRecord, split: str = "test") -> list[FrontierPoint]:
     """Every cell of a split as a point of cost and accuracy; cells whose cost isn't known are left out."""
+    names = [field.name for field in fields(FrontierPoint) if field.name != "frontier"]
     cells = [c for c in record.cells(split) if math.isfinite(c.nfe_mean)]
     joined = set(non_dominated([(c.nfe_mean, c.accuracy) for c in cells]))
-    return [_frontier_point(c, index in joined) for index, c in enumerate(cells)]
+    return [
+        FrontierPoint(**{name: getattr(cell, name) for name in names}, frontier=index in joined)
+        for index, cell in enumerate(cells)
+    ]
 
 
-def _frontier_point(cell: SweepCell, frontier: bool) -> FrontierPoint:
-    return FrontierPoint(
-        cell.solver,
-        cell.start,
-        cell.max_iter,
-        cell.tol,
-        cell.n,
-        cell.nfe_mean,
-        cell.nfe_p95,
-        cell.accuracy,
-        cell.accuracy_low,
-        cell.accuracy_high,
-        cell.converged,
-        cell.residual_median,
-        cell.seconds,
-        frontier,
-    )
+def difficulty_cells(record: RunRecord, split: str = "test") -> list[SweepCell]:
+    """Cells of the main solver from the main start at the smallest tolerance, by difficulty; none of a single one."""
+    if len(record.difficulties) < 2:
+        return []
+    own = record.main_solver, record.main_start
+    return [
+        cell
+        for difficulty in record.difficulties
+        for cell in record.cells(split, *own, tol=record.smallest_tol(), difficulty=difficulty)
+    ]
 
 
 def residual_points(record: RunRecord, split: str = "test") -> list[CurveRow]:

@@ -6,21 +6,14 @@ from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import EDGE
 from deqrun.report.charts.budget import cell_tooltip
+from deqrun.report.charts.data import difficulty_cells
 from deqrun.report.charts.keys import scope
 from deqrun.report.charts.style import HEIGHT, WIDTH, Figure, data
 
 
 def accuracy_by_difficulty(record: RunRecord, split: str = "test") -> Figure | None:
     """Of a run that was asked at several difficulties, its main solver from the main start."""
-    if len(record.difficulties) < 2:
-        return None
-    cells = [
-        cell
-        for difficulty in record.difficulties
-        for cell in record.cells(
-            split, record.main_solver, record.main_start, tol=record.smallest_tol(), difficulty=difficulty
-        )
-    ]
+    cells = difficulty_cells(record, split)
     if not cells:
         return None
     budgets = sorted({cell.max_iter for cell in cells})

@@ -9,7 +9,7 @@ from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
 from deqrun.report.charts.data import FrontierPoint, frontier_points
-from deqrun.report.charts.keys import Keys, scope
+from deqrun.report.charts.keys import Keys, interval_tooltip, scope
 from deqrun.report.charts.style import HEIGHT, INK, WIDTH, Figure, data, near_best
 
 
@@ -79,9 +79,7 @@ def _tooltip() -> list[alt.Tooltip]:
     return [
         alt.Tooltip("max_iter:Q", title="budget", format=","),
         alt.Tooltip("tolerance:N", title="tolerance"),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("nfe_mean:Q", title="mean evaluations", format=".1f"),
         alt.Tooltip("nfe_p95:Q", title="95 % quantile of evaluations", format=".1f"),
         alt.Tooltip("converged:Q", title="converged", format=".1%"),

@@ -9,7 +9,7 @@ from deqrun.records.rows import HaltingRow
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import accuracy_axis
-from deqrun.report.charts.keys import scope
+from deqrun.report.charts.keys import interval_tooltip, scope
 from deqrun.report.charts.style import HEIGHT, INK, MUTED, RUN_COLOURS, WIDTH, AnyChart, Figure, data, near_best
 
 RULE_COLOURS = (*RUN_COLOURS, "#8C510A")
@@ -88,9 +88,7 @@ def _tooltip() -> list[alt.Tooltip]:
         alt.Tooltip("rule:N", title="rule"),
         alt.Tooltip("threshold:N", title="threshold"),
         alt.Tooltip("chosen:N", title="chosen on validation"),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("nfe_mean:Q", title="mean evaluations", format=".1f"),
         alt.Tooltip("nfe_p95:Q", title="95 % quantile of evaluations", format=".1f"),
         alt.Tooltip("fired:Q", title="stopped by the rule", format=".1%"),

@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.style import solver_colours, solver_shapes
+from deqrun.report.charts.style import BAND, solver_colours, solver_shapes
 
 SHORT_LABEL = 18
 """Legends whose longest label has more characters stand in one column, to fit a narrow page."""
@@ -49,6 +49,20 @@ class Keys:
         """Full opacity for the series picked in the legend, or for everything while nothing is picked."""
         return alt.OpacityValue(**alt.condition(self.pick, alt.value(opacity), alt.value(min(opacity, otherwise))))
 
+    def layers(
+        self, rows: alt.Data, x: alt.X, y: alt.Y, ends: tuple[alt.Y, alt.Y2], size: int, tooltip: list[alt.Tooltip]
+    ) -> list[alt.Chart]:
+        """Band between the ends, line, and points of one size, of every solver and start."""
+        base, (low, high) = alt.Chart(rows), ends
+        band = base.mark_area(clip=True).encode(
+            x=x, y=low, y2=high, color=self.colour, detail=self.detail, opacity=self.picked(BAND, 0.01)
+        )
+        line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, opacity=self.picked(), **self.line())
+        dots = base.mark_point(filled=True, size=size, clip=True).encode(
+            x=x, y=y, opacity=self.picked(), tooltip=[*self.tooltip, *tooltip], **self.point()
+        )
+        return [*([band] if self.banded else []), line, dots.add_params(self.pick)]
+
     @property
     def tooltip(self) -> list[alt.Tooltip]:
         """Whose point it is."""
@@ -63,6 +77,12 @@ def _solver_legend() -> alt.Legend:
 
 def _dash_legend(title: str | None) -> alt.Legend:
     return alt.Legend(title=title, columns=3, symbolType="stroke", symbolSize=300, symbolStrokeColor="#444444")
+
+
+def interval_tooltip(name: str, written: str = ".1%") -> list[alt.Tooltip]:
+    """Tooltips of a field and of the ends of its interval, `name`_low and `name`_high."""
+    fields = {name: name, f"{name}_low": "interval from", f"{name}_high": "interval to"}
+    return [alt.Tooltip(f"{field}:Q", title=title, format=written) for field, title in fields.items()]
 
 
 def scope(record: RunRecord, points: Sequence[Any], split: str) -> str:

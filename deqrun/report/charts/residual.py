@@ -11,7 +11,7 @@ from deqrun.report import numbers
 from deqrun.report.charts.axes import EDGE, LogAxis
 from deqrun.report.charts.data import residual_points
 from deqrun.report.charts.keys import Keys, scope
-from deqrun.report.charts.style import BAND, HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
+from deqrun.report.charts.style import HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
 
 
 def residual_against_evaluations(record: RunRecord, split: str = "test") -> Figure | None:
@@ -43,21 +43,9 @@ def _residual_layers(keys: Keys, points: list[CurveRow], log: LogAxis, title: st
         scale=alt.Scale(nice=False, padding=EDGE),
         axis=alt.Axis(format="d", grid=False, tickMinStep=1),
     )
-    base = alt.Chart(data([_row(point, log) for point in points]))
-    band = base.mark_area(clip=True).encode(
-        x=x,
-        y=alt.Y("band_low:Q", title=title, scale=log.scale, axis=log.axis()),
-        y2=alt.Y2("band_high:Q"),
-        color=keys.colour,
-        detail=keys.detail,
-        opacity=keys.picked(BAND, 0.01),
-    )
-    y = alt.Y("line:Q", title=title, scale=log.scale, axis=log.axis())
-    line = base.mark_line(strokeWidth=2, clip=True).encode(x=x, y=y, opacity=keys.picked(), **keys.line())
-    dots = base.mark_point(filled=True, size=22, clip=True).encode(
-        x=x, y=y, opacity=keys.picked(), tooltip=[*keys.tooltip, *_tooltip()], **keys.point()
-    )
-    return [*([band] if keys.banded else []), line, dots.add_params(keys.pick)]
+    axis: dict[str, Any] = {"title": title, "scale": log.scale, "axis": log.axis()}
+    y, ends = alt.Y("line:Q", **axis), (alt.Y("band_low:Q", **axis), alt.Y2("band_high:Q"))
+    return keys.layers(data([_row(point, log) for point in points]), x, y, ends, 22, _tooltip())
 
 
 def _row(point: CurveRow, log: LogAxis) -> dict[str, Any]:

@@ -120,12 +120,12 @@ def near_best(name: str, title: str, caption: str, chart: AnyChart, close: bool)
 
 def solver_colours(names: Sequence[str]) -> list[str]:
     """A colour a solver, the same in every chart of every run; names outside the list get one by checksum."""
-    return [str(value) for value in _assigned(names, SOLVER_COLOURS, OTHER_COLOURS)]
+    return _assigned(names, SOLVER_COLOURS, OTHER_COLOURS)
 
 
 def solver_shapes(names: Sequence[str]) -> list[str]:
     """A point shape a solver, so that colour is never the only sign."""
-    return [str(value) for value in _assigned(names, SOLVER_SHAPES, OTHER_SHAPES)]
+    return _assigned(names, SOLVER_SHAPES, OTHER_SHAPES)
 
 
 def run_colours(number: int) -> list[str]:
@@ -133,7 +133,7 @@ def run_colours(number: int) -> list[str]:
     return [RUN_COLOURS[index % len(RUN_COLOURS)] for index in range(number)]
 
 
-def _assigned(names: Sequence[str], known: dict[str, Any], others: Sequence[Any]) -> list[Any]:
+def _assigned(names: Sequence[str], known: dict[str, str], others: Sequence[str]) -> list[str]:
     taken: dict[str, int] = {}
     for name in sorted(name for name in names if name not in known):
         place = zlib.crc32(name.encode()) % len(others)

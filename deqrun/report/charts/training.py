@@ -1,10 +1,13 @@
 """Training curves as small multiples: loss, accuracy, residuals, evaluations, convergence, uneven gradients."""
 
+from typing import Any
+
 import altair as alt
 
 from deqrun.records.run import RunRecord
 from deqrun.report.charts.axes import LogAxis
 from deqrun.report.charts.data import PANELS, TrainingPoint, training_points
+from deqrun.report.charts.keys import interval_tooltip
 from deqrun.report.charts.style import INK, MUTED, AnyChart, Figure, data
 
 PANEL_WIDTH, PANEL_HEIGHT = 300, 190
@@ -64,7 +67,8 @@ def _budgets(record: RunRecord) -> list[Figure]:
     budgets = sorted({row.max_iter for row in record.evaluations})
     steps = [row.step for row in record.evaluations]
     domain = [min(steps), max(steps)] if min(steps) < max(steps) else [steps[0] - 1, steps[0] + 1]
-    x = alt.X("step:Q", title="step", axis=alt.Axis(format="~s", grid=False, tickMinStep=1), scale=_from(domain))
+    axis = alt.Axis(format="~s", grid=False, tickMinStep=1)
+    x = alt.X("step:Q", title="step", axis=axis, scale=alt.Scale(domain=domain, nice=False))
     y = alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format=".3~p", tickCount=5))
     # From light to dark with the budget; of one budget the dark end.
     shades = alt.Scale(scheme="viridis", reverse=True) if len(budgets) > 1 else alt.Scale(range=[INK])
@@ -73,9 +77,7 @@ def _budgets(record: RunRecord) -> list[Figure]:
     tip = [
         alt.Tooltip("step:Q", title="step", format=","),
         alt.Tooltip("max_iter:Q", title="solver steps"),
-        alt.Tooltip("accuracy:Q", title="accuracy", format=".1%"),
-        alt.Tooltip("accuracy_low:Q", title="interval from", format=".1%"),
-        alt.Tooltip("accuracy_high:Q", title="interval to", format=".1%"),
+        *interval_tooltip("accuracy"),
         alt.Tooltip("loss:Q", title="loss", format=".4~g"),
         alt.Tooltip("residual:Q", title="median residual", format=".1e"),
         alt.Tooltip("n:Q", title="samples", format=","),
@@ -85,10 +87,6 @@ def _budgets(record: RunRecord) -> list[Figure]:
     chart = alt.layer(base.mark_line(strokeWidth=1.8), dots).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
     caption = "validation, a line for each number of solver steps"
     return [Figure("training_budgets", "Accuracy by budget, while training", caption, chart)]
-
-
-def _from(domain: list[int]) -> alt.Scale:
-    return alt.Scale(domain=domain, nice=False)
 
 
 def _panel(record: RunRecord, points: list[TrainingPoint], unit: str) -> AnyChart:
@@ -117,13 +115,11 @@ def _legend() -> alt.Legend:
 
 def _epoch_axis(points: list[TrainingPoint]) -> alt.X:
     first, last = min(point.epoch for point in points), max(point.epoch for point in points)
-    if first == last:  # one epoch stands in the middle
-        axis = alt.Axis(format="d", grid=False, values=[first])
-        scale = alt.Scale(domain=[first - 1, first + 1], nice=False)
-    else:
-        axis = alt.Axis(format="d", grid=False, tickMinStep=1)
-        scale = alt.Scale(domain=[first, last], nice=False)
-    return alt.X("epoch:Q", title="epoch", axis=axis, scale=scale)
+    alone = first == last  # it stands in the middle
+    ticks: dict[str, Any] = {"values": [first]} if alone else {"tickMinStep": 1}
+    domain = [first - 1, first + 1] if alone else [first, last]
+    axis = alt.Axis(format="d", grid=False, **ticks)
+    return alt.X("epoch:Q", title="epoch", axis=axis, scale=alt.Scale(domain=domain, nice=False))
 
 
 def _value_axis(points: list[TrainingPoint], unit: str) -> alt.Y:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from deqrun.records.rows import Epoch, SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.data import residual_points
+from deqrun.report.charts.data import difficulty_cells, residual_points
 
 __all__ = ["TRAINING", "curves_of"]
 
@@ -33,13 +33,14 @@ def curves_of(record: RunRecord) -> Curves:
     breadth   {agg, breadth, k, acc, nfe}: on test
     hard      {difficulty, k, acc}: on test, at the smallest tolerance
     """
+    harder = [cell for cell in difficulty_cells(record) if cell.difficulty is not None]
     parts: Curves = {
         "sweep": _sweep(record),
         "residual": _residual(record),
         "training": _training(record.epochs),
         "halting": _halting(record),
-        "breadth": _breadth(record),
-        "hard": _difficulties(record),
+        "breadth": _columns(record.breadth_rows("test", record.main_solver or ""), "agg", "breadth", "k", "acc", "nfe"),
+        "hard": _columns(harder, "difficulty", "k", "acc"),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -63,17 +64,26 @@ def _sweep(record: RunRecord) -> Curves:
             grouped.setdefault((cell.split, cell.solver), []).append(cell)
     found: Curves = {}
     for (split, solver), cells in grouped.items():
-        found.setdefault(split, {})[solver] = _columns(sorted(cells, key=lambda cell: (cell.max_iter, -cell.tol)))
+        ordered = sorted(cells, key=lambda cell: (cell.max_iter, -cell.tol))
+        found.setdefault(split, {})[solver] = _columns(ordered, "k", "tol", "acc", "nfe")
     return found
 
 
-def _columns(cells: Sequence[SweepCell]) -> Curves:
-    return {
-        "k": [cell.max_iter for cell in cells],
-        "tol": [cell.tol for cell in cells],
-        "acc": [share(cell.accuracy) for cell in cells],
-        "nfe": [short(cell.nfe_mean) for cell in cells],
-    }
+COLUMNS: dict[str, Callable[[Any], Any]] = {
+    "k": lambda row: row.max_iter,
+    "tol": lambda row: row.tol,
+    "rule": lambda row: row.rule,
+    "agg": lambda row: row.aggregation,
+    "breadth": lambda row: row.breadth,
+    "difficulty": lambda row: row.difficulty,
+    "acc": lambda row: share(row.accuracy),
+    "nfe": lambda row: short(row.nfe_mean),
+}
+"""What the page calls a field of the rows, and its values."""
+
+
+def _columns(rows: Sequence[Any], *names: str) -> Curves:
+    return {name: [COLUMNS[name](row) for row in rows] for name in names} if rows else {}
 
 
 def _residual(record: RunRecord) -> Curves:
@@ -109,43 +119,4 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
 def _halting(record: RunRecord) -> Curves:
     """The oracle has no threshold to choose; it is a bound, and shown."""
     rows = [row for row in record.halting_rows("test", record.main_solver or "") if row.chosen or row.rule == "oracle"]
-    if not rows:
-        return {}
-    return {
-        "rule": [row.rule for row in rows],
-        "acc": [share(row.accuracy) for row in rows],
-        "nfe": [short(row.nfe_mean) for row in rows],
-    }
-
-
-def _breadth(record: RunRecord) -> Curves:
-    rows = record.breadth_rows("test", record.main_solver or "")
-    if not rows:
-        return {}
-    return {
-        "agg": [row.aggregation for row in rows],
-        "breadth": [row.breadth for row in rows],
-        "k": [row.max_iter for row in rows],
-        "acc": [share(row.accuracy) for row in rows],
-        "nfe": [short(row.nfe_mean) for row in rows],
-    }
-
-
-def _difficulties(record: RunRecord) -> Curves:
-    if len(record.difficulties) < 2:
-        return {}
-    cells = [
-        cell
-        for difficulty in record.difficulties
-        if difficulty is not None
-        for cell in record.cells(
-            "test", record.main_solver, record.main_start, tol=record.smallest_tol(), difficulty=difficulty
-        )
-    ]
-    if not cells:
-        return {}
-    return {
-        "difficulty": [cell.difficulty for cell in cells],
-        "k": [cell.max_iter for cell in cells],
-        "acc": [share(cell.accuracy) for cell in cells],
-    }
+    return _columns(rows, "rule", "acc", "nfe")

@@ -13,7 +13,7 @@ from deqrun.inference import LEAST_SEEDS, mean_interval, shares_of_seeds, wilson
 from deqrun.records.folders import LeftOut
 from deqrun.report import numbers
 from deqrun.report.compare.keys import Key, differing_keys, frozen, value_text
-from deqrun.report.compare.runs import METRICS, ComparedRun, Metric, group_names
+from deqrun.report.compare.runs import METRICS, ComparedRun, Metric
 
 __all__ = ["Comparison", "Folded", "Recipe", "compared", "ordered", "sort_columns"]
 
@@ -85,7 +85,7 @@ class Comparison:
 
 def compared(runs: Sequence[ComparedRun], left_out: Sequence[LeftOut] = ()) -> Comparison:
     """Fold runs over their seeds; recipes come in falling order of their mean validation accuracy."""
-    groups = group_names(runs)
+    groups = {group for run in runs for group in run.groups}
     keys = tuple(differing_keys([run.settings for run in runs], groups))
     families: dict[object, list[ComparedRun]] = {}
     for run in runs:

@@ -96,15 +96,12 @@ class ComparedRun:
 
 def read_runs(folders: Iterable[Path]) -> tuple[list[ComparedRun], list[LeftOut]]:
     """The runs that can be read, and the folders that can't, each with its reason. No folder stops the others."""
-    runs: list[ComparedRun] = []
-    left_out: list[LeftOut] = []
-    for folder in followed(list(folders)):
-        found = read_one(folder)
-        if isinstance(found, LeftOut):
-            left_out.append(found)
-        else:
-            runs.append(found)
-    return runs, left_out
+    return sorted_out([read_one(folder) for folder in followed(list(folders))])
+
+
+def sorted_out(found: Sequence[ComparedRun | LeftOut]) -> tuple[list[ComparedRun], list[LeftOut]]:
+    """The runs, and the folders that could not be read, in their order."""
+    return [one for one in found if isinstance(one, ComparedRun)], [one for one in found if isinstance(one, LeftOut)]
 
 
 def followed(folders: Sequence[Path]) -> Iterable[Path]:
@@ -197,8 +194,3 @@ def _values(record: RunRecord, state: RunState) -> dict[str, float | None]:
         if value is not None and not math.isnan(value) and not 0 <= value <= 1:
             raise ValueError(f"{record.folder} has {name}={value:g}, which is no share from 0 to 1.")
     return {name: None if value is None or not math.isfinite(value) else float(value) for name, value in found.items()}
-
-
-def group_names(runs: Sequence[ComparedRun]) -> frozenset[str]:
-    """The config groups of these runs."""
-    return frozenset().union(*(run.groups for run in runs))

@@ -23,8 +23,8 @@ from deqrun.records.folders import FoundFolders, LeftOut
 from deqrun.records.reading import read_run
 from deqrun.records.states import is_owned
 from deqrun.report.compare.page import compare_html, page_data, policy, run_id
-from deqrun.report.compare.recipes import Comparison, compared
-from deqrun.report.compare.runs import ComparedRun, read_one, signature
+from deqrun.report.compare.recipes import compared
+from deqrun.report.compare.runs import ComparedRun, read_one, signature, sorted_out
 
 __all__ = ["LOOPBACK", "Board", "Server"]
 
@@ -99,15 +99,10 @@ class Board:
         seen = ([(folder, now) for folder, (now, _) in known.items()], found.left_out)
         if seen != self._seen:
             self._seen = seen
-            self._comparison = _folded([each for _, each in known.values()], found)
+            runs, damaged = sorted_out([each for _, each in known.values()])
+            self._comparison = compared(runs, [*found.left_out, *damaged])
             self._data = json.dumps(page_data(self._comparison, None), allow_nan=False, separators=(",", ":")).encode()
             self._tag = f'"{sha256(self._data).hexdigest()[:16]}"'
-
-
-def _folded(read: list[ComparedRun | LeftOut], found: FoundFolders) -> Comparison:
-    runs = [each for each in read if isinstance(each, ComparedRun)]
-    damaged = [each for each in read if isinstance(each, LeftOut)]
-    return compared(runs, [*found.left_out, *damaged])
 
 
 class Server(ThreadingHTTPServer):

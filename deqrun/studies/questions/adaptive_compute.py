@@ -11,26 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.analysis.halting import Recording, Stops, stops
+from deqrun.analysis.halting import Recording, stops
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.halting import halting_rows
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, Estimate, Told, claim, told_by_name
+from deqrun.inference import DIFFERENCE, Estimate, Told, claim
 from deqrun.records.halting_rules import BOUNDS, RULES
 from deqrun.records.rows import HaltingRow
 from deqrun.records.trajectory import TrajectoryKey
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure, plain
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure, plain
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, columns
 from deqrun.studies.question import Question
 from deqrun.studies.wording import amounts, enumeration, point_texts, words
 
@@ -78,13 +77,9 @@ class Halted:
 
 def answer(context: Context, *, iterations: int) -> Answer:
     """Halt every run's samples. iterations: of its own solver at most."""
-    parts = context.each({run.label: partial(_measured, run, iterations) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        fixed, spent, gained, oracle = (
-            np.array([part[name] for part in own], dtype=float) for name in ("fixed", "spent", "gained", "oracle")
-        )
+    for kind, own in context.by_kind(_measured, iterations).items():
+        fixed, spent, gained, oracle = columns(own, "fixed", "spent", "gained", "oracle", dtype=np.float64)
         rules, rows = tuple(part["rule"] for part in own), [_row(row) for row in own[0]["rows"]]
         found.append(Halted(kind, rules, fixed, spent, gained, oracle, iterations + 1, rows))
     return answer_of(found, iterations)
@@ -110,21 +105,17 @@ def _measured(run: StudyRun, iterations: int) -> dict[str, Any]:
     fixed = chosen.get("budget") or max(budgets, key=lambda row: (row.accuracy, -row.nfe_mean))
     rules = [row for name, row in chosen.items() if name in RULES]
     best = min(rules, key=lambda row: (row.nfe_mean, -row.accuracy), default=fixed)  # the budget where none is as good
-    shown = {"rows": plain([row for row in rows if row.split == "test"])}
+
     recording = Recording(test.residual, test.nfe, test.correct, test.signals)
-    halted: dict[str, Stops] = {
-        "fixed": stops(recording, "budget", fixed.threshold),
-        "rule": stops(recording, best.rule, best.threshold),
-        "oracle": stops(recording, "oracle"),
-    }
-    gained = halted["rule"].correct.astype(int) - halted["fixed"].correct
+    at_fixed = stops(recording, "budget", fixed.threshold)
+    at_rule = stops(recording, best.rule, best.threshold)
     return {
-        **shown,
+        "rows": plain([row for row in rows if row.split == "test"]),
         "rule": best.rule,
-        "fixed": halted["fixed"].nfe.tolist(),
-        "spent": halted["rule"].nfe.tolist(),
-        "gained": gained.tolist(),
-        "oracle": halted["oracle"].nfe.tolist(),
+        "fixed": at_fixed.nfe.tolist(),
+        "spent": at_rule.nfe.tolist(),
+        "gained": (at_rule.correct.astype(int) - at_fixed.correct).tolist(),
+        "oracle": stops(recording, "oracle").nfe.tolist(),
     }
 
 
@@ -155,60 +146,38 @@ def answer_of(found: Sequence[Halted], iterations: int) -> Answer:
 
 def conclude(found: Sequence[Halted]) -> Conclusion:
     """One family: evaluations saved and accuracy gained of every variant. A saving counts if no accuracy is lost."""
-    family = {(one.kind, "saved"): one.saved for one in found}
-    family |= {(one.kind, "accuracy"): one.accuracy for one in found}
-    sides = told_by_name({f"{kind} {what}": one for (kind, what), one in family.items()})
-    key = [
-        KeyFigure(
-            f"{one.name}: evaluations saved a sample",
-            family[one.kind, "saved"],
-            "number",
-            told=sides[f"{one.kind} saved"],
-        )
-        for one in found
-    ]
-    key += [
-        KeyFigure(
-            f"{one.name}: change of accuracy",
-            family[one.kind, "accuracy"],
-            "points",
-            told=sides[f"{one.kind} accuracy"],
-        )
-        for one in found
-    ]
-    key += [KeyFigure(f"{one.name}: evaluations of the fixed budget", one.mean(one.fixed), "number") for one in found]
-    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(family))
+    saved, accuracy = told_together(
+        {one.kind: KeyFigure(f"{one.name}: evaluations saved a sample", one.saved, "number") for one in found},
+        {one.kind: KeyFigure(f"{one.name}: change of accuracy", one.accuracy, "points") for one in found},
+    )
+    fixed = [KeyFigure(f"{one.name}: evaluations of the fixed budget", one.mean(one.fixed), "number") for one in found]
+    return concluded(_verdict(saved, accuracy), [*saved.values(), *accuracy.values(), *fixed])
 
 
 def _named(one: Halted) -> str:
     return enumeration(list(dict.fromkeys(one.rules)))
 
 
-def _verdict(found: Sequence[Halted], sides: dict[str, Told]) -> str:
-    if Told.TOO_FEW in sides.values():
+def _verdict(saved: Figures, accuracy: Figures) -> str:
+    if too_few(saved, accuracy):
         return "Not shown: too few seeds for a verdict about the recipes."
-    saving = [one.name for one in found if sides[f"{one.kind} saved"] is Told.ABOVE]
-    losing = [one.name for one in found if sides[f"{one.kind} accuracy"] is Told.BELOW]
+    saving, losing = those(saved, Told.ABOVE), those(accuracy, Told.BELOW)
     good = [name for name in saving if name not in losing]
     cost = f"; accuracy falls on {enumeration(losing)}" if losing else ""
     if good:
-        word = "Yes" if len(good) == len(found) else "It depends"
+        word = "Yes" if len(good) == len(saved) else "It depends"
         return f"{word}: stopping each sample by itself saves evaluations on {enumeration(good)}{cost}."
-    if all(sides[f"{one.kind} saved"] is Told.BELOW for one in found):
+    if len(those(saved, Told.BELOW)) == len(saved):
         return f"No: the rules cost more than the fixed budget{cost}."
     return f"Not shown: no rule is told to save evaluations at equal accuracy{cost}."
 
 
 def _figures(found: Sequence[Halted]) -> list[Any]:
-    rows = [
-        Value(one.name, saved.mean, saved.low, saved.high, note=_named(one)) for one in found for saved in [one.saved]
-    ]
-    figures = []
-    if rows:
-        caption = "The rule that validation chose, over the cheapest fixed budget of equal accuracy; 95 % intervals."
-        axis = Axis("evaluations saved a sample")
-        title = "Evaluations that stopping by itself saves"
-        figures.append(values("saved", title, caption, rows, axis, rules=[Rule("nothing", x=0.0)]))
+    rows = [Value.of(one.name, one.saved, note=_named(one)) for one in found]
+    caption = "The rule that validation chose, over the cheapest fixed budget of equal accuracy; 95 % intervals."
+    axis = Axis("evaluations saved a sample")
+    title = "Evaluations that stopping by itself saves"
+    figures = [values("saved", title, caption, rows, axis, rules=[Rule("nothing", x=0.0)])]
     for place, one in enumerate(found):
         drawn = [
             Point(rule, row.nfe_mean, row.accuracy)

@@ -18,17 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, claim_median, told
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, claim_median
 from deqrun.records.trajectory import Trajectory
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
 from deqrun.studies.choosing import chosen_without, named
-from deqrun.studies.context import Context, StudyRun, batch_of
+from deqrun.studies.concluding import as_family, concluded
+from deqrun.studies.context import Context, StudyRun, batch_of, counts
 from deqrun.studies.question import Question
 from deqrun.studies.timing import interleaved
 from deqrun.studies.wording import amounts, percents
@@ -44,16 +44,10 @@ SOLVERS: dict[str, Solver] = {
     "secant": Secant(),
     "newton": NewtonKrylov(),
 }
-COLOURS = {
-    "picard": SOLVER_COLOURS["picard"],
+COLOURS = SOLVER_COLOURS | {
     "damped picard": "#56B4E9",
     "anderson 1": "#E69F00",
     "anderson 5": SOLVER_COLOURS["anderson"],
-    "anderson 10": "#7A5195",
-    "delayed anderson": "#5B5B5B",
-    "broyden": SOLVER_COLOURS["broyden"],
-    "secant": SOLVER_COLOURS["secant"],
-    "newton": SOLVER_COLOURS["newton"],
 }
 DRAWN = ("picard", "damped picard", "anderson 1", "anderson 5", "broyden", "secant", "newton")
 """Curves of the figures; the others lie so near to these that they would hide them."""
@@ -99,24 +93,24 @@ class Solved:
 
 def answer(context: Context, *, steps: int, tol: float, repeats: int, timed: int) -> Answer:
     """Solve both splits with every solver. steps: at most; tol: to be reached; repeats and timed: of the clock."""
-    parts = context.each({run.label: partial(_measured, run, steps, tol) for run in context.runs})
+    parts = context.of_runs(_measured, steps, tol)
     clock = [
         context.once(f"{run.label}-seconds", partial(_timed, run, steps, tol, repeats, timed)) for run in context.runs
     ]  # one at a time: seconds are compared
-    return answer_of(_of_seeds([parts[run.label] for run in context.runs], clock), tol, steps, timed)
+    return answer_of(_of_seeds(parts, clock), tol, steps, timed)
 
 
 def _measured(run: StudyRun, steps: int, tol: float) -> dict[str, Any]:
     deq, dataset = run.model()
     budget = Budget(max_iter=steps, tol=min(tol, FINEST), norm=deq.budget.norm)
-    found: dict[str, Any] = {}
-    for name, solver in SOLVERS.items():
-        for split in ("validation", "test"):
-            data = dataset.load(split)
-            found.setdefault(name, {})[split] = _record(
-                trace(deq, dataset, data, solver, budget, len(data)), tol, steps
-            )
-    return found
+    splits = {split: dataset.load(split) for split in ("validation", "test")}
+    return {
+        name: {
+            split: _record(trace(deq, dataset, data, solver, budget, len(data)), tol, steps)
+            for split, data in splits.items()
+        }
+        for name, solver in SOLVERS.items()
+    }
 
 
 def _timed(run: StudyRun, steps: int, tol: float, repeats: int, timed: int) -> dict[str, Any]:
@@ -156,11 +150,9 @@ def after_evaluations(
 def _of_seeds(parts: Sequence[dict[str, Any]], clock: Sequence[dict[str, Any]]) -> list[Solved]:
     found = []
     for name in SOLVERS:
-        costs = [
-            np.array([part[name][split]["cost"] for part in parts], dtype=float) for split in ("validation", "test")
-        ]
-        validation, cost = (np.where(one < 0, np.inf, one) for one in costs)
+        (validation,) = counts([part[name]["validation"] for part in parts], "cost")
         test = [part[name]["test"] for part in parts]
+        (cost,) = counts(test, "cost")
         right = np.mean([one["right"] for one in test], axis=0) / cost.shape[1]
         residual = np.exp(np.mean([np.log(np.maximum(one["residual"], 1e-12)) for one in test], axis=0))
         seconds = np.array([one[name] for one in clock])
@@ -237,14 +229,12 @@ def conclude(found: Sequence[Solved], tol: float) -> Conclusion:
     }
     if few != fast:
         family[f"{few} over plain iteration, seconds"] = relative_seconds(fewest, picard, rest)
-    sides = told(list(family.values()))
-    key = [
-        KeyFigure(name, one, "points" if name.endswith("reach it") else "times", told=side)
-        for (name, one), side in zip(family.items(), sides, strict=True)
+    told = as_family([KeyFigure(name, one, "points" if one is reached else "times") for name, one in family.items()])
+    medians = [
+        KeyFigure("evaluations of plain iteration, median", claim_median(picard.cost), "number"),
+        KeyFigure(f"evaluations of {few}, median", claim_median(fewest.cost), "number"),
     ]
-    key.append(KeyFigure("evaluations of plain iteration, median", claim_median(picard.cost), "number"))
-    key.append(KeyFigure(f"evaluations of {few}, median", claim_median(fewest.cost), "number"))
-    return Conclusion(_verdict(few, fast, sides), tuple(key[:6]), len(family))
+    return concluded(_verdict(few, fast, [figure.told for figure in told]), [*told, *medians])
 
 
 def _of(others: Sequence[Solved], chosen: NDArray[np.intp]) -> Solved:
@@ -257,7 +247,7 @@ def _of(others: Sequence[Solved], chosen: NDArray[np.intp]) -> Solved:
     return replace(first, **rows)
 
 
-def _verdict(fewest: str, fastest: str, sides: Sequence[Told]) -> str:
+def _verdict(fewest: str, fastest: str, sides: Sequence[Told | None]) -> str:
     evaluations, seconds, reached = sides[:3]
     if evaluations is Told.TOO_FEW:
         return "Not shown: too few seeds for a verdict about the recipe."
@@ -280,7 +270,7 @@ def _figures(found: Sequence[Solved], tol: float) -> list[Figure]:
     right = [Point(one.name, e + 1, float(a)) for one in drawn for e, a in enumerate(one.accuracy[:most])]
     x = Axis("evaluations and Jacobian products", log=True)
     relative = [
-        Value(one.name, estimate.mean, estimate.low, estimate.high, series)
+        Value.of(one.name, estimate, series)
         for one in others
         for series, estimate in (
             ("evaluations", relative_cost(one.cost, picard.cost)),

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
-from deqrun.studies.choosing import chosen_without
+from deqrun.studies.choosing import chosen_of, of_the_chosen
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context
-from deqrun.studies.drawn import drawn, unpacked
+from deqrun.studies.drawn import SPLITS, drawn, gathered
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
 
@@ -79,13 +78,12 @@ class Grid:
     @property
     def chosen(self) -> list[Cell]:
         """For each seed the cell of the largest gain on the other seeds' validation."""
-        gains = np.array([self.gains(cell, "validation").mean(axis=1) for cell in self.cells])  # (cells, S)
-        return [self.cells[place] for place in chosen_without(gains.T)]
+        return chosen_of(self.cells, [self.gains(cell, "validation").mean(axis=1) for cell in self.cells])
 
     @property
     def gain(self) -> Estimate:
         """Of the chosen cells, on test."""
-        return claim(np.array([self.gains(cell, "test")[seed] for seed, cell in enumerate(self.chosen)]), DIFFERENCE)
+        return claim(of_the_chosen(self.chosen, lambda cell: self.gains(cell, "test")), DIFFERENCE)
 
     @property
     def told_of(self) -> Cell:
@@ -111,15 +109,10 @@ class Grid:
 def answer(context: Context, *, iterations: Sequence[int], breadth: Sequence[int], samples: int, tol: float) -> Answer:
     """Start every run's samples. iterations: depths; breadth: numbers of starts; samples: of a split; tol: to stop."""
     depths, breadths = tuple(sorted(iterations)), tuple(sorted(breadth))
-    parts = context.each({run.label: partial(drawn, run, depths, max(breadths), samples, tol) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        correct = {
-            split: {way: np.stack([unpacked(part[split][way]) for part in own]) for way in WAYS}
-            for split in ("validation", "test")
-        }
-        singles = {split: np.stack([unpacked(part[split]["singles"]) for part in own]) for split in correct}
+    for kind, own in context.by_kind(drawn, depths, max(breadths), samples, tol).items():
+        correct = {split: {way: gathered(own, split, way) for way in WAYS} for split in SPLITS}
+        singles = {split: gathered(own, split, "singles") for split in SPLITS}
         found.append(Grid(kind, breadths, depths, correct, singles))
     return answer_of(found)
 
@@ -150,39 +143,26 @@ def answer_of(found: Sequence[Grid]) -> Answer:
 
 def conclude(found: Sequence[Grid]) -> Conclusion:
     """One family: the gain of the cell that validation chose, and whether the residual picks, of every variant."""
-    gains = {one.kind: one.gain for one in found}
-    picks = {f"{one.kind}, picked": one.picked for one in found}
-    sides = told_by_name({**gains, **picks})
-    ordered = sorted(found, key=lambda one: (sides[one.kind] is not Told.ABOVE, -gains[one.kind].mean))
-    key = [
-        KeyFigure(f"{words(one.kind)}: {one.told_of.words}", gains[one.kind], "points", told=sides[one.kind])
-        for one in ordered
-    ]
-    key += [
-        KeyFigure(
-            f"{words(one.kind)}: lowest residual over the mean start",
-            picks[f"{one.kind}, picked"],
-            "points",
-            told=sides[f"{one.kind}, picked"],
-        )
-        for one in ordered
-    ]
-    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
+    lowest = "lowest residual over the mean start"
+    gains, picks = told_together(
+        {one.kind: KeyFigure(f"{words(one.kind)}: {one.told_of.words}", one.gain, "points") for one in found},
+        {one.kind: KeyFigure(f"{words(one.kind)}: {lowest}", one.picked, "points") for one in found},
+    )
+    ordered = sorted(gains, key=lambda kind: (gains[kind].told is not Told.ABOVE, -gains[kind].of.mean))
+    return concluded(_verdict(gains, picks), [figures[kind] for figures in (gains, picks) for kind in ordered])
 
 
-def _verdict(found: Sequence[Grid], sides: dict[str, Told]) -> str:
-    paying = [words(one.kind) for one in found if sides[one.kind] is Told.ABOVE]
-    losing = [words(one.kind) for one in found if sides[one.kind] is Told.BELOW]
-    picking = [words(one.kind) for one in found if sides[f"{one.kind}, picked"] is Told.ABOVE]
-    if Told.TOO_FEW in sides.values():
+def _verdict(gains: Figures, picks: Figures) -> str:
+    if too_few(gains, picks):
         return "Not shown: too few seeds for a verdict about the recipes."
-    picks = f"the residual picks better than chance in {among(picking, len(found))}" if picking else ""
+    paying, losing, picking = those(gains, Told.ABOVE), those(gains, Told.BELOW), those(picks, Told.ABOVE)
+    more = f"; the residual picks better than chance in {among(picking, len(gains))}" if picking else ""
     if paying:
-        word = "Yes" if len(paying) == len(found) else "It depends"
-        return f"{word}: breadth pays in {among(paying, len(found))}{'; ' + picks if picks else ''}."
-    if len(losing) == len(found):
-        return f"No: depth is better in every variant{'; ' + picks if picks else ''}."
-    return f"Not shown: breadth is nowhere told to pay{'; ' + picks if picks else ''}."
+        word = "Yes" if len(paying) == len(gains) else "It depends"
+        return f"{word}: breadth pays in {among(paying, len(gains))}{more}."
+    if len(losing) == len(gains):
+        return f"No: depth is better in every variant{more}."
+    return f"Not shown: breadth is nowhere told to pay{more}."
 
 
 def _figures(found: Sequence[Grid]) -> list[Any]:
@@ -194,8 +174,7 @@ def _figures(found: Sequence[Grid]) -> list[Any]:
                 right = one.singles if breadth == 1 else {"test": one.correct["test"]["residual"]}
                 share = claim(right["test"][:, breadth - 1, place], SHARE)
                 name = f"{breadth} start" + ("s" if breadth > 1 else "")
-                at = float(breadth * depth), share.mean, share.low, share.high
-                points.append(Point(name, *at, f"{depth} iterations each"))
+                points.append(Point.of(name, float(breadth * depth), share, f"{depth} iterations each"))
         seeds, *_, n = one.singles["test"].shape
         caption = (
             f"{words(one.kind).capitalize()}: n = {n:,} test samples in each of {seeds} seeds; the start of lowest "

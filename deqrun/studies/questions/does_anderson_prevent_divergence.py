@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,15 +22,15 @@ from torch import Tensor, nn
 
 from deqrun.analysis.spectrum import spectral_radius
 from deqrun.errors import UserError
-from deqrun.inference import DIFFERENCE, LEAST_SEEDS, SHARE, Estimate, Told, Unit, claim, told
+from deqrun.inference import DIFFERENCE, LEAST_SEEDS, SHARE, Estimate, Told, Unit, claim
 from deqrun.models import DEQ
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
 from deqrun.report.charts.style import SOLVER_COLOURS
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Broyden, Budget, NewtonKrylov, Picard, Secant, Solver, solve
+from deqrun.studies.concluding import as_family, concluded
 from deqrun.studies.context import Context, StudyRun, batch_of
 from deqrun.studies.question import Question
 
@@ -45,16 +44,7 @@ SOLVERS: dict[str, Solver] = {
     "secant": Secant(),
     "newton": NewtonKrylov(line_search=True),
 }
-COLOURS = {
-    "picard": SOLVER_COLOURS["picard"],
-    "damped picard": "#56B4E9",
-    "anderson": SOLVER_COLOURS["anderson"],
-    "damped anderson": "#E69F00",
-    "capped anderson": "#7A5195",
-    "broyden": SOLVER_COLOURS["broyden"],
-    "secant": SOLVER_COLOURS["secant"],
-    "newton": SOLVER_COLOURS["newton"],
-}
+COLOURS = SOLVER_COLOURS | {"damped picard": "#56B4E9", "damped anderson": "#E69F00", "capped anderson": "#7A5195"}
 EDGES = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, np.inf)
 """Of the bins of ρ."""
 
@@ -124,8 +114,7 @@ class Solves:
 def answer(context: Context, *, samples: int, scales: Sequence[float], steps: int, tol: float) -> Answer:
     """Scale every run's cell. samples: of the test split; steps: at most; tol: residual that counts as converged."""
     rising = sorted(scales)
-    parts = context.each({run.label: partial(_measured, run, samples, rising, steps, tol) for run in context.runs})
-    return answer_of(_of_seeds([parts[run.label] for run in context.runs], rising), steps, tol)
+    return answer_of(_of_seeds(context.of_runs(_measured, samples, rising, steps, tol), rising), steps, tol)
 
 
 def _measured(run: StudyRun, samples: int, scales: Sequence[float], steps: int, tol: float) -> dict[str, Any]:
@@ -226,20 +215,22 @@ def conclude(found: Solves) -> Conclusion:
         nothing = claim(np.zeros(found.radius.shape[::2]), SHARE)
         none = (KeyFigure("entries with ρ ≥ 1", nothing),)
         return Conclusion("Nothing to prevent: no equilibrium has ρ ≥ 1 at these factors.", none)
-    share = found.share("anderson", found.beyond)
-    sides = told([gain, arrived, secant, share])
-    key = (
-        KeyFigure("Anderson over plain iteration: converge", gain, "points", told=sides[0]),
-        KeyFigure("Anderson over plain iteration: arrive where followed", arrived, "points", told=sides[1]),
-        KeyFigure("Secant over plain iteration: converge", secant, "points", told=sides[2]),
-        KeyFigure("Anderson converges", share, told=sides[3]),
+    family = as_family(
+        [
+            KeyFigure("Anderson over plain iteration: converge", gain, "points"),
+            KeyFigure("Anderson over plain iteration: arrive where followed", arrived, "points"),
+            KeyFigure("Secant over plain iteration: converge", secant, "points"),
+            KeyFigure("Anderson converges", found.share("anderson", found.beyond)),
+        ]
+    )
+    shares = [
         KeyFigure("plain iteration converges", found.share("picard", found.beyond)),
         KeyFigure("Secant converges", found.share("secant", found.beyond)),
-    )
-    return Conclusion(_verdict(sides[0], sides[1], sides[3]), key, len(sides))
+    ]
+    return concluded(_verdict(family[0].told, family[1].told, family[3].told), [*family, *shares])
 
 
-def _verdict(gain: Told, arrived: Told, most: Told) -> str:
+def _verdict(gain: Told | None, arrived: Told | None, most: Told | None) -> str:
     if gain is Told.ABOVE and most is Told.ABOVE:
         return "Yes: where ρ ≥ 1 Anderson converges for over nine samples in ten, more than plain iteration."
     if gain is Told.ABOVE:
@@ -273,10 +264,10 @@ def _figures(found: Solves) -> list[Figure]:
                 middle = float(np.median(found.radius[cut]))
                 for points, of in ((by_radius, "converged"), (arrived, "arrived")):
                     one = found.share(solver, cut, of)
-                    points.append(Point(solver, middle, one.mean, one.low, one.high, f"n = {one.n}"))
+                    points.append(Point.of(solver, middle, one, f"n = {one.n}"))
         for place, scale in enumerate(found.scale):
             one = found.share(solver, _at(found, place))
-            by_scale.append(Point(solver, float(scale), one.mean, one.low, one.high, f"n = {one.n}"))
+            by_scale.append(Point.of(solver, float(scale), one, f"n = {one.n}"))
     y = Axis("share of samples that converge", percent=True, domain=(0.0, 1.0))
     return [
         curves(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import Fate, fates
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_median, told
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_median
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, Solver, solve
-from deqrun.studies.context import Context, StudyRun, batch_of
+from deqrun.studies.concluding import Figures, concluded, those, told_together
+from deqrun.studies.context import Context, StudyRun, batch_of, columns
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, words
 
@@ -74,11 +73,12 @@ class Ends:
 
 def answer(context: Context, *, samples: int, iterations: int) -> Answer:
     """Iterate every run's model. samples: of the test split; iterations: of each solver."""
-    parts = context.each({run.label: partial(_measured, run, samples, iterations) for run in context.runs})
-    found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        found += [_of_seeds(kind, solver, dtype, own) for solver in SOLVERS for dtype in DTYPES]
+    found = [
+        _of_seeds(kind, solver, dtype, own)
+        for kind, own in context.by_kind(_measured, samples, iterations).items()
+        for solver in SOLVERS
+        for dtype in DTYPES
+    ]
     return answer_of(found, iterations)
 
 
@@ -93,10 +93,9 @@ def _measured(run: StudyRun, samples: int, iterations: int) -> dict[str, Any]:
             f = deq.bind(x.to(dtype))
             for solver in SOLVERS:
                 solution = solve(f, deq.start(f), solver=SOLVERS[solver], budget=budget)
-                ends = fates(f, solution, tol=AT_REST)
                 residual = solution.residuals.double().cpu().numpy()
                 found[f"{solver}/{name}"] = {
-                    "fate": ends.fate.tolist(),
+                    "fate": fates(f, solution, tol=AT_REST).fate.tolist(),
                     "lowest": np.nanmin(residual, axis=0).tolist(),
                     "curve": _curve(residual),
                 }
@@ -114,7 +113,7 @@ def _curve(residual: NDArray[np.float64]) -> dict[str, list[float]]:
 
 def _of_seeds(kind: str, solver: str, dtype: str, parts: Sequence[dict[str, Any]]) -> Ends:
     own = [part[f"{solver}/{dtype}"] for part in parts]
-    fate, lowest = (np.array([one[name] for one in own]) for name in ("fate", "lowest"))
+    fate, lowest = columns(own, "fate", "lowest")
     curve = np.median([one["curve"]["median"] for one in own], axis=0)
     return Ends(kind, solver, dtype, fate, lowest, np.asarray(own[0]["curve"]["at"]), curve)
 
@@ -151,21 +150,15 @@ def answer_of(found: Sequence[Ends], iterations: int) -> Answer:
 def conclude(found: Sequence[Ends], iterations: int) -> Conclusion:
     """One family: of each variant the share at a fixed point, and Anderson's change of it."""
     by = {(one.kind, one.solver): one for one in found if one.dtype == "float32"}
-    kinds = list(dict.fromkeys(one.kind for one in found))
-    ends = {kind: by[kind, "picard"].of(Fate.FIXED_POINT) for kind in kinds}
-    changes = {kind: _change(by[kind, "picard"], by[kind, "anderson"]) for kind in kinds}
-    sides = told([*ends.values(), *changes.values()])
-    told_ends = dict(zip(kinds, sides[: len(kinds)], strict=True))
-    told_changes = dict(zip(kinds, sides[len(kinds) :], strict=True))
-    key = [
-        KeyFigure(f"{words(kind)}: at a fixed point after {iterations:,} plain iterations", one, told=told_ends[kind])
-        for kind, one in ends.items()
-    ]
-    key += [
-        KeyFigure(f"{words(kind)}: change of that share by Anderson", one, "points", told=told_changes[kind])
-        for kind, one in changes.items()
-    ]
-    return Conclusion(_verdict(told_ends), tuple(key[:6]), len(sides))
+    ends, changes = {}, {}
+    for kind in dict.fromkeys(one.kind for one in found):
+        plain, fast = by[kind, "picard"], by[kind, "anderson"]
+        at_rest = f"{words(kind)}: at a fixed point after {iterations:,} plain iterations"
+        ends[kind] = KeyFigure(at_rest, plain.of(Fate.FIXED_POINT))
+        change = f"{words(kind)}: change of that share by Anderson"
+        changes[kind] = KeyFigure(change, _change(plain, fast), "points")
+    ends, changes = told_together(ends, changes)
+    return concluded(_verdict(ends), [*ends.values(), *changes.values()])
 
 
 def _change(plain: Ends, fast: Ends) -> Estimate:
@@ -173,18 +166,17 @@ def _change(plain: Ends, fast: Ends) -> Estimate:
     return claim((fast.fate == at_rest).astype(float) - (plain.fate == at_rest), DIFFERENCE)
 
 
-def _verdict(told: dict[str, Told]) -> str:
-    yes = [words(kind) for kind, side in told.items() if side is Told.ABOVE]
-    no = [words(kind) for kind, side in told.items() if side is Told.BELOW]
-    if len(yes) == len(told):
+def _verdict(ends: Figures) -> str:
+    yes, no = those(ends, Told.ABOVE), those(ends, Told.BELOW)
+    if len(yes) == len(ends):
         return "Yes: over nine samples in ten end at a fixed point in every variant."
-    if len(no) == len(told):
+    if len(no) == len(ends):
         return "No: under nine samples in ten end at a fixed point in every variant."
     if yes or no:
         parts = [f"over nine samples in ten end at a fixed point with {enumeration(yes)}"] if yes else []
         parts += [f"fewer do with {enumeration(no)}"] if no else []
         return f"It depends: {', '.join(parts)}."
-    if set(told.values()) == {Told.TOO_FEW}:
+    if len(those(ends, Told.TOO_FEW)) == len(ends):
         return "Not shown: too few seeds for a Yes or a No about the recipe."
     return "Not shown: whether nine samples in ten end at a fixed point is not told."
 

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.breadth import AGGREGATIONS
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
-from deqrun.studies.choosing import chosen_without
+from deqrun.studies.choosing import chosen_of, of_the_chosen
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context
-from deqrun.studies.drawn import SPLITS, drawn, unpacked
+from deqrun.studies.drawn import SPLITS, drawn, gathered
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
 
@@ -88,15 +87,13 @@ class Shaken:
 
     def chosen(self, beside: str) -> list[Cell]:
         """For each seed the cell of the largest gain over `none` or `depth` on the other seeds' validation."""
-        gains = [getattr(self, f"over_{beside}")(cell, "validation").mean(axis=1) for cell in self.cells]
-        return [self.cells[place] for place in chosen_without(np.array(gains).T)]
+        measure = getattr(self, f"over_{beside}")
+        return chosen_of(self.cells, [measure(cell, "validation").mean(axis=1) for cell in self.cells])
 
     def gain(self, beside: str) -> Estimate:
         """Of the chosen cells over `none` or `depth`, on test."""
         measure = getattr(self, f"over_{beside}")
-        return claim(
-            np.array([measure(cell, "test")[seed] for seed, cell in enumerate(self.chosen(beside))]), DIFFERENCE
-        )
+        return claim(of_the_chosen(self.chosen(beside), lambda cell: measure(cell, "test")), DIFFERENCE)
 
     def told_of(self, beside: str) -> Cell:
         """The cell that most seeds are told by."""
@@ -109,20 +106,13 @@ def answer(
 ) -> Answer:
     """Draw every run's samples. noise: levels; samples: of a split; tol: at which a draw without noise stops."""
     depths, levels = tuple(sorted(iterations)), tuple(sorted({0.0, *map(float, noise)}))
-    parts = context.each({run.label: partial(drawn, run, depths, draws, samples, tol, levels) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
+    for kind, own in context.by_kind(drawn, depths, draws, samples, tol, levels).items():
         correct = {
-            split: {
-                level: {
-                    way: np.stack([unpacked(part[split][str(level)][way])[-1] for part in own]) for way in AGGREGATIONS
-                }
-                for level in levels
-            }
+            split: {level: {way: gathered(own, split, way, level)[:, -1] for way in AGGREGATIONS} for level in levels}
             for split in SPLITS
         }
-        singles = {split: np.stack([unpacked(part[split][str(0.0)]["singles"]) for part in own]) for split in SPLITS}
+        singles = {split: gathered(own, split, "singles", 0.0) for split in SPLITS}
         ends = {
             level: float(np.mean([np.nan if (e := part["test"][str(level)]["ends"]) is None else e for part in own]))
             for level in levels
@@ -156,31 +146,25 @@ def answer_of(found: Sequence[Shaken]) -> Answer:
 
 def conclude(found: Sequence[Shaken]) -> Conclusion:
     """One family: of every variant the gain of noise at equal draws, and of noisy draws over depth alone."""
-    gains = {f"{beside} {one.kind}": one.gain(beside) for beside in ("none", "depth") for one in found}
-    sides = told_by_name(gains)
-    key = [
-        KeyFigure(text, gains[name], "points", told=sides[name])
-        for beside, over in (("none", "over none"), ("depth", "over one start of as many iterations"))
-        for one in sorted(found, key=lambda one: -gains[f"{beside} {one.kind}"].mean)
-        for name in [f"{beside} {one.kind}"]
-        for text in [f"{words(one.kind)}: {one.told_of(beside).words}, {over}"]
-    ]
-    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
+
+    def gains(beside: str, over: str) -> Figures:
+        what = {one.kind: f"{words(one.kind)}: {one.told_of(beside).words}, {over}" for one in found}
+        return {one.kind: KeyFigure(what[one.kind], one.gain(beside), "points") for one in found}
+
+    groups = told_together(gains("none", "over none"), gains("depth", "over one start of as many iterations"))
+    key = [figure for group in groups for figure in sorted(group.values(), key=lambda figure: -figure.of.mean)]
+    return concluded(_verdict(*groups), key)
 
 
-def _verdict(found: Sequence[Shaken], sides: dict[str, Told]) -> str:
-    if Told.TOO_FEW in sides.values():
+def _verdict(over_none: Figures, over_depth: Figures) -> str:
+    if too_few(over_none, over_depth):
         return "Not shown: too few seeds for a verdict about the recipes."
-
-    def those(beside: str, side: Told) -> list[str]:
-        return [words(one.kind) for one in found if sides[f"{beside} {one.kind}"] is side]
-
-    helped, hurt, beats = those("none", Told.ABOVE), those("none", Told.BELOW), those("depth", Told.ABOVE)
-    more = f"; noisy draws beat depth alone in {among(beats, len(found))}" if beats else ""
+    helped, hurt, beats = those(over_none, Told.ABOVE), those(over_none, Told.BELOW), those(over_depth, Told.ABOVE)
+    more = f"; noisy draws beat depth alone in {among(beats, len(over_none))}" if beats else ""
     if helped:
-        word = "Yes" if len(helped) == len(found) else "It depends"
-        return f"{word}: noise helps in {among(helped, len(found))}{more}."
-    if len(hurt) == len(found):
+        word = "Yes" if len(helped) == len(over_none) else "It depends"
+        return f"{word}: noise helps in {among(helped, len(over_none))}{more}."
+    if len(hurt) == len(over_none):
         return f"No: noise costs accuracy in every variant{more}."
     return f"Not shown: noise is nowhere told to help{more}."
 
@@ -190,10 +174,11 @@ def _figures(found: Sequence[Shaken]) -> list[Any]:
     figures = []
     for number, one in enumerate(found):
         points = [
-            Point(way, level, share.mean, share.low, share.high, f"{one.depths[-1]} iterations each")
+            Point.of(
+                way, level, claim(one.correct["test"][level][way][:, -1], SHARE), f"{one.depths[-1]} iterations each"
+            )
             for way in AGGREGATIONS
             for level in one.levels
-            for share in [claim(one.correct["test"][level][way][:, -1], SHARE)]
         ]
         seeds, _, _, n = one.singles["test"].shape
         caption = (

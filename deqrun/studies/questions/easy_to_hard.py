@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.fates import first_converged
-from deqrun.datasets import Split
 from deqrun.experiment.sweep.trace import trace
 from deqrun.inference import (
     LEAST_SEEDS,
@@ -31,11 +30,10 @@ from deqrun.inference import (
     told,
 )
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.context import Context, StudyRun, columns, counts
 from deqrun.studies.question import Question
 from deqrun.studies.wording import amounts, percents
 
@@ -88,8 +86,7 @@ def answer(context: Context, *, lengths: Sequence[int], samples: int, iterations
 
 def _measured(run: StudyRun, length: int, samples: int, iterations: int, tol: float) -> dict[str, Any]:
     deq, dataset = run.model(length=length, n_train=1, n_validation=1, n_test=max(samples, 1))
-    data = dataset.load("test")
-    found = trace(deq, dataset, Split(data.inputs, data.targets), Picard(), Budget(max_iter=iterations, tol=0.0), 64)
+    found = trace(deq, dataset, dataset.load("test"), Picard(), Budget(max_iter=iterations, tol=0.0), 64)
     stop = first_converged(found.residual, tol)
     reached = stop < len(found.residual)
     at = np.where(reached, stop, 0)
@@ -110,12 +107,9 @@ def settled_from(correct: NDArray[np.bool_]) -> NDArray[np.int64]:
 
 
 def _of_seeds(length: int, parts: Sequence[dict[str, Any]]) -> Length:
-    def column(name: str) -> NDArray[np.float64]:
-        values = np.array([part[name] for part in parts], dtype=float)
-        return np.where(values < 0, np.inf, values)
-
-    right = [np.array([part[name] for part in parts], dtype=bool) for name in ("right", "right_when_stopped")]
-    return Length(length, column("settled"), column("stopped"), *right)
+    settled, stopped = counts(parts, "settled", "stopped")
+    right, right_when_stopped = columns(parts, "right", "right_when_stopped", dtype=bool)
+    return Length(length, settled, stopped, right, right_when_stopped)
 
 
 def answer_of(found: Sequence[Length], trained: int, iterations: int, tol: float) -> Answer:
@@ -218,7 +212,7 @@ def _figures(found: Sequence[Length], trained: int) -> list[Any]:
                 drawn.append(Point(name, one.length, middle.mean, max(middle.low, 0.5), middle.high, f"n = {middle.n}"))
         answers = {"at the last iterate": one.solved, "within the tolerance": one.solved_when_stopped}
         for name, share in answers.items():
-            right.append(Point(name, one.length, share.mean, share.low, share.high, f"n = {share.n}"))
+            right.append(Point.of(name, one.length, share, f"n = {share.n}"))
     x, rule = Axis("length, bits", log=True), [Rule(f"trained on {trained}", x=float(trained))]
     seeds, n = found[0].settled.shape
     caption = f"n = {n:,} strings of each length in each of {seeds} seeds"

@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 
 from deqrun.analysis.fates import overthinking
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
-from deqrun.report.charts.answers import Axis, Point, Rule, Value, curves, values
-from deqrun.report.page_parts import Column
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Rule, Value, curves, values
 from deqrun.solvers import Budget, Picard
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.choosing import of_the_chosen
+from deqrun.studies.concluding import as_family, concluded
+from deqrun.studies.context import Context, StudyRun, columns
+from deqrun.studies.courses import bands, course_points, courses, packed_course
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
-
-DRAWN = 80
-"""Points of a curve at most."""
 
 MARGIN = 0.02
 """A gap that is told to be smaller counts as none."""
@@ -56,13 +55,9 @@ class Course:
         return f"{words(self.kind)}, {self.task}" if self.task else words(self.kind)
 
     @property
-    def last(self) -> int:
-        return self.right.shape[1] - 1
-
-    @property
     def gap(self) -> Estimate:
         """Accuracy at the chosen iterate − accuracy at the last, paired."""
-        chosen = np.array([right[best] for right, best in zip(self.right, self.best, strict=True)])
+        chosen = of_the_chosen(self.best, lambda best: self.right[:, best])
         return claim(chosen.astype(float) - self.right[:, -1], DIFFERENCE)
 
     def accuracy(self, t: int) -> Estimate:
@@ -82,32 +77,24 @@ def answer(context: Context, *, beyond: int, lengths: Sequence[int]) -> Answer:
     found = []
     for kind, length, named in asked:
         own = [parts[name] for name, _ in named]
-        right = np.stack([_unpacked(part) for part in own])
-        best, residual = (np.array([part[name] for part in own]) for name in ("best", "residual"))
+        best, residual = columns(own, "best", "residual")
         task = f"{length} bits" if length else ""
-        found.append(Course(kind, task, named[0][1].settings.budget.max_iter, best, right, residual))
+        found.append(Course(kind, task, named[0][1].settings.budget.max_iter, best, courses(own), residual))
     return answer_of(found, beyond)
 
 
 def _measured(run: StudyRun, length: int | None, beyond: int) -> dict[str, Any]:
     deq, dataset = run.model(length=length) if length else run.model()
     budget = Budget(max_iter=beyond * run.settings.budget.max_iter, tol=0.0, norm=deq.budget.norm)
-    by_split = {}
-    for split in ("validation", "test"):
-        data = dataset.load(split)
-        by_split[split] = trace(deq, dataset, data, Picard(), budget, run.settings.sweep.batch_size)
-    test = by_split["test"]
-    residual = test.residual[test.last(), np.arange(test.n)]
+    validation, test = (
+        trace(deq, dataset, dataset.load(split), Picard(), budget, run.settings.sweep.batch_size)
+        for split in ("validation", "test")
+    )
     return {
-        "best": overthinking(by_split["validation"].correct).best,
-        "iterates": len(test.correct),
-        "right": np.packbits(test.correct, axis=0).tolist(),
-        "residual": float(np.median(residual)),
+        "best": overthinking(validation.correct).best,
+        **packed_course(test.correct),
+        "residual": float(np.median(test.at("residual", test.last()))),
     }
-
-
-def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
-    return np.unpackbits(np.asarray(part["right"], dtype=np.uint8), axis=0, count=part["iterates"]).astype(bool)
 
 
 def answer_of(found: Sequence[Course], beyond: int) -> Answer:
@@ -137,32 +124,29 @@ def answer_of(found: Sequence[Course], beyond: int) -> Answer:
 
 def conclude(found: Sequence[Course]) -> Conclusion:
     """One family: the gap of every model and task."""
-    gaps = [one.gap for one in found]
-    sides = told(gaps)
-    ordered = sorted(range(len(found)), key=lambda i: (sides[i] is not Told.ABOVE, -gaps[i].mean))
-    key = [
-        KeyFigure(f"{found[i].name}: lost by going on to the last iterate", gaps[i], "points", told=sides[i])
-        for i in ordered
-    ]
-    losing = list(dict.fromkeys(words(found[i].kind) for i in ordered if sides[i] is Told.ABOVE))
-    return Conclusion(_verdict(losing, len({one.kind for one in found}), sides, gaps), tuple(key[:6]), len(found))
+    gaps = as_family(
+        [KeyFigure(f"{one.name}: lost by going on to the last iterate", one.gap, "points") for one in found]
+    )
+    ordered = sorted(zip(found, gaps, strict=True), key=lambda pair: (pair[1].told is not Told.ABOVE, -pair[1].of.mean))
+    losing = list(dict.fromkeys(words(one.kind) for one, gap in ordered if gap.told is Told.ABOVE))
+    return concluded(_verdict(losing, len({one.kind for one in found}), gaps), [gap for _, gap in ordered])
 
 
-def _verdict(losing: Sequence[str], kinds: int, sides: Sequence[Told], gaps: Sequence[Estimate]) -> str:
+def _verdict(losing: Sequence[str], kinds: int, gaps: Sequence[KeyFigure]) -> str:
     if losing:
-        every = all(side is Told.ABOVE for side in sides)
+        every = all(gap.told is Told.ABOVE for gap in gaps)
         word = "No" if every else "It depends on the training"
         others = "" if len(losing) == kinds else "; for the others it is not told"
         return f"{word}: an earlier iterate is better for {among(losing, kinds)}{others}."
-    if Told.TOO_FEW in sides:
+    if any(gap.told is Told.TOO_FEW for gap in gaps):
         return "Not shown: too few seeds for a Yes or a No about the recipe."
-    if all(gap.high < MARGIN for gap in gaps):
+    if all(gap.of.high < MARGIN for gap in gaps):
         return "Yes: for no model and task is an earlier iterate better by two points."
     return "Not shown: for no model and task is an earlier iterate told to be better."
 
 
 def _gaps(found: Sequence[Course]) -> Any:
-    rows = [Value(one.name, gap.mean, gap.low, gap.high, note=f"n = {gap.n:,}") for one in found for gap in [one.gap]]
+    rows = [Value.of(one.name, gap, note=f"n = {gap.n:,}") for one in found for gap in [one.gap]]
     caption = "Test accuracy at the iterate that validation chose, less that at the last one; 95 % intervals."
     axis = Axis("accuracy lost by going on", percent=True)
     return values(
@@ -177,25 +161,12 @@ def _courses(found: Sequence[Course]) -> list[Any]:
         first = words(one.kind).split(" ")[0]
         groups.setdefault(f"{first}, {one.task}" if one.task else first, []).append(one)
     for number, (title, group) in enumerate(groups.items()):
-        drawn = [
-            Point(one.name, float(t), *_bounds(one, int(t)))
-            for one in group
-            for t in np.unique(np.geomspace(1, one.last, DRAWN).round())
-        ]
+        drawn = [point for one in group for point in course_points(one.name, one.right)]
         seeds, _, n = group[0].right.shape
-        bands = "95 % intervals" if seeds == 1 else f"from the worst to the best of {seeds} seeds"
-        caption = f"Test samples of {title}, n = {n:,}; mean, and bands {bands}."
+        caption = f"Test samples of {title}, n = {n:,}; mean, and bands {bands(seeds)}."
         axes = Axis("iterate", log=True), Axis("accuracy", percent=True, domain=(0.0, 1.0))
         figures.append(curves(f"accuracy_{number}", "Accuracy at every iterate", caption, drawn, *axes))
     return figures
-
-
-def _bounds(one: Course, t: int) -> tuple[float, float, float]:
-    if len(one.right) == 1:
-        found = one.accuracy(t)
-        return found.mean, found.low, found.high
-    by_seed = one.right[:, t].mean(axis=1)
-    return float(by_seed.mean()), float(by_seed.min()), float(by_seed.max())
 
 
 def _table(found: Sequence[Course]) -> AnswerTable:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from deqrun.errors import UserError
 from deqrun.experiment.evaluate import evaluate
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim, told_by_name
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, Unit, claim
 from deqrun.models import describe
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
-from deqrun.studies.choosing import chosen_without
+from deqrun.studies.choosing import chosen_of, of_the_chosen
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.confounders import confounders
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.context import Context, StudyRun, columns
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, point_texts
 
@@ -63,11 +62,8 @@ class Net:
 
 def answer(context: Context) -> Answer:
     """Evaluate every run on the test split."""
-    parts = context.each({run.label: partial(_measured, run) for run in context.runs})
-    found = []
-    for kind in context.kinds:
-        runs = context.of_kind(kind)
-        found.append(_of_seeds(kind, runs[0], [parts[run.label] for run in runs]))
+    parts = context.by_kind(_measured)
+    found = [_of_seeds(kind, context.of_kind(kind)[0], own) for kind, own in parts.items()]
     return answer_of(found, confounders(context.runs, apart_from=("baseline", "budget")))
 
 
@@ -79,9 +75,8 @@ def _measured(run: StudyRun) -> dict[str, Any]:
     )
     described = describe(deq.cell)
     layers = run.settings.baseline.layers
-    spent = (
-        float(test.nfe.double().mean()) if layers is None else float(layers)
-    )  # the residual is no part of a baseline
+    # The residual is no part of a baseline.
+    spent = float(test.nfe.double().mean()) if layers is None else float(layers)
     return {
         "layers": spent,
         "parameters": described.parameters,
@@ -92,9 +87,9 @@ def _measured(run: StudyRun) -> dict[str, Any]:
 
 
 def _of_seeds(kind: str, run: StudyRun, parts: Sequence[dict[str, Any]]) -> Net:
-    layers, cost = (float(np.mean([part[name] for part in parts])) for name in ("layers", "multiply_adds"))
-    validation, right = (np.array([part[name] for part in parts]) for name in ("validation", "right"))
-    return Net(kind, run.settings.baseline.kind, layers, int(parts[0]["parameters"]), cost, validation, right)
+    layers, cost, validation, right = columns(parts, "layers", "multiply_adds", "validation", "right")
+    kind_of, parameters = run.settings.baseline.kind, int(parts[0]["parameters"])
+    return Net(kind, kind_of, float(layers.mean()), parameters, float(cost.mean()), validation, right)
 
 
 def answer_of(found: Sequence[Net], confounded: Sequence[str] = ()) -> Answer:
@@ -141,42 +136,38 @@ def gain(deq: Net, net: Net) -> Estimate:
 def best(found: Sequence[Net], family: str) -> list[Net]:
     """For each seed the net of a family that is best on the other seeds' validation; of equals the shallower."""
     nets = sorted((net for net in found if net.family == family), key=lambda net: net.layers)
-    if not nets:
-        return []
-    return [nets[place] for place in chosen_without(np.array([net.validation for net in nets]).T)]
+    return chosen_of(nets, [net.validation for net in nets]) if nets else []
 
 
 def as_one(nets: Sequence[Net]) -> Net:
     """The nets that were chosen for the seeds, as one: named and costed as the one that most seeds are told by."""
     most = max(nets, key=lambda net: sum(net is other for other in nets))
-    return replace(most, right=np.array([net.right[seed] for seed, net in enumerate(nets)]))
+    return replace(most, right=of_the_chosen(nets, lambda net: net.right))
 
 
 def conclude(found: Sequence[Net], confounded: Sequence[str] = ()) -> Conclusion:
     """One family: the DEQ beside the depth of each family that validation chooses."""
     deq = _deq(found)
     rivals = {family: as_one(nets) for family in ("tied", "untied") if (nets := best(found, family))}
-    gains = {family: gain(deq, net) for family, net in rivals.items()}
-    sides = told_by_name(gains)
-    key = [
-        KeyFigure(f"the DEQ over {net.name}, best on validation", gains[family], "points", told=sides[family])
-        for family, net in rivals.items()
-    ]
-    key.append(KeyFigure("accuracy of the DEQ", deq.accuracy))
+    (gains,) = told_together(
+        {
+            f"{family} layers": KeyFigure(f"the DEQ over {net.name}, best on validation", gain(deq, net), "points")
+            for family, net in rivals.items()
+        }
+    )
+    key = [*gains.values(), KeyFigure("accuracy of the DEQ", deq.accuracy)]
     for net in rivals.values():
         ratio = deq.multiply_adds / net.multiply_adds
         of = Estimate(ratio, ratio, ratio, len(deq.right[0]), Unit.SAMPLES, len(deq.right))
         key.append(KeyFigure(f"the DEQ's multiply-adds over those of {net.name}", of, "exact", "times"))
-    return Conclusion(_verdict(sides, bool(confounded)), tuple(key[:6]), len(gains))
+    return concluded(_verdict(gains, bool(confounded)), key)
 
 
-def _verdict(sides: dict[str, Told], confounded: bool) -> str:
-    better = [f"{family} layers" for family, side in sides.items() if side is Told.ABOVE]
-    worse = [f"{family} layers" for family, side in sides.items() if side is Told.BELOW]
-    open_ = [f"{family} layers" for family, side in sides.items() if side is Told.NOT]
-    but = "; other settings differ, too" if confounded else ""
-    if Told.TOO_FEW in sides.values():
+def _verdict(gains: Figures, confounded: bool) -> str:
+    if too_few(gains):
         return "Not shown: too few seeds for a verdict about the recipes."
+    better, worse, open_ = (those(gains, side) for side in (Told.ABOVE, Told.BELOW, Told.NOT))
+    but = "; other settings differ, too" if confounded else ""
     if not better and not worse:
         return f"Not shown: the DEQ's accuracy is not told apart from the best {enumeration(open_)}{but}."
     parts = [f"gains over the best {enumeration(better)}"] if better else []
@@ -190,9 +181,8 @@ def _figures(found: Sequence[Net], deq: Net) -> list[Any]:
     depth, cost = [], []
     for net in sorted(found, key=lambda net: net.layers):
         share = net.accuracy
-        one = (share.mean, share.low, share.high)
-        cost.append(Point(FAMILIES[net.family], net.multiply_adds, *one, note=net.name))
-        depth.append(Point(FAMILIES[net.family], net.layers, *one, note=net.name))
+        cost.append(Point.of(FAMILIES[net.family], net.multiply_adds, share, note=net.name))
+        depth.append(Point.of(FAMILIES[net.family], net.layers, share, note=net.name))
     seeds, n = deq.right.shape
     caption = f"Test samples, n = {n:,} in each of {seeds} seeds; bands and bars: 95 % intervals."
     y, rules = Axis("accuracy", percent=True), [Rule("the DEQ", y=deq.accuracy.mean)]

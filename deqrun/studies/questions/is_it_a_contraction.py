@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,16 +20,16 @@ from numpy.typing import NDArray
 
 from deqrun.analysis.contraction import Behaviour, behaviour, convergence_rate
 from deqrun.analysis.spectrum import spectral_norm, spectral_radius
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_statistic, told_by_name
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, claim_statistic
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, Rule, cloud
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Anderson, Budget, Picard, solve
-from deqrun.studies.context import Context, StudyRun, batch_of
+from deqrun.studies.concluding import as_family, concluded
+from deqrun.studies.context import Context, StudyRun, batch_of, columns
 from deqrun.studies.question import Question
-from deqrun.studies.wording import percents
+from deqrun.studies.wording import percents, words
 
 END_STEPS, END_TOL = 200, 1e-5
 """Anderson's budget for the end states, and the residual at which they are taken: near float32's rounding."""
@@ -63,7 +62,7 @@ class Spectra:
     def name(self) -> str:
         weight = self.kind.removeprefix("weight_")
         if weight == self.kind:
-            return self.kind.replace("_", " ")
+            return words(self.kind)
         return f"Jacobian penalty {weight}" if float(weight) else "no Jacobian penalty"
 
     @property
@@ -87,15 +86,9 @@ class Spectra:
 
 def answer(context: Context, *, samples: int, steps: int, tol: float) -> Answer:
     """Ask every run. samples: of the test split; steps: of plain iteration; tol: residual that counts as converged."""
-    parts = context.each({run.label: partial(_measured, run, samples, steps, tol) for run in context.runs})
-    found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        columns = [
-            np.array([part[name] for part in own]) for name in ("radius", "norm", "norm_error", "converged", "rate")
-        ]
-        found.append(Spectra(kind, *columns))
-    return answer_of(found, steps, tol)
+    parts = context.by_kind(_measured, samples, steps, tol)
+    names = ("radius", "norm", "norm_error", "converged", "rate")
+    return answer_of([Spectra(kind, *columns(own, *names)) for kind, own in parts.items()], steps, tol)
 
 
 def _measured(run: StudyRun, samples: int, steps: int, tol: float) -> dict[str, Any]:
@@ -149,29 +142,25 @@ def answer_of(found: Sequence[Spectra], steps: int, tol: float) -> Answer:
 
 def conclude(found: Sequence[Spectra]) -> Conclusion:
     """One family: of each variant the shares that arrive with ‖J‖ < 1 and without; ρ < 1 beside a constant answer."""
-    family: dict[str, Estimate] = {}
-    for one in found:
-        family[f"{one.name}: arrive with ρ < 1 ≤ ‖J‖"] = one.settles
-    for one in found:
-        family[f"{one.name}: arrive with ‖J‖ < 1"] = one.contracts
-    pooled = over_constant(found)
-    family["ρ < 1 foretells arriving, over a constant answer"] = pooled
-    told = told_by_name(family)
-    names = list(family)
-    settle, contract = ([told[name] for name in part] for part in (names[: len(found)], names[len(found) : -1]))
+    family = as_family(
+        [
+            *(KeyFigure(f"{one.name}: arrive with ρ < 1 ≤ ‖J‖", one.settles) for one in found),
+            *(KeyFigure(f"{one.name}: arrive with ‖J‖ < 1", one.contracts) for one in found),
+            KeyFigure("ρ < 1 foretells arriving, over a constant answer", over_constant(found), "points"),
+        ]
+    )
+    settling, contracting, foretells = family[: len(found)], family[len(found) : -1], family[-1]
+    settle, contract = ([figure.told for figure in figures] for figures in (settling, contracting))
     # Those that carry the verdict first: whichever behaviour is the rule.
-    ordered = [*names[: len(found)], names[-1], *names[len(found) : -1]]
+    key = [*settling, foretells, *contracting]
     if Told.ABOVE in contract and Told.ABOVE not in settle:
-        ordered = [*names[len(found) : -1], names[-1], *names[: len(found)]]
-    key = [
-        KeyFigure(name, family[name], "points" if name == names[-1] else "share", told=told[name]) for name in ordered
-    ]
+        key = [*contracting, foretells, *settling]
     if len(found) == 1:
         key.append(KeyFigure("the rate's distance from ρ, median", _off(found[0]), "number"))
-    return Conclusion(_verdict(settle, contract, told[names[-1]]), tuple(key[:6]), len(family))
+    return concluded(_verdict(settle, contract, foretells.told), key)
 
 
-def _verdict(settle: Sequence[Told], contract: Sequence[Told], classifier: Told) -> str:
+def _verdict(settle: Sequence[Told | None], contract: Sequence[Told | None], classifier: Told | None) -> str:
     if all(side is Told.ABOVE for side in settle):
         more = "foretells" if classifier is Told.ABOVE else "is not shown to foretell"
         return f"No: over nine samples in ten arrive although ‖J‖ ≥ 1 at their end; ρ < 1 {more} who arrives."

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
-from deqrun.report.page_parts import Column
-from deqrun.studies.context import Context, StudyRun, some_of
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, columns, some_of
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, point_texts, words
 
@@ -53,12 +52,8 @@ class Begun:
 
 def answer(context: Context, *, samples: int) -> Answer:
     """Read every model out at its start, after one iteration, and in the end. samples: of the test split, at most."""
-    parts = context.each({run.label: partial(_measured, run, samples) for run in context.runs})
-    found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        found.append(Begun(kind, *(np.array([part[name] for part in own]) for name in ("first", "second", "last"))))
-    return answer_of(found)
+    parts = context.by_kind(_measured, samples)
+    return answer_of([Begun(kind, *columns(own, "first", "second", "last")) for kind, own in parts.items()])
 
 
 def _measured(run: StudyRun, samples: int) -> dict[str, Any]:
@@ -87,27 +82,20 @@ def answer_of(found: Sequence[Begun]) -> Answer:
 
 def conclude(found: Sequence[Begun]) -> Conclusion:
     """One family: of each recipe the gain over one iteration and over none."""
-    ones = {one.kind: one.over_one for one in found}
-    starts = {f"{one.kind}, start": one.over_start for one in found}
-    sides = told_by_name({**ones, **starts})
-    key = [
-        KeyFigure(f"{words(kind)}: equilibrium less one iteration", gain, "points", told=sides[kind])
-        for kind, gain in ones.items()
-    ]
-    key += [
-        KeyFigure(f"{words(one.kind)}: equilibrium less the start", gain, "points", told=sides[name])
-        for one, (name, gain) in zip(found, starts.items(), strict=True)
-    ]
-    return Conclusion(_verdict({kind: (gain, sides[kind]) for kind, gain in ones.items()}), tuple(key[:6]), len(sides))
+    less = "equilibrium less"
+    ones, starts = told_together(
+        {one.kind: KeyFigure(f"{words(one.kind)}: {less} one iteration", one.over_one, "points") for one in found},
+        {one.kind: KeyFigure(f"{words(one.kind)}: {less} the start", one.over_start, "points") for one in found},
+    )
+    return concluded(_verdict(ones), [*ones.values(), *starts.values()])
 
 
-def _verdict(gains: dict[str, tuple[Estimate, Told]]) -> str:
-    sides = [side for _, side in gains.values()]
-    if Told.TOO_FEW in sides:
+def _verdict(gains: Figures) -> str:
+    if too_few(gains):
         return "Not shown: too few seeds for a verdict about the recipes."
-    grows = [words(kind) for kind, (gain, side) in gains.items() if side is Told.ABOVE and gain.mean >= MATTERS]
-    small = all(abs(gain.mean) < MATTERS for gain, _ in gains.values())
-    falls = [words(kind) for kind, (_, side) in gains.items() if side is Told.BELOW]
+    grows = those({kind: gain for kind, gain in gains.items() if gain.of.mean >= MATTERS}, Told.ABOVE)
+    small = all(abs(gain.of.mean) < MATTERS for gain in gains.values())
+    falls = those(gains, Told.BELOW)
     everywhere = "every variant" if len(gains) > 1 else "this model"
     if len(grows) == len(gains):
         return f"Yes: the equilibrium is right more often than one iteration in {everywhere}."
@@ -125,8 +113,7 @@ def _figure(found: Sequence[Begun]) -> Any:
     shown = []
     for one in found:
         for name, right in (("0 iterations", one.first), ("1 iteration", one.second), ("the end", one.last)):
-            share = claim(right.astype(float), SHARE)
-            shown.append(Value(words(one.kind), share.mean, share.low, share.high, name))
+            shown.append(Value.of(words(one.kind), claim(right.astype(float), SHARE), name))
     caption = "Test accuracy of the start, after one iteration, and where the training solve ends; 95 % intervals."
     axis = Axis("test accuracy", percent=True)
     return values("start_end", "The start, one iteration, and the end", caption, shown, axis)

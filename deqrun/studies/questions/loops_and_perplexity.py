@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,14 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from deqrun.experiment.sweep.trace import trace_parts
-from deqrun.inference import Estimate, Told, claim, told_by_name
+from deqrun.inference import Estimate, Told, claim
 from deqrun.records.trajectory import joined
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
-from deqrun.studies.context import Context, StudyRun, some_of
+from deqrun.studies.concluding import concluded, told_together
+from deqrun.studies.context import Context, StudyRun, columns, some_of
 from deqrun.studies.question import Question
 from deqrun.studies.wording import amounts, enumeration, words
 
@@ -87,14 +86,10 @@ class Fit:
 
 def answer(context: Context, *, loops: Sequence[int], samples: int) -> Answer:
     """Ask every model. loops: numbers of iterations, ascending; samples: windows of the test split."""
-    parts = context.each({run.label: partial(_measured, run, loops, samples) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        runs = context.of_kind(kind)
-        own = [parts[run.label] for run in runs]
-        loss = np.array([part["loss"] for part in own], dtype=np.float64)
-        best = np.array([part["best"] for part in own])
-        found.append(Looped(kind, _depth(runs[0]), tuple(loops), best, loss))
+    for kind, own in context.by_kind(_measured, loops, samples).items():
+        best, loss = columns(own, "best", "loss")
+        found.append(Looped(kind, _depth(context.of_kind(kind)[0]), tuple(loops), best, loss))
     return answer_of(found)
 
 
@@ -167,38 +162,25 @@ def answer_of(found: Sequence[Looped]) -> Answer:
 
 def conclude(found: Sequence[Looped]) -> Conclusion:
     """One family: each recipe's change beyond its depth, and the difference of the first two recipes."""
-    family = {one.kind: claim(one.beyond) for one in found}
-    compared = None
+    changes, losses, compared = {}, [], {}
+    for one in found:
+        trained = one.loops[one.trained]
+        change = f"{words(one.kind)}: change of the loss from {trained} to {one.loops[-1]} loops"
+        changes[one.kind] = KeyFigure(change, claim(one.beyond), "number", "nats")
+        loss = f"{words(one.kind)}: loss after {trained} loops"
+        losses.append(KeyFigure(loss, one.at(one.trained), "number", "nats"))
     if len(found) == 2 and found[0].beyond.shape == found[1].beyond.shape:
-        compared = f"{words(found[1].kind)} less {words(found[0].kind)}: that change"
-        family[compared] = claim(found[1].beyond - found[0].beyond)
-    sides = told_by_name(family)
-    key = [
-        KeyFigure(
-            f"{words(one.kind)}: change of the loss from {one.loops[one.trained]} to {one.loops[-1]} loops",
-            family[one.kind],
-            "number",
-            "nats",
-            told=sides[one.kind],
-        )
-        for one in found
-    ]
-    if compared is not None:
-        key.append(KeyFigure(compared, family[compared], "number", "nats", told=sides[compared]))
-    key += [
-        KeyFigure(
-            f"{words(one.kind)}: loss after {one.loops[one.trained]} loops", one.at(one.trained), "number", "nats"
-        )
-        for one in found
-    ]
-    outcomes = {one.kind: _outcome(family[one.kind], sides[one.kind]) for one in found}
-    return Conclusion(_verdict(outcomes), tuple(key[:6]), len(family))
+        what = f"{words(found[1].kind)} less {words(found[0].kind)}: that change"
+        compared[what] = KeyFigure(what, claim(found[1].beyond - found[0].beyond), "number", "nats")
+    changes, compared = told_together(changes, compared)
+    outcomes = {kind: _outcome(change) for kind, change in changes.items()}
+    return concluded(_verdict(outcomes), [*changes.values(), *compared.values(), *losses])
 
 
-def _outcome(change: Estimate, side: Told) -> str:
-    if change.low >= -FLAT and change.high <= FLAT:
-        return "stays" if change.decides else "few"
-    return {Told.ABOVE: "rises", Told.BELOW: "falls", Told.TOO_FEW: "few"}.get(side, "open")
+def _outcome(change: KeyFigure) -> str:
+    if change.of.low >= -FLAT and change.of.high <= FLAT:
+        return "stays" if change.of.decides else "few"
+    return {Told.ABOVE: "rises", Told.BELOW: "falls", Told.TOO_FEW: "few"}.get(change.told or Told.NOT, "open")
 
 
 def _verdict(outcomes: dict[str, str]) -> str:

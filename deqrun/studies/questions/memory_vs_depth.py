@@ -23,10 +23,9 @@ from deqrun.gradients import Gradient, Implicit, OneStep, Phantom, Unrolled
 from deqrun.inference import Estimate, Told, Unit, told_by_name
 from deqrun.models import DEQ
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
 from deqrun.studies.context import Context, StudyRun, batch_of
 from deqrun.studies.question import Question

@@ -11,19 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from deqrun.analysis.path_independence import alignment
-from deqrun.inference import Estimate, Told, of_recipes, told
+from deqrun.inference import Estimate, Told, of_recipes
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, cloud
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard, solve
+from deqrun.studies.concluding import as_family, concluded
 from deqrun.studies.context import Context, StudyRun, batch_of
 from deqrun.studies.question import Question
 from deqrun.studies.wording import words
@@ -78,8 +77,9 @@ class Recipe:
 
 def answer(context: Context, *, length: int, samples: int, iterations: int) -> Answer:
     """Ask every network. length: bits of the harder strings; samples: of the test split; iterations: plain ones."""
-    parts = context.each({run.label: partial(_measured, run, length, samples, iterations) for run in context.runs})
-    return answer_of([Net(run.label, run.kind, **parts[run.label]) for run in context.runs], length, iterations)
+    parts = context.of_runs(_measured, length, samples, iterations)
+    nets = [Net(run.label, run.kind, **part) for run, part in zip(context.runs, parts, strict=True)]
+    return answer_of(nets, length, iterations)
 
 
 @torch.no_grad()
@@ -144,18 +144,17 @@ def correlation(nets: Sequence[Net]) -> Estimate:
 
 def conclude(nets: Sequence[Net], length: int) -> Conclusion:
     """One claim: the rank correlation over recipes."""
-    rho = correlation(nets)
-    (side,) = told([rho])
-    key = [KeyFigure(f"rank correlation of alignment with accuracy on {length} bits", rho, "number", told=side)]
-    return Conclusion(_verdict(side, rho, length), tuple(key), 1)
+    what = f"rank correlation of alignment with accuracy on {length} bits"
+    (rho,) = as_family([KeyFigure(what, correlation(nets), "number")])
+    return concluded(_verdict(rho, length), [rho])
 
 
-def _verdict(side: Told, rho: Estimate, length: int) -> str:
-    if not np.isfinite(rho.mean):
+def _verdict(rho: KeyFigure, length: int) -> str:
+    if not np.isfinite(rho.of.mean):
         return "Not shown: all recipes are equally aligned or equally good, or they are too few."
-    if side is Told.ABOVE:
+    if rho.told is Told.ABOVE:
         return f"Yes: recipes whose starts end alike solve more strings of {length} bits, longer than in training."
-    if side is Told.BELOW:
+    if rho.told is Told.BELOW:
         return f"No: recipes whose starts end alike solve fewer strings of {length} bits, longer than in training."
     return f"Not shown: over recipes alignment is not told to go with accuracy on {length} bits."
 

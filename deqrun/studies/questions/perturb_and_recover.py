@@ -10,19 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.analysis.perturbation import recovery
-from deqrun.inference import SHARE, Estimate, Told, claim, claim_median, told_by_name
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.inference import SHARE, Estimate, Told, claim, claim_median
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Value, values
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget, Picard
-from deqrun.studies.context import Context, StudyRun, batch_of
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, batch_of, columns, counts
 from deqrun.studies.question import Question
 from deqrun.studies.wording import amounts, enumeration, percents, words
 
@@ -62,12 +61,11 @@ class Disturbed:
 
 def answer(context: Context, *, samples: int, at: int, noise: float, iterations: int) -> Answer:
     """Disturb every run's states. at: the iterate; noise: its size; iterations: plain ones, to an end and back."""
-    measures = {run.label: partial(_measured, run, samples, at, noise, iterations) for run in context.runs}
-    parts = context.each(measures)
-    found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
-        found += [_of_seeds(kind, disturbance, own) for disturbance in KINDS]
+    found = [
+        _of_seeds(kind, disturbance, own)
+        for kind, own in context.by_kind(_measured, samples, at, noise, iterations).items()
+        for disturbance in KINDS
+    ]
     return answer_of(found, at, noise, iterations)
 
 
@@ -103,11 +101,8 @@ def _measured(run: StudyRun, samples: int, at: int, noise: float, iterations: in
 
 def _of_seeds(kind: str, disturbance: str, parts: Sequence[dict[str, Any]]) -> Disturbed:
     own = [part[disturbance] for part in parts]
-    returned, steps, control = (
-        np.array([one[name] for one in own], dtype=float) for name in ("returned", "steps", "control")
-    )
-    steps, control = (np.where(column < 0, np.inf, column) for column in (steps, control))
-    return Disturbed(kind, disturbance, returned.astype(bool), steps, control)
+    (returned,) = columns(own, "returned", dtype=bool)
+    return Disturbed(kind, disturbance, returned, *counts(own, "steps", "control"))
 
 
 def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int) -> Answer:
@@ -137,18 +132,19 @@ def answer_of(found: Sequence[Disturbed], at: int, noise: float, iterations: int
 def conclude(found: Sequence[Disturbed]) -> Conclusion:
     """One family: of every variant the share of samples whose answer returns after each of the disturbances."""
     kinds = list(dict.fromkeys(one.kind for one in found))
-    back = {kind: all_back([one for one in found if one.kind == kind]) for kind in kinds}
-    sides = told_by_name(back)
-    key = [
-        KeyFigure(f"{words(kind)}: answers back after every disturbance", one, told=sides[kind])
-        for kind, one in back.items()
-    ]
-    swaps = [one for one in found if one.disturbance == "swap" and sides[one.kind] is Told.ABOVE]
-    key += [
+    shares = {kind: all_back([one for one in found if one.kind == kind]) for kind in kinds}
+    (back,) = told_together(
+        {
+            kind: KeyFigure(f"{words(kind)}: answers back after every disturbance", share)
+            for kind, share in shares.items()
+        }
+    )
+    swaps = [one for one in found if one.disturbance == "swap" and back[one.kind].told is Told.ABOVE]
+    steps = [
         KeyFigure(f"{one.name}: steps back from another sample's state", claim_median(one.steps), "number", "steps")
         for one in swaps
     ]
-    return Conclusion(_verdict(sides), tuple(key[:6]), len(sides))
+    return concluded(_verdict(back), [*back.values(), *steps])
 
 
 def all_back(found: Sequence[Disturbed]) -> Estimate:
@@ -156,12 +152,11 @@ def all_back(found: Sequence[Disturbed]) -> Estimate:
     return claim(np.logical_and.reduce([np.isfinite(one.steps) for one in found]), SHARE, versus=MOST)
 
 
-def _verdict(outcome: dict[str, Told]) -> str:
-    back = [words(kind) for kind, side in outcome.items() if side is Told.ABOVE]
-    lost = [words(kind) for kind, side in outcome.items() if side is Told.BELOW]
-    if len(back) == len(outcome):
+def _verdict(shares: Figures) -> str:
+    back, lost = those(shares, Told.ABOVE), those(shares, Told.BELOW)
+    if len(back) == len(shares):
         return "Yes: over nine answers in ten return after every disturbance, in every variant."
-    if len(lost) == len(outcome):
+    if len(lost) == len(shares):
         return "No: in every variant under nine answers in ten return after every disturbance."
     if back and lost:
         return f"It depends on the training: {enumeration(back)} find back, {enumeration(lost)} lose answers."
@@ -169,17 +164,13 @@ def _verdict(outcome: dict[str, Told]) -> str:
         return f"It depends: {enumeration(back)} find back; for the others it is not told."
     if lost:
         return f"It depends: {enumeration(lost)} lose answers; for the others it is not told."
-    if Told.TOO_FEW in outcome.values():
+    if too_few(shares):
         return "Not shown: too few seeds for a Yes or a No about the recipe."
     return "Not shown: whether nine answers in ten return after every disturbance is not told."
 
 
 def _figure(found: Sequence[Disturbed]) -> Any:
-    rows = [
-        Value(one.name, share.mean, share.low, share.high, KINDS[one.disturbance])
-        for one in found
-        for share in [one.answer_back]
-    ]
+    rows = [Value.of(one.name, one.answer_back, KINDS[one.disturbance]) for one in found]
     seeds, n = found[0].returned.shape
     caption = (
         f"Share of samples whose answer is again that of their end, for good; n = {n:,} in each of {seeds} seeds; "

@@ -15,22 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.datasets import Split
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
-from deqrun.report.charts.answers import Axis, Point, Rule, curves
-from deqrun.report.page_parts import Column
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
+from deqrun.report.charts.answers import Axis, Rule, curves
 from deqrun.solvers import Budget, Picard
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.choosing import of_the_chosen
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, columns, first_of
+from deqrun.studies.courses import bands, course_points, courses, packed_course
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, point_texts
 
 ALONE = "recall alone over the progressive loss alone"
 """The claim that compares the two effects."""
-
-DRAWN = 80
-"""Points of a curve at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +54,7 @@ class Thought:
     @property
     def at_best(self) -> Estimate:
         """Accuracy at the iterate that each seed's validation chose."""
-        return claim(np.array([right[best] for right, best in zip(self.right, self.best, strict=True)]), SHARE)
+        return claim(of_the_chosen(self.best, lambda best: self.right[:, best]), SHARE)
 
     @property
     def lost(self) -> Estimate:
@@ -86,8 +84,8 @@ def answer(context: Context, *, beyond: int, lengths: Sequence[int], samples: in
         progressive = settings.train.progressive_weight > 0
         for length in lengths:
             own = [parts[f"{run.label}-{length}"] for run in runs]
-            right, best = np.stack([_unpacked(part) for part in own]), np.array([part["best"] for part in own])
-            found.append(Thought(kind, recall, progressive, length, settings.budget.max_iter, best, right))
+            (best,) = columns(own, "best")
+            found.append(Thought(kind, recall, progressive, length, settings.budget.max_iter, best, courses(own)))
     return answer_of(found)
 
 
@@ -96,18 +94,9 @@ def _measured(run: StudyRun, length: int, beyond: int, samples: int) -> dict[str
     budget = Budget(max_iter=beyond * run.settings.budget.max_iter, tol=0.0)
     right = {}
     for split in ("validation", "test"):
-        data = dataset.load(split)
-        some = Split(data.inputs[:samples], data.targets[:samples])  # generated in random order
+        some = first_of(dataset.load(split), samples)
         right[split] = trace(deq, dataset, some, Picard(), budget, run.settings.sweep.batch_size).correct
-    return {
-        "best": int(right["validation"].mean(axis=1).argmax()),
-        "iterates": len(right["test"]),
-        "right": np.packbits(right["test"], axis=0).tolist(),
-    }
-
-
-def _unpacked(part: dict[str, Any]) -> NDArray[np.bool_]:
-    return np.unpackbits(np.asarray(part["right"], dtype=np.uint8), axis=0, count=part["iterates"]).astype(bool)
+    return {"best": int(right["validation"].mean(axis=1).argmax()), **packed_course(right["test"])}
 
 
 def answer_of(found: Sequence[Thought]) -> Answer:
@@ -162,32 +151,30 @@ def conclude(found: Sequence[Thought]) -> Conclusion:
     """One family: each recipe's loss by going on, both effects, and their difference, at the training length."""
     trained = min(one.length for one in found)
     own = [one for one in found if one.length == trained]
-    lost = {one.words: one.lost for one in own}
-    worth = effects(own)
-    sides = told_by_name({**lost, **worth})
-    key = [
-        KeyFigure(word if word == ALONE else f"worth of {word} at the end", one, "points", told=sides[word])
-        for word, one in worth.items()
-    ]
-    ordered = sorted(lost, key=lambda name: -lost[name].mean)
-    key += [KeyFigure(f"{name}: lost by going on", lost[name], "points", told=sides[name]) for name in ordered]
-    return Conclusion(_verdict(sides, list(lost), worth), tuple(key[:6]), len(sides))
+    lost, worth = told_together(
+        {one.words: KeyFigure(f"{one.words}: lost by going on", one.lost, "points") for one in own},
+        {
+            word: KeyFigure(word if word == ALONE else f"worth of {word} at the end", one, "points")
+            for word, one in effects(own).items()
+        },
+    )
+    ordered = sorted(lost.values(), key=lambda figure: -figure.of.mean)
+    return concluded(_verdict(lost, worth), [*worth.values(), *ordered])
 
 
-def _verdict(sides: dict[str, Told], recipes: Sequence[str], worth: dict[str, Estimate]) -> str:
-    falling = [name for name in recipes if sides[name] is Told.ABOVE]
-    helps = [word for word in ("recall", "progressive loss") if sides.get(word) is Told.ABOVE]
-    harms = [word for word in ("recall", "progressive loss") if sides.get(word) is Told.BELOW]
-    if Told.TOO_FEW in sides.values():
+def _verdict(lost: Figures, worth: Figures) -> str:
+    if too_few(lost, worth):
         return "Not shown: too few seeds for a verdict about the recipes."
-    overthink = f"{len(falling)} of {len(recipes)} recipes are told to overthink"
+    alone = {word: figure for word, figure in worth.items() if word != ALONE}
+    helps, harms = those(alone, Told.ABOVE), those(alone, Told.BELOW)
+    overthink = f"{len(those(lost, Told.ABOVE))} of {len(lost)} recipes are told to overthink"
     if harms:
         return f"{enumeration(harms).capitalize()} harms accuracy at the end; {overthink}."
     if not helps:
         return f"Not shown: neither recall nor the progressive loss is told to help at the end; {overthink}."
     which = enumeration(helps).capitalize()
     more = {Told.ABOVE: ", recall more than the loss", Told.BELOW: ", the loss more than recall"}
-    compared = more.get(sides.get(ALONE, Told.NOT), "")
+    compared = more.get(worth[ALONE].told or Told.NOT, "") if ALONE in worth else ""
     return f"{which} {'keeps' if len(helps) == 1 else 'keep'} accuracy at the end{compared}; {overthink}."
 
 
@@ -195,27 +182,14 @@ def _figures(found: Sequence[Thought]) -> list[Any]:
     figures = []
     for length in sorted({one.length for one in found}):
         own = [one for one in found if one.length == length]
-        drawn = [Point(one.words, float(t), *_bounds(one, int(t))) for one in own for t in _places(one)]
+        drawn = [point for one in own for point in course_points(one.words, one.right)]
         seeds, _, n = own[0].right.shape
-        bands = "95 % intervals" if seeds == 1 else f"from the worst to the best of {seeds} seeds"
-        caption = f"Strings of {length} bits, n = {n:,} in each network; mean, and bands {bands}."
+        caption = f"Strings of {length} bits, n = {n:,} in each network; mean, and bands {bands(seeds)}."
         rules = [Rule(f"training depth {own[0].depth}", x=float(own[0].depth))]
         axes = Axis("iterate", log=True), Axis("strings right at every position", percent=True, domain=(0.0, 1.0))
         title = f"Accuracy at every iterate, {length} bits"
         figures.append(curves(f"accuracy_{length}", title, caption, drawn, *axes, rules=rules))
     return figures
-
-
-def _places(one: Thought) -> NDArray[np.float64]:
-    return np.unique(np.geomspace(1, one.right.shape[1] - 1, DRAWN).round())
-
-
-def _bounds(one: Thought, t: int) -> tuple[float, float, float]:
-    if len(one.right) == 1:
-        found = one.at(t)
-        return found.mean, found.low, found.high
-    by_seed = one.right[:, t].mean(axis=1)
-    return float(by_seed.mean()), float(by_seed.min()), float(by_seed.max())
 
 
 def _table(found: Sequence[Thought]) -> AnswerTable:

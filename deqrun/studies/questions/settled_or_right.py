@@ -11,22 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deqrun.datasets import Split
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import SHARE, Estimate, Told, auroc, claim, claim_statistic, told_by_name
+from deqrun.inference import SHARE, Estimate, Told, auroc, claim, claim_statistic
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, columns, first_of
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, words
 
@@ -79,19 +77,16 @@ class Ended:
 
 def answer(context: Context, *, iterations: int, samples: int, tol: float) -> Answer:
     """Solve every run's samples once. iterations: of each; samples: of test; tol: at which a sample has settled."""
-    parts = context.each({run.label: partial(_measured, run, iterations, samples) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
+    for kind, own in context.by_kind(_measured, iterations, samples).items():
         residual = np.array([[math.inf if one is None else one for one in part["residual"]] for part in own])
-        found.append(Ended(kind, tol, residual, np.array([part["right"] for part in own], dtype=bool)))
+        found.append(Ended(kind, tol, residual, *columns(own, "right", dtype=bool)))
     return answer_of(found, iterations)
 
 
 def _measured(run: StudyRun, iterations: int, samples: int) -> dict[str, Any]:
     deq, dataset = run.model()
-    data = dataset.load("test")
-    some = Split(data.inputs[:samples], data.targets[:samples])
+    some = first_of(dataset.load("test"), samples)
     # Without a tolerance: a sample that stopped at one would tie with all others that did.
     budget = Budget(iterations, 0.0, norm=deq.budget.norm)
     trajectory = trace(deq, dataset, some, build_solver(run.settings), budget, run.settings.sweep.batch_size)
@@ -120,40 +115,27 @@ def answer_of(found: Sequence[Ended], iterations: int) -> Answer:
 
 def conclude(found: Sequence[Ended]) -> Conclusion:
     """One family: of every variant the AUROC of the residual, and the share of settled answers that is right."""
-    areas = {f"area {one.kind}": one.area for one in found}
-    trusted = {f"trusted {one.kind}": one.trusted for one in found}
-    known = {name: value for name, value in trusted.items() if value is not None}
-    sides = told_by_name({**areas, **known})
-    key = [
-        KeyFigure(f"{words(one.kind)}: AUROC of a low residual", areas[name], "number", told=sides[name])
-        for one in sorted(found, key=lambda one: -areas[f"area {one.kind}"].mean)
-        for name in [f"area {one.kind}"]
-    ]
-    key += [
-        KeyFigure(f"{words(one.kind)}: settled answers that are right", known[name], told=sides[name])
-        for one in found
-        for name in [f"trusted {one.kind}"]
-        if name in known
-    ]
-    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
+    known = {one.kind: share for one in found if (share := one.trusted) is not None}
+    areas, trusted = told_together(
+        {one.kind: KeyFigure(f"{words(one.kind)}: AUROC of a low residual", one.area, "number") for one in found},
+        {kind: KeyFigure(f"{words(kind)}: settled answers that are right", share) for kind, share in known.items()},
+    )
+    ordered = sorted(areas.values(), key=lambda area: -area.of.mean)
+    return concluded(_verdict(areas, trusted), [*ordered, *trusted.values()])
 
 
-def _verdict(found: Sequence[Ended], sides: dict[str, Told]) -> str:
-    if Told.TOO_FEW in sides.values():
+def _verdict(areas: Figures, trusted: Figures) -> str:
+    if too_few(areas, trusted):
         return "Not shown: too few seeds for a verdict about the recipes."
-
-    def those(what: str, side: Told) -> list[str]:
-        return [words(one.kind) for one in found if sides.get(f"{what} {one.kind}") is side]
-
-    safe, unsafe, told = those("trusted", Told.ABOVE), those("trusted", Told.BELOW), those("area", Told.ABOVE)
-    judge = f"; a low residual speaks for right answers in {among(told, len(found))}" if told else ""
+    safe, unsafe, told = those(trusted, Told.ABOVE), those(trusted, Told.BELOW), those(areas, Told.ABOVE)
+    judge = f"; a low residual speaks for right answers in {among(told, len(areas))}" if told else ""
     percent = numbers.percent(SAFE, 0)
     if safe:
-        word = "Yes" if len(safe) == len(found) else "It depends"
-        return f"{word}: over {percent} of settled answers are right in {among(safe, len(found))}{judge}."
+        word = "Yes" if len(safe) == len(areas) else "It depends"
+        return f"{word}: over {percent} of settled answers are right in {among(safe, len(areas))}{judge}."
     if unsafe:
-        word = "No" if len(unsafe) == len(found) else "It depends"
-        return f"{word}: fewer than {percent} of settled answers are right in {among(unsafe, len(found))}{judge}."
+        word = "No" if len(unsafe) == len(areas) else "It depends"
+        return f"{word}: fewer than {percent} of settled answers are right in {among(unsafe, len(areas))}{judge}."
     return f"Not shown: that settled answers are right is nowhere told{judge}."
 
 
@@ -165,8 +147,7 @@ def _figure(found: Sequence[Ended], iterations: int) -> Any:
         ranked = np.take_along_axis(one.right, order, axis=1)
         for place, tenth in enumerate(np.array_split(ranked, 10, axis=1)):
             if tenth.shape[1]:
-                share = claim(tenth, SHARE)
-                points.append(Point(words(one.kind), 10.0 * (place + 1), share.mean, share.low, share.high, ""))
+                points.append(Point.of(words(one.kind), 10.0 * (place + 1), claim(tenth, SHARE)))
     seeds, n = found[0].right.shape
     caption = (
         f"Test samples by rising residual after {iterations:,} iterations, a tenth of them at each point; "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,14 @@ from numpy.typing import NDArray
 
 from deqrun.experiment.build import build_solver
 from deqrun.experiment.sweep.trace import trace
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
 from deqrun.report import numbers
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts import Figure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
 from deqrun.solvers import Budget
-from deqrun.studies.context import Context, StudyRun
+from deqrun.studies.concluding import Figures, those, told_together, too_few
+from deqrun.studies.context import Context, StudyRun, columns
 from deqrun.studies.question import Question
 from deqrun.studies.wording import enumeration, percents, point_texts
 
@@ -84,15 +83,11 @@ class Model:
 def answer(context: Context, *, tolerances: Sequence[float], steps: int) -> Answer:
     """Ask every run at every tolerance. tolerances: at test time; steps: of its own solver at most."""
     tested = sorted(tolerances, reverse=True)
-    parts = context.each({run.label: partial(_measured, run, tested, steps) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        runs = context.of_kind(kind)
-        own = [parts[run.label] for run in runs]
-        validation, right = (np.asarray([part[name] for part in own]) for name in ("validation", "right"))
-        nfe = np.mean([part["nfe"] for part in own], axis=0)
-        n = int(own[0]["n_validation"])
-        found.append(Model(runs[0].settings.budget.tol, np.array(tested), validation, right.astype(bool), nfe, n))
+    for kind, own in context.by_kind(_measured, tested, steps).items():
+        validation, right, nfe = columns(own, "validation", "right", "nfe")
+        trained, n = context.of_kind(kind)[0].settings.budget.tol, int(own[0]["n_validation"])
+        found.append(Model(trained, np.array(tested), validation, right.astype(bool), nfe.mean(axis=0), n))
     return answer_of(found)
 
 
@@ -142,24 +137,25 @@ def answer_of(found: Sequence[Model]) -> Answer:
 def conclude(found: Sequence[Model]) -> Conclusion:
     """One family: each model solved to the tightest tolerance. The loosest one that validation allows is shown."""
     tightest = numbers.tolerance(float(found[0].tested[-1]))
-    family = {one.name: one.tightened for one in found if one.own != len(one.tested) - 1}
-    sides = told_by_name(family)
-    key = [
-        KeyFigure(f"trained to {name}, solved to {tightest}: change of accuracy", one, "points", told=sides[name])
-        for name, one in family.items()
-    ]
+    change = f"solved to {tightest}: change of accuracy"
+    (changes,) = told_together(
+        {
+            one.name: KeyFigure(f"trained to {one.name}, {change}", one.tightened, "points")
+            for one in found
+            if one.own != len(one.tested) - 1
+        }
+    )
     last = min(found, key=lambda one: one.trained)
     loose = numbers.tolerance(float(last.tested[last.loosest]))
     title = f"trained to {last.name}, solved to {loose}, the loosest that validation allows: change"
-    key = [*key[:5], KeyFigure(title, last.loosened, "points")]
-    return Conclusion(_verdict(sides, tightest), tuple(key), len(family))
+    key = [*[*changes.values()][:5], KeyFigure(title, last.loosened, "points")]
+    return Conclusion(_verdict(changes, tightest), tuple(key), len(changes))
 
 
-def _verdict(sides: dict[str, Told], tightest: str) -> str:
-    worse = [name for name, side in sides.items() if side is Told.BELOW]
-    better = [name for name, side in sides.items() if side is Told.ABOVE]
-    if Told.TOO_FEW in sides.values():
+def _verdict(changes: Figures, tightest: str) -> str:
+    if too_few(changes):
         return "Not shown: too few seeds for a verdict about the recipes."
+    worse, better = those(changes, Told.BELOW), those(changes, Told.ABOVE)
     if worse and better:
         gains = f"gains after training to {enumeration(better)}, and loses after {enumeration(worse)}"
         return f"It depends: solving to {tightest} {gains}."
@@ -174,8 +170,7 @@ def _figures(found: Sequence[Model]) -> list[Figure]:
     accuracy, cost = [], []
     for one in found:
         for k, tol in enumerate(one.tested):
-            share = one.accuracy(k)
-            accuracy.append(Point(f"trained to {one.name}", float(tol), share.mean, share.low, share.high))
+            accuracy.append(Point.of(f"trained to {one.name}", float(tol), one.accuracy(k)))
             cost.append(Point(f"trained to {one.name}", float(tol), float(one.nfe[k])))
     seeds, _, n = found[0].right.shape
     x = Axis("test tolerance", log=True)

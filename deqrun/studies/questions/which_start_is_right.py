@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from deqrun.experiment.sweep.breadth import AGGREGATIONS, BY_RESIDUAL
-from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim, told_by_name
-from deqrun.report.answer import Answer, AnswerTable, Conclusion, KeyFigure
+from deqrun.inference import DIFFERENCE, SHARE, Estimate, Told, claim
+from deqrun.report.answer import Answer, AnswerTable, Column, Conclusion, KeyFigure
 from deqrun.report.charts.answers import Axis, Point, curves
-from deqrun.report.page_parts import Column
-from deqrun.studies.choosing import chosen_without
+from deqrun.studies.choosing import chosen_of, of_the_chosen
+from deqrun.studies.concluding import Figures, concluded, those, told_together, too_few
 from deqrun.studies.context import Context
-from deqrun.studies.drawn import SPLITS, drawn, unpacked
+from deqrun.studies.drawn import SPLITS, drawn, gathered
 from deqrun.studies.question import Question
 from deqrun.studies.wording import among, percents, point_texts, words
 
@@ -48,21 +47,19 @@ class Chosen:
     @property
     def best(self) -> list[str]:
         """For each seed the rule of highest accuracy on the other seeds' validation."""
-        scores = np.array([self.correct["validation"][rule][:, -1].mean(axis=1) for rule in AGGREGATIONS]).T
-        return [AGGREGATIONS[place] for place in chosen_without(scores)]
+        right = self.correct["validation"]
+        return chosen_of(AGGREGATIONS, [right[rule][:, -1].mean(axis=1) for rule in AGGREGATIONS])
 
     @property
     def gain(self) -> Estimate:
         """Of the best rule over chance, on test."""
-        return claim(
-            np.array([self.over_chance(rule, "test")[seed] for seed, rule in enumerate(self.best)]), DIFFERENCE
-        )
+        return claim(of_the_chosen(self.best, lambda rule: self.over_chance(rule, "test")), DIFFERENCE)
 
     @property
     def over_vote(self) -> Estimate:
         """Of the best rule over the vote, on test."""
         right = self.correct["test"]
-        best = np.array([right[rule][seed, -1] for seed, rule in enumerate(self.best)])
+        best = of_the_chosen(self.best, lambda rule: right[rule][:, -1])
         return claim(best.astype(float) - right["vote"][:, -1], DIFFERENCE)
 
     @property
@@ -80,19 +77,14 @@ class Chosen:
 def answer(context: Context, *, draws: int, iterations: int, samples: int, tol: float) -> Answer:
     """Start every run's samples. draws: starts; iterations: of each; samples: of a split; tol: to stop."""
     depths = (iterations - 1, iterations)
-    parts = context.each({run.label: partial(drawn, run, depths, draws, samples, tol) for run in context.runs})
     found = []
-    for kind in context.kinds:
-        own = [parts[run.label] for run in context.of_kind(kind)]
+    for kind, own in context.by_kind(drawn, depths, draws, samples, tol).items():
         # At equal compute: the residual of an iterate costs as much as the next iterate.
         correct = {
-            split: {
-                rule: np.stack([unpacked(part[split][rule])[:, 0 if rule in BY_RESIDUAL else 1] for part in own])
-                for rule in AGGREGATIONS
-            }
+            split: {rule: gathered(own, split, rule)[:, :, 0 if rule in BY_RESIDUAL else 1] for rule in AGGREGATIONS}
             for split in SPLITS
         }
-        singles = {split: np.stack([unpacked(part[split]["singles"])[:, 1] for part in own]) for split in SPLITS}
+        singles = {split: gathered(own, split, "singles")[:, :, 1] for split in SPLITS}
         found.append(Chosen(kind, iterations, correct, singles))
     return answer_of(found)
 
@@ -117,32 +109,29 @@ def answer_of(found: Sequence[Chosen]) -> Answer:
 
 def conclude(found: Sequence[Chosen]) -> Conclusion:
     """One family: of every variant the best rule of validation over chance, and over the vote."""
-    gains = {f"chance {one.kind}": one.gain for one in found} | {f"vote {one.kind}": one.over_vote for one in found}
-    sides = told_by_name(gains)
-    ordered = sorted(found, key=lambda one: -gains[f"chance {one.kind}"].mean)
-    key = [
-        KeyFigure(f"{words(one.kind)}: {one.told_of} over {over}", gains[name], "points", told=sides[name])
-        for beside, over in (("chance", "the mean start"), ("vote", "the vote"))
-        for one in ordered
-        for name in [f"{beside} {one.kind}"]
-    ]
-    key += [KeyFigure(f"{words(one.kind)}: the start decides", one.room) for one in ordered]
-    return Conclusion(_verdict(found, sides), tuple(key[:6]), len(sides))
+    rules = {one.kind: one.told_of for one in found}
+    best = {kind: f"{words(kind)}: {rule}" for kind, rule in rules.items()}
+    gains, votes = told_together(
+        {one.kind: KeyFigure(f"{best[one.kind]} over the mean start", one.gain, "points") for one in found},
+        {one.kind: KeyFigure(f"{best[one.kind]} over the vote", one.over_vote, "points") for one in found},
+    )
+    rooms = {one.kind: KeyFigure(f"{words(one.kind)}: the start decides", one.room) for one in found}
+    ordered = sorted(gains, key=lambda kind: -gains[kind].of.mean)
+    key = [figures[kind] for figures in (gains, votes, rooms) for kind in ordered]
+    return concluded(_verdict(gains, votes, rules), key)
 
 
-def _verdict(found: Sequence[Chosen], sides: dict[str, Told]) -> str:
-    if Told.TOO_FEW in sides.values():
+def _verdict(gains: Figures, votes: Figures, rules: dict[str, str]) -> str:
+    if too_few(gains, votes):
         return "Not shown: too few seeds for a verdict about the recipes."
-    better = [words(one.kind) for one in found if sides[f"chance {one.kind}"] is Told.ABOVE]
-    worse = [one for one in found if sides[f"chance {one.kind}"] is Told.BELOW]
-    judged = [words(one.kind) for one in found if sides[f"vote {one.kind}"] is Told.ABOVE]
-    more = f"; it beats the vote in {among(judged, len(found))}" if judged else ""
+    better, worse, judged = those(gains, Told.ABOVE), those(gains, Told.BELOW), those(votes, Told.ABOVE)
+    more = f"; it beats the vote in {among(judged, len(gains))}" if judged else ""
     if better:
-        word = "Yes" if len(better) == len(found) else "It depends"
-        rules = {one.told_of for one in found if sides[f"chance {one.kind}"] is Told.ABOVE}
-        rule = rules.pop() if len(rules) == 1 else "a rule"
-        return f"{word}: {rule} beats the mean start in {among(better, len(found))}{more}."
-    if len(worse) == len(found):
+        word = "Yes" if len(better) == len(gains) else "It depends"
+        beating = {rules[kind] for kind, gain in gains.items() if gain.told is Told.ABOVE}
+        rule = beating.pop() if len(beating) == 1 else "a rule"
+        return f"{word}: {rule} beats the mean start in {among(better, len(gains))}{more}."
+    if len(worse) == len(gains):
         return "No: the rule that validation prefers is worse than the mean start in every variant."
     return "Not shown: no rule is told to beat the mean start."
 
@@ -153,13 +142,14 @@ def _figures(found: Sequence[Chosen]) -> list[Any]:
     for number, one in enumerate(found):
         seeds, breadth, n = one.singles["test"].shape
         points = [
-            Point(rule, float(b), share.mean, share.low, share.high, f"{one.depth} evaluations each")
+            Point.of(rule, float(b), claim(one.correct["test"][rule][:, b - 1], SHARE), f"{one.depth} evaluations each")
             for rule in AGGREGATIONS
             for b in range(1, breadth + 1)
-            for share in [claim(one.correct["test"][rule][:, b - 1], SHARE)]
         ]
-        bound = [claim(one.singles["test"][:, :b].any(axis=1), SHARE) for b in range(1, breadth + 1)]
-        points += [Point("some start", float(b), e.mean, e.low, e.high, "") for b, e in enumerate(bound, start=1)]
+        points += [
+            Point.of("some start", float(b), claim(one.singles["test"][:, :b].any(axis=1), SHARE))
+            for b in range(1, breadth + 1)
+        ]
         caption = (
             f"{words(one.kind).capitalize()}: {one.depth} evaluations of each start, n = {n:,} test samples in each of "
             f"{seeds} seeds; some start: the bound of every choice; 95 % intervals."
