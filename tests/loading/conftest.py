@@ -8,7 +8,15 @@ import pytest
 
 from deqrun.cli import main
 
-SMALL = ("train.epochs=1", "train.batch_size=540", "sweep=quick", "tracker=none", "report=false", "threads=1", "device=cpu")
+SMALL = (
+    "train.epochs=1",
+    "train.batch_size=540",
+    "sweep=quick",
+    "tracker=none",
+    "report=false",
+    "threads=1",
+    "device=cpu",
+)
 
 
 def trained(folder: Path, *overrides: str) -> Path:

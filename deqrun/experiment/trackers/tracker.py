@@ -50,30 +50,31 @@ class TrackedRun:
         return about | {"tags": [tag for tag in dict.fromkeys(tag[:64] for tag in about["tags"] or ()) if tag]}
 
 
-class Tracker:
-    """The interface of a tracker, which takes in a run's records in the order of the methods; this one heeds none."""
+class Tracker(ABC):
+    """The interface of a tracker, which takes in a run's records in the order of the methods."""
 
+    @abstractmethod
     def log_step(self, step: Step) -> None:
         """Scalars of one step within an epoch."""
 
+    @abstractmethod
     def log_evaluation(self, rows: Sequence[BudgetEvaluation]) -> None:
         """Scalars of one evaluation at several budgets while training goes on."""
 
+    @abstractmethod
     def log_epoch(self, epoch: Epoch) -> None:
         """Scalars of one epoch of training."""
 
+    @abstractmethod
     def log_results(self, record: RunRecord) -> None:
         """Curves and tables of the sweep, the figures, and files, when the record and its page are complete."""
 
+    @abstractmethod
     def finish(self, summary: Summary | None) -> None:
         """Close the record, with the summary's figures; None marks a run that failed or was interrupted."""
 
 
-class NoTracker(Tracker):
-    """Keeps the run to its folder."""
-
-
-class RowTracker(Tracker, ABC):
+class RowTracker(Tracker):
     """A tracker of rows of numbers. Of a resumed run it leaves out the rows that were told before.
 
     told  the last epoch, the last step, and the step of the last evaluation that were told
@@ -127,3 +128,10 @@ class Several(Tracker):
     def finish(self, summary: Summary | None) -> None:
         for tracker in self.trackers:
             tracker.finish(summary)
+
+
+class NoTracker(Several):
+    """Keeps the run to its folder."""
+
+    def __init__(self) -> None:
+        super().__init__(())
