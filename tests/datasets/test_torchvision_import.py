@@ -68,6 +68,7 @@ def test_the_installed_torchvision_can_be_imported() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.nightly
 def test_missing_operators_are_declared(stand_in: Path) -> None:
     (stand_in / "torchvision" / "__init__.py").write_text(DESCRIBES)
     alone = run("import torchvision", stand_in)

@@ -404,7 +404,7 @@ def test_a_precision_that_the_device_lacks_is_refused(asked: str) -> None:
         check_components(settings, set())
 
 
-@pytest.mark.parametrize("model", ["mlp", "monotone", "transformer"])
+@pytest.mark.parametrize("model", usual(["mlp", "monotone", "transformer"], nightly=["transformer"]))
 def test_without_float64_a_run_trains_and_sweeps(model: str, tmp_path: Path) -> None:
     overrides = [*CASES[model], *SLIM[model], *SMALL_DATA.get(model, []), "sweep.iterations=[1,8]"]
     with without_float64():

@@ -74,7 +74,7 @@ def test_splitting_solvers_read_their_step_size(solver: str) -> None:
         )
 
 
-SWEPT_AT_NIGHT = ["mdeq_large", "conv", "monotone", "monotone_conv", "transformer"]
+SWEPT_AT_NIGHT = ["mdeq_large", "trm_small", "conv", "monotone", "monotone_conv", "transformer"]
 SWEPT_AT_NIGHT += ["eqr_small", "fprm_small", "looped_lm"]
 
 

@@ -40,6 +40,8 @@ def settings_of() -> Callable[..., Settings]:
     def make(*overrides: str) -> Settings:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return load_settings(compose("train", [*SMALL, *overrides], return_hydra_config=True))
+            chosen = any(text.startswith(("gradient", "solver@gradient", "baseline")) for text in overrides)
+            brief = [] if chosen else ["gradient.budget.max_iter=6"]  # of the adjoint: half of a step's time
+            return load_settings(compose("train", [*SMALL, *brief, *overrides], return_hydra_config=True))
 
     return make

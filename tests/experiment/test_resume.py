@@ -49,7 +49,7 @@ def uninterrupted(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFact
 # checkpoints of an epoch, before the last epoch's rows are written, and in the sweep.
 STOPS = [
     ("forward", 7),
-    ("evaluate", 2),
+    pytest.param("evaluate", 2, marks=pytest.mark.nightly),
     ("save_checkpoint", 3),
     *(
         pytest.param(where, call, marks=pytest.mark.nightly)

@@ -194,7 +194,13 @@ def test_a_sweep_is_logged_and_linked_to_its_run(grid: Path, logs: dict[str, Rec
 
 def test_a_tracker_can_be_left_bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    bare = ["tracker.figures=false", "tracker.report=false", "tracker.checkpoint=false", "train.log_every=null"]
+    bare = [
+        "report=false",
+        "tracker.figures=false",
+        "tracker.report=false",
+        "tracker.checkpoint=false",
+        "train.log_every=null",
+    ]
     own = ["tracker.group=g", "tracker.job_type=j", "tracker.tags=[]", f"run={tmp_path / 'run'}"]
     kept = [text for text in SMALL if "log_every" not in text]
     assert main(["train", *kept, *bare, *own]) == 0

@@ -28,6 +28,7 @@ from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 from deqrun.settings import Settings
 from tests.experiment.test_resume import Stop
+from tests.usual import usual
 
 SettingsOf = Callable[..., Settings]
 
@@ -134,7 +135,9 @@ def test_a_job_whose_loss_is_lost_leaves_the_next_one_its_own_run(settings_of: S
 
 
 @pytest.mark.usefixtures("no_key")
-@pytest.mark.parametrize("end", [KeyboardInterrupt, MemoryError], ids=lambda end: end.__name__)
+@pytest.mark.parametrize(
+    "end", usual([KeyboardInterrupt, MemoryError], nightly=[MemoryError], name=lambda end: end.__name__)
+)
 def test_whatever_ends_a_sweep_closes_its_record_as_failed(
     end: type[BaseException], settings_of: SettingsOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

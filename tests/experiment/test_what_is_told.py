@@ -44,7 +44,8 @@ def test_a_budget_that_does_not_reach_the_adjoint_is_told(
     settings_of: SettingsOf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, told in (("fast", True), ("default", False)):
-        run_train(settings_of("train.epochs=1", "sweep=none", f"budget={name}"), tmp_path / name, "cmd")
+        settings = settings_of("train.epochs=1", "sweep=none", f"budget={name}", "gradient.budget.max_iter=24")
+        run_train(settings, tmp_path / name, "cmd")
         out = capsys.readouterr().out
         assert out.startswith("train   1,078 samples, 1 epoch, on cpu\n")
         line = "adjoint up to 24 steps to 0.001 (gradient.budget), while the solves have 8 to 0.01 (budget)\n"

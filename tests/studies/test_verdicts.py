@@ -37,10 +37,10 @@ def answer(name: str, seeds: int) -> Answer:
 
 
 FIRST = {name.split(",")[0]: name for name in reversed(WORLDS)}.values()
-"""A world of each question: that three seeds are too few hangs on no other thing about the world."""
+"""A world of each question: what fewer seeds than five change hangs on no other thing about the world."""
 
 CASES = [
-    pytest.param(name, seeds, marks=[pytest.mark.nightly] if seeds == 3 and name not in FIRST else [])
+    pytest.param(name, seeds, marks=[pytest.mark.nightly] if seeds < 5 and name not in FIRST else [])
     for name in WORLDS
     for seeds in (1, 3, 5)
 ] + [(name, 1) for name in OTHERS]
@@ -57,7 +57,7 @@ def test_five_seeds_tell_it(name: str) -> None:
     assert found.conclusion.scope == "Of the recipe, 5 seeds."
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize("name", usual(WORLDS, nightly={*WORLDS} - {*FIRST}))
 def test_one_model_tells_it_of_this_model(name: str) -> None:
     found = answer(name, 1)
     assert found.verdict.startswith(WORLDS[name][1])

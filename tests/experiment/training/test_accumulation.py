@@ -63,23 +63,24 @@ def three_steps(
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize("options", OPTIONS)
-def test_parts_add_up_to_the_whole(gradient: str, options: str) -> None:
-    """In double precision, to 1e-9 of the largest number: parts of 3, 3, 3 and 2, and single samples."""
+@pytest.mark.parametrize("accumulate", [2, 4, ROWS])
+@pytest.mark.pairs
+def test_parts_add_up_to_the_whole(gradient: str, options: str, accumulate: int) -> None:
+    """In double precision, to 1e-9 of the largest number: parts of 6 and 5, of 3, 3, 3 and 2, or single samples."""
     budget = Budget(max_iter=8, tol=1e-2, keep="last")
     per_sample = {"random_budget_per": "sample"} if gradient != "unrolled" else {}
     whole, drawn, starts = three_steps(GRADIENTS[gradient], budget, 1, **OPTIONS[options], **per_sample)
-    for accumulate in (4, ROWS):
-        parts, drawn_too, starts_too = three_steps(
-            GRADIENTS[gradient], budget, accumulate, **OPTIONS[options], **per_sample
-        )
-        for (one, of_one), (two, of_two) in zip(whole, parts, strict=True):
-            for a, b in zip(of_one, of_two, strict=True):
-                assert torch.allclose(a, b, rtol=0, atol=1e-9 * float(a.abs().max()))
-            assert_same_figures(one, two)
-        for name, state in drawn.state_dict()["states"].items():
-            assert torch.equal(state, drawn_too.state_dict()["states"][name]), name
-        for name, value in starts.state_dict().items():
-            assert torch.allclose(value, starts_too.state_dict()[name])
+    parts, drawn_too, starts_too = three_steps(
+        GRADIENTS[gradient], budget, accumulate, **OPTIONS[options], **per_sample
+    )
+    for (one, of_one), (two, of_two) in zip(whole, parts, strict=True):
+        for a, b in zip(of_one, of_two, strict=True):
+            assert torch.allclose(a, b, rtol=0, atol=1e-9 * float(a.abs().max()))
+        assert_same_figures(one, two)
+    for name, state in drawn.state_dict()["states"].items():
+        assert torch.equal(state, drawn_too.state_dict()["states"][name]), name
+    for name, value in starts.state_dict().items():
+        assert torch.allclose(value, starts_too.state_dict()[name])
 
 
 def assert_same_figures(one: Forward, two: Forward) -> None:

@@ -71,7 +71,7 @@ def run(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> tu
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("deqrun.experiment.training.train.WeightAverage", Watched)
-        run_train(settings_of(f"train.ema={DECAY}", "report=false"), folder, "deqrun train")
+        run_train(settings_of(f"train.ema={DECAY}", "sweep.solvers=[secant]"), folder, "deqrun train")
     assert len(seen) == 15
     return folder, seen
 
@@ -106,7 +106,7 @@ def test_validation_the_best_checkpoint_and_the_loaded_model_have_the_average(
     dataset = build_dataset(settings_of())
     for split, accuracy in (("validation", best.val_accuracy), ("test", record.summary.test_accuracy)):
         assert evaluate(model.deq, dataset, dataset.load(split), 256, torch.device("cpu")).accuracy == accuracy
-    (cell,) = record.cells("test", "anderson", "zeros", 24, 1e-3)
+    (cell,) = record.cells("test", "secant", "zeros", 24, 1e-3)
     assert cell.accuracy == record.summary.test_accuracy
 
 
