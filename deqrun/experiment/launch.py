@@ -326,23 +326,26 @@ def _finish(
     )
     run.write_summary(summary)
     completed = RunStatus("completed", epoch=done.epoch)
-    record = replace(read_run(run.path), status=completed)
-    # The record is read once, for page, tracker and table. The tracker comes last: it may hang, and the page is there.
+    # Rows are read back, as the report will find them whenever it is made again; trajectories are there.
+    record = read_run(run.path, trajectories=False)
+    record = replace(record, status=completed, trajectories=swept.trajectories)
+    # One record for page, tracker and table. The tracker comes last: it may hang, and the page is there.
     page = write_report(run.path, record) if settings.report else None
     tracker.log_results(record)
     tracker.finish(summary)
+    # The terminal's share of it, as long as the parts are there, in which long trajectories lie.
+    tables, warnings = [end_of_run_table(record), *axis_tables(record)], [_unsettled(settings, done), _idle(record)]
 
     # Last, so that a run that says it is complete lacks nothing; whatever ends it before is made up for on resume.
     run.write_status(completed.status, epoch=completed.epoch)
     parts.clear()
     # Show the table, the place of the page, and warnings that a person should see last.
     console = Console()
-    console.print(end_of_run_table(record))
-    for more in axis_tables(record):
-        console.print(more)
+    for table in tables:
+        console.print(table)
     shown = page or f"left out; deqrun report {shlex.quote(f'run={run.path}')} makes it"
     console.print(f"run     {run.path}\nreport  {shown}", soft_wrap=True, highlight=False)
-    for warning in (_unsettled(settings, done), _idle(record)):
+    for warning in warnings:
         if warning is not None:
             print(f"warning: {warning}", file=sys.stderr, flush=True)
     return record
@@ -388,14 +391,14 @@ def _unsettled(settings: Settings, done: Checkpoint) -> str | None:
 
 
 def _idle(record: RunRecord) -> str | None:
-    """A warning where the training budget is right no more often than one iteration, within half a point."""
+    """A warning where no gain of the training budget over one iteration is seen, within half a point."""
     gain = gain_over_one(record)
     if gain is None or not abs(gain.mean) < HALF_A_POINT:
         return None
     low, high = 100 * gain.low, 100 * gain.high
     return (
         f"from one iteration to {record.train_max_iter} test accuracy changes by {100 * gain.mean:+.1f} points "
-        f"[{low:+.1f}, {high:+.1f}], less than half a point: more iterations may be of no use to this model."
+        f"[{low:+.1f}, {high:+.1f}]: these {gain.n:,} samples show no use of further iterations."
     )
 
 

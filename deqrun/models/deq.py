@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deqrun.gradients import Gradient, equilibrium
+from deqrun.gradients import Gradient
 from deqrun.models.cell import BoundCell, Cell
 from deqrun.solvers import Budget, Solution, Solver, solve
 from deqrun.solvers.loop import Observer
@@ -65,8 +65,7 @@ class DEQ(nn.Module):
         """
         solver, budget = solver or self.solver, budget or self.budget
         if torch.is_grad_enabled():
-            gradient = gradient or self.gradient
-            return equilibrium(f, z0, solver=solver, budget=budget, gradient=gradient, observe=observe)
+            return (gradient or self.gradient).run(f, z0, solver, budget, observe)
         solution = solve(f, z0, solver=solver, budget=budget, observe=observe)
         return solution.z.to(z0.dtype), solution
 

@@ -26,9 +26,10 @@ DTYPES = {"nfe": np.int32, "correct": np.bool_, "jvps": np.int32, "seconds": np.
 """Types of a trajectory's arrays; the others have those that they were written with."""
 
 
-def read_run(folder: Path | str) -> RunRecord:
+def read_run(folder: Path | str, *, trajectories: bool = True) -> RunRecord:
     """Read whatever a run folder holds by now.
 
+    trajectories  whether they are read, too: who has just written them has them
     Only config.yaml must be there: a run writes it first. Each other file may be missing. When a run went on
     after an interruption, the last row for an epoch, or for a sweep cell, counts.
     Raises ValueError, one sentence, where the folder is no run, a file in it cannot be understood, or a completed run
@@ -44,7 +45,7 @@ def read_run(folder: Path | str) -> RunRecord:
         config=_read_config(folder / "config.yaml"),
         status=status,
         summary=summary,
-        trajectories=read_trajectories(folder / "trajectories.npz"),
+        trajectories=read_trajectories(folder / "trajectories.npz") if trajectories else {},
         **{name: _rows_of(folder, kind, complete) for name, kind in ROW_KINDS.items()},
     )
     empty = any(record.setting("sweep", axis) == [] for axis in AXES)  # sweep=none, or a list left empty

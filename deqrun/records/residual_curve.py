@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from deqrun.records.long_trajectory import AnyTrajectory
 from deqrun.records.rows import CurveRow
+from deqrun.records.run import RunRecord
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
 
-__all__ = ["MAX_POINTS", "evaluation_grid", "residual_after", "residual_curve"]
+__all__ = ["MAX_POINTS", "evaluation_grid", "residual_after", "residual_curve", "residual_points"]
 
 MAX_POINTS = 160
 """A residual curve has at most this many points: beyond it the eye sees no more, and the page only grows."""
@@ -37,6 +38,24 @@ def residual_curve(key: TrajectoryKey, trajectory: AnyTrajectory, layers: int | 
             **key._asdict(), nfe=int(e), median=float(m), low=float(lo), high=float(hi), running=int(r), n=trajectory.n
         )
         for e, m, lo, hi, r in zip(spent, median, low, high, np.asarray(running), strict=True)
+    ]
+
+
+def residual_points(record: RunRecord, split: str = "test") -> list[CurveRow]:
+    """Residual against evaluations on a split, in the main precision and difficulty.
+
+    From curves.jsonl where the run kept curves, else from its trajectories. Of untied layers the curve ends with the
+    change that the last layer makes, and leaves out that none follows it.
+    """
+    shown = (split, record.main_precision, record.main_difficulty)
+    if record.curves:
+        return [row for row in record.curves if row.key[2:] == shown]
+    kind, layers = record.baseline
+    return [
+        row
+        for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
+        if key[2:] == shown
+        for row in residual_curve(key, trajectory, layers if kind == "untied" else None)
     ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from deqrun.cli import main
+from deqrun.experiment.sweep import parts
 from deqrun.records.reading import read_run
 from deqrun.settings import read_settings
 
@@ -16,7 +17,16 @@ def test_a_run_without_a_page(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", *SMALL, "run=with"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "HELD", 0)  # each trajectory stays in its file until the end
+        assert main(["train", *SMALL, "run=with"]) == 0
+    assert not (Path("with") / "sweep_parts").exists()
+    page = (Path("with") / "report.html").read_text()
+    pictures = {path.name: path.read_bytes() for path in Path("with/figures").iterdir()}
+    assert main(["report", "run=with"]) == 0  # from the files alone
+    assert (Path("with") / "report.html").read_text() == page
+    assert {path.name: path.read_bytes() for path in Path("with/figures").iterdir()} == pictures
+    capsys.readouterr()
     assert main(["train", *SMALL, "run=without", "report=false"]) == 0
     assert f"left out; deqrun report run={tmp_path / 'without'} makes it" in " ".join(capsys.readouterr().out.split())
     assert not (Path("without") / "report.html").exists()

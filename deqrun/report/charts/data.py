@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, fields
 
 from deqrun.records.frontier import non_dominated
-from deqrun.records.residual_curve import residual_curve
-from deqrun.records.rows import CurveRow, SweepCell
+from deqrun.records.rows import SweepCell
 from deqrun.records.run import RunRecord
 
 # Panel of the training charts: which columns of train.jsonl it draws, and under which names.
@@ -100,24 +99,6 @@ def difficulty_cells(record: RunRecord, split: str = "test") -> list[SweepCell]:
         cell
         for difficulty in record.difficulties
         for cell in record.cells(split, *own, tol=record.smallest_tol(), difficulty=difficulty)
-    ]
-
-
-def residual_points(record: RunRecord, split: str = "test") -> list[CurveRow]:
-    """Residual against evaluations on a split, in the main precision and difficulty.
-
-    From curves.jsonl where the run kept curves, else from its trajectories. Of untied layers the curve ends with the
-    change that the last layer makes, and leaves out that none follows it.
-    """
-    shown = (split, record.main_precision, record.main_difficulty)
-    if record.curves:
-        return [row for row in record.curves if row.key[2:] == shown]
-    kind, layers = record.baseline
-    return [
-        row
-        for key, trajectory in sorted(record.trajectories.items(), key=lambda item: item[0].path)
-        if key[2:] == shown
-        for row in residual_curve(key, trajectory, layers if kind == "untied" else None)
     ]
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import altair as alt
 
+from deqrun.records.residual_curve import residual_points
 from deqrun.records.rows import CurveRow
 from deqrun.records.run import RunRecord
 from deqrun.report import numbers
 from deqrun.report.charts.axes import EDGE, LogAxis
-from deqrun.report.charts.data import residual_points
 from deqrun.report.charts.keys import Keys, scope
 from deqrun.report.charts.style import HEIGHT, MUTED, WIDTH, AnyChart, Figure, data
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from deqrun.records.residual_curve import residual_points
 from deqrun.records.rows import Epoch, SweepCell
 from deqrun.records.run import RunRecord
-from deqrun.report.charts.data import difficulty_cells, residual_points
+from deqrun.report.charts.data import difficulty_cells
 
 __all__ = ["TRAINING", "curves_of"]
 
@@ -26,21 +27,22 @@ Curves = dict[str, Any]
 def curves_of(record: RunRecord) -> Curves:
     """What the page draws of a run; empty parts are left out.
 
-    sweep     {split: {solver: {k, tol, acc, nfe}}}, one place for each cell
+    sweep     {split: {solver: {k, tol, n, acc, nfe}}}, one place for each cell
     residual  {solver: {x: evaluations, y: log10 of the median residual}}, of the test split
     training  {column: values}, with `epoch`
-    halting   {rule, acc, nfe}: the threshold that validation chose, on test
-    breadth   {agg, breadth, k, acc, nfe}: on test
-    hard      {difficulty, k, acc}: on test, at the smallest tolerance
+    halting   {rule, n, acc, nfe}: the threshold that validation chose, on test
+    breadth   {agg, breadth, k, n, acc, nfe}: on test
+    hard      {difficulty, k, n, acc}: on test, at the smallest tolerance
     """
+    breadth = record.breadth_rows("test", record.main_solver or "")
     harder = [cell for cell in difficulty_cells(record) if cell.difficulty is not None]
     parts: Curves = {
         "sweep": _sweep(record),
         "residual": _residual(record),
         "training": _training(record.epochs),
         "halting": _halting(record),
-        "breadth": _columns(record.breadth_rows("test", record.main_solver or ""), "agg", "breadth", "k", "acc", "nfe"),
-        "hard": _columns(harder, "difficulty", "k", "acc"),
+        "breadth": _columns(breadth, "agg", "breadth", "k", "n", "acc", "nfe"),
+        "hard": _columns(harder, "difficulty", "k", "n", "acc"),
     }
     return {name: part for name, part in parts.items() if part}
 
@@ -65,7 +67,7 @@ def _sweep(record: RunRecord) -> Curves:
     found: Curves = {}
     for (split, solver), cells in grouped.items():
         ordered = sorted(cells, key=lambda cell: (cell.max_iter, -cell.tol))
-        found.setdefault(split, {})[solver] = _columns(ordered, "k", "tol", "acc", "nfe")
+        found.setdefault(split, {})[solver] = _columns(ordered, "k", "tol", "n", "acc", "nfe")
     return found
 
 
@@ -76,6 +78,7 @@ COLUMNS: dict[str, Callable[[Any], Any]] = {
     "agg": lambda row: row.aggregation,
     "breadth": lambda row: row.breadth,
     "difficulty": lambda row: row.difficulty,
+    "n": lambda row: row.n,
     "acc": lambda row: share(row.accuracy),
     "nfe": lambda row: short(row.nfe_mean),
 }
@@ -119,4 +122,4 @@ def thinned(values: Sequence[Any], most: int) -> list[Any]:
 def _halting(record: RunRecord) -> Curves:
     """The oracle has no threshold to choose; it is a bound, and shown."""
     rows = [row for row in record.halting_rows("test", record.main_solver or "") if row.chosen or row.rule == "oracle"]
-    return _columns(rows, "rule", "acc", "nfe")
+    return _columns(rows, "rule", "n", "acc", "nfe")

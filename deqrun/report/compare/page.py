@@ -17,8 +17,9 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from deqrun.inference.estimate import LEVEL
-from deqrun.inference.samples import student
+from deqrun.inference.estimate import LEAST_SEEDS, LEVEL
+from deqrun.inference.samples import normal, student
+from deqrun.inference.units import RARE_SEED
 from deqrun.report.charts.style import CONFIG
 from deqrun.report.compare.curves import TRAINING, short
 from deqrun.report.compare.recipes import Comparison, Recipe, folded, label_of, ordered
@@ -36,7 +37,7 @@ SCRIPTS = ("state.js", "fold.js", "charts.js", "table.js", "page.js")
 MOST_SEEDS = 40
 """Seeds for which the page knows Student's quantile; of more, the last stands, which is above the true one."""
 
-POOLED = frozenset({"k", "tol", "x", "epoch", "rule", "agg", "breadth", "difficulty"})
+POOLED = frozenset({"k", "tol", "n", "x", "epoch", "rule", "agg", "breadth", "difficulty"})
 """Columns that runs of one grid share: each is stored once."""
 
 
@@ -110,6 +111,9 @@ def page_data(comparison: Comparison, home: Path | None) -> dict[str, Any]:
         "recipes": [_recipe(recipe, runs) for recipe in recipes],
         "notes": sentences(recipes) if recipes else [],
         "left_out": [left.reason for left in comparison.left_out],
+        "least_seeds": LEAST_SEEDS,
+        "rare_seed": RARE_SEED,
+        "normal": normal(LEVEL),
         "student": [round(student(seeds - 1, LEVEL), 5) for seeds in range(2, MOST_SEEDS + 1)],
         "config": CONFIG,
         "pool": pool.columns,
@@ -139,6 +143,7 @@ def _run(
         "shown": {metric.name: metric_text(metric, single[metric.name]) for metric in METRICS},
         "folder": str(run.folder),
         "command": run.command,
+        "samples": run.samples,
         "report": _report(run, home),
         "trained": run.trained,
         "recipe": recipe,

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from deqrun.records.residual_curve import residual_points
 from deqrun.records.run import RunRecord, Summary
 from deqrun.records.trajectory import Trajectory, TrajectoryKey
-from deqrun.report.charts.data import budget_points, frontier_points, residual_points, training_points
+from deqrun.report.charts.data import budget_points, frontier_points, training_points
 
 
 def known_after(trajectory: Trajectory, column: int, spent: int) -> float:

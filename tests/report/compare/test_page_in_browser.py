@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from deqrun.inference import shares_of_seeds, wilson
 from deqrun.records.folders import find_folders
 from deqrun.records.reading import read_run
 from deqrun.report.compare import compare_html, compared, read_runs
+from deqrun.report.compare.page import run_id
 from deqrun.report.compare.server import Board, Server
 from scripts.devtools import CHROMIUM, Page, browser
 from scripts.many_runs import write_runs
@@ -70,7 +72,7 @@ def points(page: Page, chart: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_chart_is_drawn_and_its_bands_are_scipys(page: Page, tmp_path: Path) -> None:
+def test_every_chart_is_drawn_and_its_bands_are_the_tables(page: Page, tmp_path: Path) -> None:
     page.open(written(tmp_path).as_uri())
     for chart in ("budget", "evaluations", "frontier", "residual", "training", "halting", "breadth", "difficulty"):
         assert len(points(page, chart)) >= 4, chart
@@ -78,10 +80,31 @@ def test_every_chart_is_drawn_and_its_bands_are_scipys(page: Page, tmp_path: Pat
     # The first recipe: five seeds of mlp, picard, lr 1e-4; accuracy at budget 8 and the smallest tolerance.
     runs = [read_run(tmp_path / "runs" / f"{place:03d}") for place in range(5)]
     cells = [run.cells("test", "picard", "zeros", 8, 1e-5)[0].accuracy for run in runs]
-    low, high = stats.t.interval(0.95, 4, np.mean(cells), stats.sem(cells))
+    samples = runs[0].cells("test", "picard", "zeros", 8, 1e-5)[0].n
+    claim = shares_of_seeds(cells, samples)
     (point,) = [p for p in points(page, "budget") if p["x"] == 8 and p["row"] == "lr=1e-4"]
     assert (point["y"], point["n"]) == (pytest.approx(np.mean(cells), abs=1e-4), 5)
+    assert (point["low"], point["high"]) == (pytest.approx(claim.low, abs=2e-4), pytest.approx(claim.high, abs=2e-4))
+    # Losses and residuals have no bounds: their bands are scipy's.
+    losses = [run.epochs[-1].loss for run in runs]
+    page.choose("#training", "loss")
+    (point,) = [p for p in points(page, "training") if p["x"] == runs[0].epochs[-1].epoch and p["row"] == "lr=1e-4"]
+    low, high = stats.t.interval(0.95, 4, np.mean(losses), stats.sem(losses))
+    assert (point["low"], point["high"]) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+
+
+def test_a_single_seed_has_the_interval_of_its_samples(page: Page, tmp_path: Path) -> None:
+    page.open(written(tmp_path, 10).as_uri())
+    page.choose("#seeds", "apart")
+    page.wait("document.querySelector('#table .tabulator-cell[tabulator-field=seed]')")
+    point = next(point for point in points(page, "budget") if point["x"] == 8)
+    (run,) = [run for run in (tmp_path / "runs").iterdir() if run_id(run) == point["id"]]
+    (cell,) = read_run(run).cells("test", "picard", "zeros", 8, 1e-5)
+    low, high = wilson(cell.accuracy, cell.n)
+    assert point["y"] == pytest.approx(cell.accuracy, abs=1e-4)
     assert (point["low"], point["high"]) == (pytest.approx(low, abs=2e-4), pytest.approx(high, abs=2e-4))
+    caption = page.ask("document.querySelector('figure[data-chart=budget] figcaption').innerText")
+    assert "95 % interval over samples where a row has fewer than three seeds" in caption
 
 
 def test_the_view_is_in_the_url(page: Page, tmp_path: Path) -> None:

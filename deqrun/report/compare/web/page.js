@@ -127,11 +127,17 @@ async function draw(each) {
   }
 }
 
+const INTERVALS = {
+  seeds: "of the recipe",
+  samples: "over samples where a row has fewer than three seeds",
+  student: "of the mean over seeds, Student's",
+};
+
 function caption(chart, spec) {
   if (!chart) return "A line is a row; an axis goes from its least value among the ticked rows to its greatest.";
-  const banded = spec.data.values.some((point) => point.low !== null);
+  const units = [...new Set(spec.data.values.filter((point) => point.low !== null).map((point) => INTERVALS[point.over]))];
   const few = view.facet && new Set([...shown.values()].map((row) => row.texts[keyPlace(view.facet)])).size > MOST_FACETS ? ` The first ${MOST_FACETS} facets.` : "";
-  return `${capital(chart.about)}.${banded ? ` ${chart.shape ? "Bars" : shown.size > MANY_ROWS ? "Band of the row pointed at" : "Bands"}: Student's 95 % interval of the mean over seeds.` : ""}${few}`;
+  return `${capital(chart.about)}.${units.length ? ` ${chart.shape ? "Bars" : shown.size > MANY_ROWS ? "Band of the row pointed at" : "Bands"}: 95 % interval ${units.sort().join("; ")}.` : ""}${few}`;
 }
 
 // The row pointed at is lit in every chart and in the table.
