@@ -53,7 +53,8 @@ def thin(items: Iterable[pytest.Item]) -> None:
     tests: dict[tuple[str, str, int], list[pytest.Function]] = defaultdict(list)
     for item in items:
         for marker, strength in STRENGTHS.items():
-            if isinstance(item, pytest.Function) and item.get_closest_marker(marker):
+            asks = isinstance(item, pytest.Function) and item.get_closest_marker(marker)
+            if asks and not item.get_closest_marker("nightly"):  # values for the night are not to be covered
                 tests[str(item.path), item.originalname, strength].append(item)
     for (_, _, strength), cases in tests.items():
         # A value's place is the order in which it was collected: a part of the suite is thinned as a whole of its own.

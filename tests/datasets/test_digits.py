@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
 from deqrun.datasets import SPLITS, Digits
 from deqrun.datasets.dataset import stratified_split
@@ -15,6 +14,8 @@ from deqrun.datasets.dataset import stratified_split
 
 def test_every_picture_is_in_exactly_one_split() -> None:
     """Each split's pictures, put together and sorted, are scikit-learn's."""
+    from sklearn.datasets import load_digits
+
     parts = [Digits().load(split) for split in SPLITS]
     ours = torch.cat([part.inputs.flatten(1) for part in parts])
     labels = torch.cat([part.targets for part in parts])
@@ -26,6 +27,8 @@ def test_every_picture_is_in_exactly_one_split() -> None:
 
 
 def test_splits_have_each_class_in_proportion() -> None:
+    from sklearn.datasets import load_digits
+
     whole = np.bincount(load_digits().target)
     for split, share in zip(SPLITS, (0.6, 0.2, 0.2), strict=True):
         counts = Digits().load(split).targets.bincount(minlength=10).numpy()

@@ -215,9 +215,9 @@ RUN = [
     "model.width=24",
     "train.epochs=2",
     "train.batch_size=540",
-    "budget.max_iter=12",
-    "gradient.budget.max_iter=12",
-    "sweep.iterations=[1,4,12]",
+    "budget.max_iter=8",
+    "gradient.budget.max_iter=8",
+    "sweep.iterations=[1,4,8]",
     "sweep.tolerances=[1e-2]",
     "report=false",
 ]

@@ -109,7 +109,7 @@ def allowed(solution: Solution) -> int:
 
 
 @pytest.mark.parametrize("keep", ["best", "last"])
-@pytest.mark.parametrize("solver", quick(CASES | NOISY))
+@pytest.mark.parametrize("solver", quick(CASES | NOISY, VARIANTS))
 def test_a_solve_is_the_cpus_and_looks_once_in_eight_steps(solver: Solver, keep: str) -> None:
     """Same steps, status, residuals and states; a residual at the tolerance itself may go either way."""
     budget = Budget(40, 1e-5, keep=keep)
@@ -160,7 +160,7 @@ def nothing() -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("solver", quick(CASES | SEARCHES))
+@pytest.mark.parametrize("solver", quick(CASES | SEARCHES, VARIANTS))
 def test_without_float64_every_solver_comes_as_far(solver: Solver) -> None:
     """To the same tolerance, in at most a quarter more steps, and to the same gradient."""
     budget = Budget(60, 1e-5)

@@ -37,6 +37,7 @@ def faults(keep: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.nightly
 @on_glibc
 def test_the_system_clears_no_page_anew() -> None:
     otherwise = faults("")
@@ -64,6 +65,7 @@ print(held, untouched, resident() - before)
 """
 
 
+@pytest.mark.nightly
 @on_glibc
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no /proc tells of resident memory")
 def test_holes_between_tensors_are_handed_back() -> None:

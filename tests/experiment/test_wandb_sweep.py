@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
 
 from deqrun.cli import main
 from deqrun.experiment.trackers.wandb_tracker import wandb_id
@@ -24,6 +23,7 @@ CHOSEN = {"model": "mlp", "train.epochs": 10, "solver": "picard", "optimizer.lr"
 @pytest.mark.skipif(find_spec("sweeps") is None, reason="sweeps, which has W&B's schema, is not installed")
 def test_the_sweep_agrees_with_the_schema_of_wandb() -> None:
     from sweeps.config import schema_violations_from_proposed_config
+    from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
     assert schema_violations_from_proposed_config(load_sweep_config(str(SWEEP))) == []
 
@@ -31,6 +31,8 @@ def test_the_sweep_agrees_with_the_schema_of_wandb() -> None:
 @pytest.mark.filterwarnings("ignore")  # W&B leaves the file open
 def test_the_command_of_the_sweep_is_one_that_deqrun_takes(capsys: pytest.CaptureFixture[str]) -> None:
     """The words that an agent would run, as W&B's own code makes them, through deqrun's checks and composition."""
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args, load_sweep_config
+
     sweep = load_sweep_config(str(SWEEP))
     assert sweep is not None
     assert set(sweep["parameters"]) == set(CHOSEN)
@@ -57,6 +59,7 @@ def test_a_new_run_of_an_agent_takes_the_id_that_the_agent_gives(
     assert wandb_id(tmp_path / "agent") == "given"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed")
 def test_the_view_has_a_section_for_each_family_of_curves(tmp_path: Path) -> None:
     run = tmp_path / "run"

@@ -13,6 +13,7 @@ import torch
 
 from deqrun.solvers import Anderson, Broyden, Damped, NewtonKrylov, Perturbed, Picard, Secant, Solver
 from tests.problems import PROBLEMS, Problem
+from tests.usual import usual
 
 CIRCLES = "I + damping (W − I) is orthogonal or larger: the distance to the fixed point never shrinks"
 CYCLES = "the multiplier at the fixed point, 2 − r, is below −1: it repels, and a cycle attracts"
@@ -81,7 +82,11 @@ SOLVERS: tuple[SolverCase, ...] = (
 )
 
 
-@pytest.fixture(scope="session", params=SOLVERS, ids=repr)
+DEEP = ("anderson_deep", "broyden_deep", "newton_exact")
+"""Solvers for the night: each has the steps of another one, with more room."""
+
+
+@pytest.fixture(scope="session", params=usual(SOLVERS, [case for case in SOLVERS if case.name in DEEP], repr))
 def case(request: pytest.FixtureRequest) -> SolverCase:
     case: SolverCase = request.param
     return case

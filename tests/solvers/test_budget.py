@@ -18,7 +18,7 @@ EVERY_SOLVER = pytest.mark.parametrize("any_solver", SOLVERS, ids=repr)
 MAX_ITERS = (0, 1, 2, 3, 5, 12, 20)
 TOLS = (0.3, 1e-2, 1e-4, 0.0)
 BUDGETS = [*product(MAX_ITERS, TOLS)]
-USUAL = [*((steps, 0.0) for steps in (0, 1, 3, 20)), *((20, tol) for tol in TOLS[:3]), (3, 0.3), (5, 1e-2)]
+USUAL = [(0, 0.0), (1, 0.0), (3, 0.0), (20, 0.0), (20, 0.3), (20, 1e-4), (5, 1e-2)]
 """Each number of steps and each tolerance by itself, and both where either may end a row."""
 
 

@@ -29,10 +29,10 @@ ORIGIN = Origin("some", "small", "Does it?", "deqrun train study=some", "deqrun 
 
 @cache
 def answer(name: str, seeds: int) -> Answer:
-    """Its charts are compared with Vega-Lite's schema for five seeds alone: of fewer seeds they have the same parts."""
+    """Charts of a world of each question are compared with Vega-Lite's schema: the others have the same parts."""
     if name in OTHERS:
         return OTHERS[name][0]()
-    with nullcontext() if seeds == 5 else unchecked():
+    with nullcontext() if seeds == 5 and name in FIRST else unchecked():
         return WORLDS[name][0](seeds)
 
 

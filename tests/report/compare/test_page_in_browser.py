@@ -52,6 +52,14 @@ def written(folder: Path, runs: int = 20) -> Path:
     return rewritten(folder)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the page over twenty runs, which no test changes."""
+    folder = tmp_path_factory.mktemp("compared")
+    written(folder)
+    return folder
+
+
 def rewritten(folder: Path) -> Path:
     found = find_folders([folder / "runs"])
     runs, damaged = read_runs(found.runs)
@@ -72,13 +80,13 @@ def points(page: Page, chart: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_every_chart_is_drawn_and_its_bands_are_the_tables(page: Page, tmp_path: Path) -> None:
-    page.open(written(tmp_path).as_uri())
+def test_every_chart_is_drawn_and_its_bands_are_the_tables(page: Page, home: Path) -> None:
+    page.open((home / "compare.html").as_uri())
     for chart in ("budget", "evaluations", "frontier", "residual", "training", "halting", "breadth", "difficulty"):
         assert len(points(page, chart)) >= 4, chart
     drawn(page, "parallel")
     # The first recipe: five seeds of mlp, picard, lr 1e-4; accuracy at budget 8 and the smallest tolerance.
-    runs = [read_run(tmp_path / "runs" / f"{place:03d}") for place in range(5)]
+    runs = [read_run(home / "runs" / f"{place:03d}") for place in range(5)]
     cells = [run.cells("test", "picard", "zeros", 8, 1e-5)[0].accuracy for run in runs]
     samples = runs[0].cells("test", "picard", "zeros", 8, 1e-5)[0].n
     claim = shares_of_seeds(cells, samples)
@@ -93,12 +101,12 @@ def test_every_chart_is_drawn_and_its_bands_are_the_tables(page: Page, tmp_path:
     assert (point["low"], point["high"]) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
 
 
-def test_a_single_seed_has_the_interval_of_its_samples(page: Page, tmp_path: Path) -> None:
-    page.open(written(tmp_path, 10).as_uri())
+def test_a_single_seed_has_the_interval_of_its_samples(page: Page, home: Path) -> None:
+    page.open((home / "compare.html").as_uri())
     page.choose("#seeds", "apart")
     page.wait("document.querySelector('#table .tabulator-cell[tabulator-field=seed]')")
     point = next(point for point in points(page, "budget") if point["x"] == 8)
-    (run,) = [run for run in (tmp_path / "runs").iterdir() if run_id(run) == point["id"]]
+    (run,) = [run for run in (home / "runs").iterdir() if run_id(run) == point["id"]]
     (cell,) = read_run(run).cells("test", "picard", "zeros", 8, 1e-5)
     low, high = wilson(cell.accuracy, cell.n)
     assert point["y"] == pytest.approx(cell.accuracy, abs=1e-4)
@@ -107,8 +115,8 @@ def test_a_single_seed_has_the_interval_of_its_samples(page: Page, tmp_path: Pat
     assert "95 % interval over samples where a row has fewer than three seeds" in caption
 
 
-def test_the_view_is_in_the_url(page: Page, tmp_path: Path) -> None:
-    url = written(tmp_path).as_uri()
+def test_the_view_is_in_the_url(page: Page, home: Path) -> None:
+    url = (home / "compare.html").as_uri()
     page.open(url)
     page.choose("#colour", "optimizer.lr")
     page.choose("#facet", "optimizer.lr")
@@ -149,8 +157,8 @@ def test_a_click_opens_the_report(page: Page, tmp_path: Path) -> None:
     assert page.ask("window.opened") == ["./runs/003/report.html"]
 
 
-def test_pointing_at_a_row_lights_its_lines(page: Page, tmp_path: Path) -> None:
-    page.open(written(tmp_path, 10).as_uri())
+def test_pointing_at_a_row_lights_its_lines(page: Page, home: Path) -> None:
+    page.open((home / "compare.html").as_uri())
     drawn(page, "budget")
     page.ask("scrollTo(0, 0)")
     row = "document.querySelector('#table .tabulator-row').getBoundingClientRect()"
@@ -194,9 +202,9 @@ def test_no_text_of_a_run_becomes_html(page: Page, tmp_path: Path) -> None:
     assert page.ask("document.scripts.length") == 4
 
 
-def test_four_hundred_pixels_do_not_scroll_sideways(page: Page, tmp_path: Path) -> None:
+def test_four_hundred_pixels_do_not_scroll_sideways(page: Page, home: Path) -> None:
     page.size(400, 800, dark=True)
-    page.open(written(tmp_path, 10).as_uri())
+    page.open((home / "compare.html").as_uri())
     drawn(page, "budget")
     assert page.ask("document.documentElement.scrollWidth <= innerWidth")
     assert page.ask("document.querySelector('[data-chart=budget] canvas').getBoundingClientRect().right <= innerWidth")
