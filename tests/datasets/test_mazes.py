@@ -72,7 +72,7 @@ def test_a_maze_is_a_tree_and_the_answer_its_one_path(size: int) -> None:
         assert ((target == IGNORED) == (picture == WALL)).all()
 
 
-@pytest.mark.parametrize("size", [9, 13])
+@pytest.mark.parametrize("size", [9, pytest.param(13, marks=pytest.mark.nightly)])
 def test_filling_dead_ends_leaves_the_answer_in_every_maze(size: int) -> None:
     dataset = Mazes(size=size, n_train=2_000)
     for split in map(dataset.load, SPLITS):

@@ -33,7 +33,7 @@ def finish(process: Deqrun, seconds: float = 240) -> tuple[int, str, str]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    code, _, err = finish(deqrun("train", *SMALL, "train.epochs=12", "run=here", folder=folder))
+    code, _, err = finish(deqrun("train", *SMALL, "train.epochs=8", "run=here", folder=folder))
     assert code == 0, err
     return folder / "here"
 
@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_stopped_by_a_signal_and_resumed(sent: signal.Signals, code: int, whole: Path, tmp_path: Path) -> None:
-    process = deqrun("train", *SMALL, "train.epochs=12", "run=here", folder=tmp_path)
+    process = deqrun("train", *SMALL, "train.epochs=8", "run=here", folder=tmp_path)
     last, deadline = tmp_path / "here" / "checkpoints" / "last.pt", time.monotonic() + 120
     while not last.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -133,7 +133,17 @@ def test_the_wheel_works_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     assert (site / "deqrun" / "configs" / "train.yaml").is_file()
     code = "import sys; import deqrun, deqrun.cli; print(deqrun.__file__); sys.exit(deqrun.cli.main(sys.argv[1:]))"
     ran = subprocess.run(
-        [sys.executable, "-c", code, "train", *SMALL, "train.epochs=1", "run=there", "report=true"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            "train",
+            *SMALL,
+            "train.epochs=1",
+            "sweep.solvers=[picard]",
+            "run=there",
+            "report=true",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         text=True,

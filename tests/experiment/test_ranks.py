@@ -405,6 +405,7 @@ def ended(settings: Settings, ways: dict[int, str], folder: Path, minutes: float
     return found.value
 
 
+@pytest.mark.nightly
 def test_a_rank_that_dies_ends_the_run_with_its_reason(settings_of: SettingsOf, tmp_path: Path) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     environment = dict(os.environ)

@@ -118,7 +118,7 @@ def whole(settings_of: SettingsOf, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("name", usual(CALLS, nightly=("HUP", "INT")))
+@pytest.mark.parametrize("name", usual(CALLS, nightly=("HUP", "INT", "USR1")))
 def test_a_run_that_ends_within_an_epoch_goes_on_to_the_same_numbers(
     name: str, settings_of: SettingsOf, whole: Path, tmp_path: Path
 ) -> None:

@@ -173,7 +173,16 @@ def drawn_here(record: RunRecord) -> Callable[[str], bytes]:
     return cache(lambda name: png({figure.name: figure for figure in sweep_figures(record)}[name]))
 
 
-@pytest.mark.parametrize("command", [None, ["/nonexistent"], ["false"], ["head", "-c", "9"], ["cat"]], ids=str)
+@pytest.mark.parametrize(
+    "command",
+    [
+        None,
+        ["/nonexistent"],
+        ["cat"],
+        *(pytest.param(c, marks=pytest.mark.nightly) for c in (["false"], ["head", "-c", "9"])),
+    ],
+    ids=str,
+)
 def test_the_process_that_draws_gives_the_pictures_drawn_here(
     record: RunRecord, drawn_here: Callable[[str], bytes], command: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
