@@ -57,6 +57,7 @@ def stand_in(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.nightly
 def test_the_installed_torchvision_can_be_imported() -> None:
     done = run(
         "from deqrun.datasets.torchvision_import import torchvision_datasets, torchvision_functional\n"

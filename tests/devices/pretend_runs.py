@@ -178,7 +178,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", usual(OPTIONS, nightly=[*OPTIONS][1::2]))
 def test_options_of_training_take_the_cpus_steps(name: str) -> None:
     overrides = OPTIONS[name]
     model = "conv" if name == "channels last" else "mlp"
@@ -236,6 +236,7 @@ def test_a_whole_run_is_the_cpus(run: Path, tmp_path: Path) -> None:
         assert_close_rows(rows_of(run, name), rows_of(tmp_path / "run", name), rel=2e-3)
 
 
+@pytest.mark.nightly
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(
         assert rows_of(tmp_path / "run", name) == rows_of(run, name)
 
 
+@pytest.mark.nightly
 def test_a_run_is_asked_again_on_another_device(run: Path, tmp_path: Path) -> None:
     for device in ("cpu", "pretend"):
         run_sweep(settings_of(*RUN, f"device={device}"), run, tmp_path / device, "deqrun sweep")
@@ -355,6 +357,7 @@ def test_a_sweep_in_16_bits_is_in_16_bits(tmp_path: Path) -> None:
     assert (half.residual[1] != whole.residual[1]).all()
 
 
+@pytest.mark.nightly
 def test_a_finished_sweep_is_read_and_not_solved(tmp_path: Path) -> None:
     few = ["sweep.solvers=[anderson]", "sweep.starts=[zeros,other]", "dataset.n_validation=6", "dataset.n_test=6"]
     first = swept(DEVICE, tmp_path, *few)

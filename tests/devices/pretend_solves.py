@@ -137,6 +137,7 @@ def gradients(solver: Solver) -> dict[str, Gradient]:
     return {"implicit": Implicit(solver=solver, budget=Budget(20, 0.0)), **GRADIENTS}
 
 
+@pytest.mark.each
 @pytest.mark.parametrize("name", ["implicit", *GRADIENTS])
 @pytest.mark.parametrize("solver", quick(CASES, VARIANTS))
 def test_a_gradient_is_the_cpus(solver: Solver, name: str) -> None:

@@ -57,7 +57,20 @@ OPTIONS = {
 }
 
 
-FOR_THE_NIGHT = ("penalty", "mixture", "warmup", "phantom", "one_step", "untied", "picard", "secant", "damped")
+FOR_THE_NIGHT = (
+    "budgets",
+    "progressive",
+    "unrolled",
+    "penalty",
+    "mixture",
+    "warmup",
+    "phantom",
+    "one_step",
+    "untied",
+    "picard",
+    "secant",
+    "damped",
+)
 
 
 @pytest.mark.parametrize("name", usual(OPTIONS, FOR_THE_NIGHT))

@@ -18,6 +18,7 @@ import torch
 
 from deqrun.cli import main
 from deqrun.records import safe_reading
+from tests.usual import usual
 
 QUICK = ["sweep.iterations=[1]", "sweep.tolerances=[0.1]", "sweep.solvers=[picard]", "sweep.starts=[zeros]"]
 QUICK.append("report=false")
@@ -122,7 +123,9 @@ def sentence_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("kind", OF_CHECKPOINTS)
+@pytest.mark.parametrize(
+    "kind", usual(OF_CHECKPOINTS, nightly=["text", "a tensor", "another mapping", "a weight is missing"])
+)
 def test_a_damaged_checkpoint_is_told(run: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name, command in (("best.pt", ["sweep"]), ("last.pt", ["train", "resume=true"])):
         OF_CHECKPOINTS[kind](run / "checkpoints" / name)
@@ -159,7 +162,7 @@ OF_RECORDS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", OF_RECORDS)
+@pytest.mark.parametrize("kind", usual(OF_RECORDS, nightly=[*OF_RECORDS][1::3]))
 def test_a_damaged_record_is_told(
     run: Path, kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

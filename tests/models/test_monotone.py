@@ -254,7 +254,7 @@ def model(cell: MonotoneMap, adjoint: Solver) -> DEQ:
     return DEQ(cell, PeacemanRachford(), EXACT, Implicit(adjoint, EXACT))
 
 
-@pytest.mark.parametrize("adjoint", usual(ADJOINTS, nightly=["fb, small steps"]))
+@pytest.mark.parametrize("adjoint", usual(ADJOINTS, nightly=["fb, small steps", "pr, alpha"]))
 @EVERY_CELL
 def test_the_adjoint_is_the_dense_one(name: str, adjoint: str) -> None:
     """dL/d(Ux + b) = D u with u = (I − Wᵀ D)⁻¹ ∂L/∂z*, D = diag(z* > 0): dense solves, row by row."""

@@ -37,7 +37,7 @@ def assert_same_rows(solution: Solution, expected: Solution, rows: Tensor) -> No
         )
 
 
-# The whole product: a loop that forgets which rows have stopped shows in 7 cases of 1008.
+@pytest.mark.pairs
 @pytest.mark.parametrize("with_take", [True, False], ids=["take", "whole"])
 def test_alone_equals_in_company(problem: Problem, case: SolverCase, dtype: torch.dtype, with_take: bool) -> None:
     def ask(f: RowMap, z0: Tensor) -> Solution:
