@@ -351,7 +351,7 @@ def construct(component: ComponentSettings, kind: type, where: str, settings: Se
             raise UserError(f"{where} takes more memory than there is; allowed are smaller values of it.") from error
         if isinstance(error, (ValueError, TypeError)):
             raise UserError(one_line(f"{where}: {error}")) from error
-        if component.target.startswith(TRUSTED_PACKAGES):
+        if is_packaged(component.target):
             raise
         raise UserError(one_line(f"{where}: {component.target} can't be constructed ({_reason(error)})")) from error
 

@@ -16,7 +16,8 @@ from deqrun.experiment.sweep.grid import sweep_budget
 from deqrun.experiment.sweep.states import size_of_states
 from deqrun.models import Cell
 from deqrun.records.safe_reading import available_memory
-from deqrun.settings import TRUSTED_PACKAGES, Settings
+from deqrun.settings import Settings
+from deqrun.settings.trust import is_packaged
 
 __all__ = ["THREADS_PER_CORE", "cores", "require_memory", "require_threads"]
 
@@ -55,7 +56,7 @@ def require_memory(settings: Settings, seen: set[str]) -> None:
     seen  estimates made before, as text; added to
     """
     text = f"memory {settings.model} {settings.dataset} {settings.train} {settings.sweep}"
-    if text in seen or not settings.dataset.target.startswith(TRUSTED_PACKAGES):
+    if text in seen or not is_packaged(settings.dataset.target):
         return
     seen.add(text)
     available = available_memory()
@@ -103,7 +104,7 @@ def _rows(settings: Settings, dataset: Dataset) -> int:
 
 def _abstract_cell(settings: Settings, dataset: Dataset) -> Cell | None:
     """The cell without memory for its weights; None where that can't be told, as of a cell of the user's own."""
-    if settings.own_weights or not settings.model.target.startswith(TRUSTED_PACKAGES):
+    if settings.own_weights or not is_packaged(settings.model.target):
         return None
     try:
         with torch.device("meta"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,3 +157,19 @@ def test_supplied_arguments_are_not_the_configs_to_give(sources: ConfigSources) 
     settings = settings.model_copy(update={"model": ComponentSettings.model_validate(sections)})
     with pytest.raises(UserError, match="num_classes"):
         build.build_cell(settings, build.build_dataset(settings))
+
+
+@pytest.mark.parametrize("module", ["torchlike", "deqruns", "other"])
+def test_a_broken_constructor_is_one_sentence_whatever_its_module_is_called(
+    module: str, sources: ConfigSources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that begins as torch's or deqrun's does not make code of a user theirs."""
+    (tmp_path / f"{module}.py").write_text(
+        "from deqrun.solvers import Picard\n\n\nclass Broken(Picard):\n"
+        "    def __init__(self) -> None:\n        raise KeyError('damping')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ComponentSettings(target=f"{module}.Broken", parameters={})
+    settings = settings_of(sources, "allow_foreign_targets=true").model_copy(update={"solver": own})
+    with pytest.raises(UserError, match=rf"{module}\.Broken can't be constructed \(KeyError: 'damping'\)"):
+        build.build_solver(settings)
