@@ -20,7 +20,8 @@ from deqrun.datasets.sudoku_solver import Boards, Rules, guesses, is_solvable, r
 from tests.usual import usual
 
 Grid = np.ndarray
-boxes = pytest.mark.parametrize("box", list(MOST_HOLES))
+BOXES = usual(MOST_HOLES, nightly=[(3, 3)], name=lambda box: f"box{box[0]}{box[1]}")
+boxes = pytest.mark.parametrize("box", BOXES)
 
 
 def is_full_grid(grid: Grid, box: tuple[int, int]) -> bool:
@@ -208,7 +209,7 @@ def test_the_twelve_classes_are_split_8_2_2_with_both_kinds_of_grid_in_each() ->
     assert all(set(kinds[split == part].tolist()) == {96, 192} for part in range(3))
 
 
-@pytest.mark.parametrize("box", usual(MOST_HOLES, nightly=[(3, 3)], name=lambda box: f"box{box[0]}{box[1]}"))
+@boxes
 def test_splits_share_no_solution_even_up_to_relabelling(box: tuple[int, int]) -> None:
     """Nor do they when another seed, or another number of holes, is asked about."""
     seen: dict[str, set[bytes]] = {split: set() for split in SPLITS}

@@ -97,7 +97,7 @@ def assert_close(folder: Path, other: Path, kind: str, rel: float) -> None:
     [
         pytest.param((2,), [], id="plain"),
         pytest.param((3,), EVERY_DRAW, id="every-draw"),
-        pytest.param((3,), ["train.batch_size=2"], id="fewer-rows-than-ranks"),
+        pytest.param((3,), ["train.batch_size=2"], id="fewer-rows-than-ranks", marks=NIGHTLY),
         pytest.param((2, 3), EVERY_DRAW, id="every-draw-by-two", marks=NIGHTLY),
         pytest.param(
             (2, 3), ["train.segments=3", "train.accumulate=2", "train.start=mixture"], id="segments", marks=NIGHTLY

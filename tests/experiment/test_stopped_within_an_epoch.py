@@ -190,7 +190,13 @@ def test_the_segments_of_a_batch_end_together(settings_of: SettingsOf, tmp_path:
 
 @pytest.mark.parametrize("name", [pytest.param("KILL", marks=pytest.mark.nightly), "TERM"])
 @pytest.mark.parametrize(
-    ("where", "call"), [("evaluate", 2), ("save_checkpoint", 3), ("_epoch_line", 1), ("evaluate_budgets", 2)]
+    ("where", "call"),
+    [
+        ("evaluate", 2),
+        ("save_checkpoint", 3),
+        pytest.param("_epoch_line", 1, marks=pytest.mark.nightly),
+        pytest.param("evaluate_budgets", 2, marks=pytest.mark.nightly),
+    ],
 )
 def test_what_lies_between_steps_is_as_safe_as_a_step(
     where: str, call: int, name: str, settings_of: SettingsOf, whole: Path, tmp_path: Path

@@ -45,6 +45,7 @@ def of_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[tuple[str, s
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("where", SURROUNDINGS)
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_the_average_over_the_processes(
@@ -59,6 +60,7 @@ def test_gradients_are_the_average_over_the_processes(
             torch.testing.assert_close(actual, sum(parts) / WORLD, **tolerance)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_they_are_those_of_the_whole_batch(name: str, of_ranks: list[dict[tuple[str, str], list[Tensor]]]) -> None:
     """The halves are of one size, so the mean of their means is the mean over all."""

@@ -73,7 +73,7 @@ MAKERS: dict[str, Callable[[], MonotoneMap]] = {
     "conv, 5x5": lambda: conv_cell(kernel_size=5, image=(5, 6)),
     "conv, as small as its kernel": lambda: conv_cell(image=(3, 3)),
 }
-EVERY_CELL = pytest.mark.parametrize("name", MAKERS)
+EVERY_CELL = pytest.mark.parametrize("name", usual(MAKERS, nightly=["conv, trained"]))
 SPLITTING = pytest.mark.parametrize("solver", [ForwardBackward(), PeacemanRachford()], ids=["fb", "pr"])
 
 

@@ -178,8 +178,7 @@ def drawn_here(record: RunRecord) -> Callable[[str], bytes]:
     [
         None,
         ["/nonexistent"],
-        ["cat"],
-        *(pytest.param(c, marks=pytest.mark.nightly) for c in (["false"], ["head", "-c", "9"])),
+        *(pytest.param(c, marks=pytest.mark.nightly) for c in (["cat"], ["false"], ["head", "-c", "9"])),
     ],
     ids=str,
 )

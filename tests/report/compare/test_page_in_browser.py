@@ -157,6 +157,7 @@ def test_a_click_opens_the_report(page: Page, tmp_path: Path) -> None:
     assert page.ask("window.opened") == ["./runs/003/report.html"]
 
 
+@pytest.mark.nightly
 def test_pointing_at_a_row_lights_its_lines(page: Page, home: Path) -> None:
     page.open((home / "compare.html").as_uri())
     drawn(page, "budget")
