@@ -55,7 +55,7 @@ def judged(found: Sequence[Finding]) -> list[Finding]:
 
 
 def of_accuracy(title: str, what: str, cell: SweepCell | HaltingRow | BreadthRow | SavingRow, how: str) -> Finding:
-    """The accuracy of a cell of the sweep."""
+    """The accuracy of a row."""
     interval = numbers.percent_range(cell.accuracy_low, cell.accuracy_high)
     return Finding(title, what, numbers.percent(cell.accuracy), interval, cell.n, how)
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import html
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from deqrun.datasets import Digits
+from deqrun.experiment import launch
 from deqrun.experiment.launch import run_describe, run_train
 from deqrun.experiment.sweep.grid import swept_grid
 from deqrun.experiment.training import train as training
+from deqrun.inference import DIFFERENCE, mean_interval
 from deqrun.loading import sweep_model
 from deqrun.records.reading import read_run
 from deqrun.report.findings import gain_over_one
@@ -138,3 +142,25 @@ def test_an_answer_that_stands_after_one_iteration_is_told(
     told = "warning: from one iteration to 24 test accuracy changes by +0.0 points [" in capsys.readouterr().err
     assert told is (abs(gain.mean) < 0.005)
     assert told or not warned
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "told"),
+    [
+        (0, 0, "these 10,000 samples show no gain from further iterations."),
+        (20, 10, "these 10,000 samples show no gain from further iterations."),
+        (10, 40, "these 10,000 samples show no gain from further iterations."),
+        (45, 5, "less than half a point."),
+        (60, 5, None),
+    ],
+)
+def test_a_small_gain_that_is_shown_is_not_called_none(
+    right: int, wrong: int, told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10,000 samples so many become right by further iterations, and so many wrong."""
+    change = np.zeros(10_000)
+    change[:right], change[-wrong or len(change) :] = 1, -1
+    gain = mean_interval(change, DIFFERENCE)
+    monkeypatch.setattr(launch, "gain_over_one", lambda record: gain)
+    warning = launch._idle(SimpleNamespace(train_max_iter=24))  # type: ignore[arg-type]
+    assert (warning is None) if told is None else (warning or "").endswith(told)
