@@ -16,7 +16,9 @@ from deqrun.inference import shares_of_seeds, wilson
 from deqrun.records.folders import find_folders
 from deqrun.records.reading import read_run
 from deqrun.report.compare import compare_html, compared, read_runs
-from deqrun.report.compare.page import run_id
+from deqrun.report.compare.page import WEB, run_id
+from deqrun.report.compare.recipes import folded
+from deqrun.report.compare.runs import METRICS
 from deqrun.report.compare.server import Board, Server
 from scripts.devtools import CHROMIUM, Page, browser
 from scripts.many_runs import write_runs
@@ -99,6 +101,24 @@ def test_every_chart_is_drawn_and_its_bands_are_the_tables(page: Page, home: Pat
     (point,) = [p for p in points(page, "training") if p["x"] == runs[0].epochs[-1].epoch and p["row"] == "lr=1e-4"]
     low, high = stats.t.interval(0.95, 4, np.mean(losses), stats.sem(losses))
     assert (point["low"], point["high"]) == (pytest.approx(low, rel=1e-3), pytest.approx(high, rel=1e-3))
+
+
+def test_the_pages_intervals_are_the_tables(page: Page, home: Path) -> None:
+    """Of one to nine seeds, equal ones and shares of 0 and 1 among them: the coverage of the table's is the page's."""
+    page.open((home / "compare.html").as_uri())
+    draw = np.random.default_rng(0)
+    accuracy = next(metric for metric in METRICS if metric.name == "test_accuracy")
+    numbers = "JSON.parse(document.querySelector('#data').textContent)"
+    script = (WEB / "fold.js").read_text(encoding="utf-8")
+    for seeds in (1, 2, 3, 5, 9):
+        for n in (20, 359):
+            for shares in (draw.binomial(n, 0.9, seeds) / n, np.full(seeds, 0.5), np.ones(seeds), np.zeros(seeds)):
+                expected = folded(list(shares), accuracy, n)
+                assert expected is not None
+                values = json.dumps(list(shares))
+                found = page.ask(f"(() => {{ const data = {numbers}; {script}; return interval({values}, {n}); }})()")
+                ends = [pytest.approx(end, abs=1e-5) for end in (expected.low, expected.high)]
+                assert (found["over"], found["n"], [found["low"], found["high"]]) == (expected.over, seeds, ends)
 
 
 def test_a_single_seed_has_the_interval_of_its_samples(page: Page, home: Path) -> None:
